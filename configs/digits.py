@@ -1,0 +1,34 @@
+"""A small Mixer on scikit-learn's bundled 8x8 digits: 1,437 images to train on, the last fifth held out.
+
+Source: the architecture of arXiv 2105.01601 in miniature.
+Command: python -m mixer_jax.train --config=configs/digits.py --workdir=runs/digits
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg=None):
+  config = ConfigDict()
+  config.seed = 0
+  config.total = '60 epochs'
+  config.batch_size = 64
+  config.eval_batch_size = 128
+  config.accumulate = 1
+  config.ema = 0.99
+  config.model = {
+    'name': 'mixer', 'patch': 2, 'hidden': 64, 'blocks': 4, 'token_mlp': 32, 'channel_mlp': 256,
+    'dropout': 0.0, 'stochastic_depth': 0.0, 'dtype': 'float32',
+  }  # fmt: skip
+  config.task = {'name': 'classification', 'loss': 'softmax', 'label_smoothing': 0.1}
+  config.data = {
+    'name': 'digits', 'train': 'train[:80%]', 'val': '', 'test': 'train[80%:]', 'image': (8, 8, 1), 'classes': 10,
+    'mean': (0.305,), 'std': (0.376,), 'resident_mib': 2048.0, 'workers': 0,
+  }  # fmt: skip
+  config.augment = {'affine': {'degrees': 10.0, 'translate': 0.1, 'scale': 0.1, 'shear': 10.0}}
+  config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'weight_decay': 0.05, 'clip': 1.0}
+  config.schedule = {'name': 'cosine', 'peak': 2e-3, 'warmup': '5 epochs', 'floor': 1e-5}
+  config.mesh = {'data': -1, 'fsdp': 1}
+  config.log_every = '50 steps'
+  config.eval_every = '10 epochs'
+  config.checkpoint_every = '10 epochs'
+  return config

@@ -1,0 +1,44 @@
+"""MNIST: the Mixer of an MNIST implementation in PyTorch.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg=None):
+  config = ConfigDict()
+  config.seed = 0
+  config.total = '20 epochs'
+  config.batch_size = 64
+  config.eval_batch_size = 500
+  config.accumulate = 1
+  config.ema = 0.0
+  config.model = {
+    'name': 'mixer', 'patch': 7, 'hidden': 128, 'blocks': 3, 'token_mlp': 64, 'channel_mlp': 64,
+    'norm_over': 'tokens', 'first': 'channels', 'pool': 'flatten', 'head': (512, 512), 'gelu': 'exact', 'init': 'torch',
+    'dropout': 0.0, 'stochastic_depth': 0.0, 'dtype': 'float32',
+  }  # fmt: skip
+  config.task = {'name': 'classification', 'loss': 'softmax', 'label_smoothing': 0.0}
+  config.data = {
+    'name': 'mnist', 'train': 'train', 'val': '', 'test': 'test', 'image': (28, 28, 1), 'classes': 10,
+    'mean': (0.1307,), 'std': (0.3081,), 'resident_mib': 2048.0, 'workers': 0,
+  }  # fmt: skip
+  config.augment = {'rotation': {'degrees': 15.0}}
+  config.optimizer = {'name': 'adam', 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'clip': 0.0}
+  config.schedule = {'name': 'constant', 'peak': 1e-3, 'warmup': '0'}
+  if arg == 'best':
+    config.total = '60 epochs'
+    config.batch_size = 256
+    config.ema = 0.999
+    config.model.dropout = 0.1
+    config.task.label_smoothing = 0.1
+    config.augment = {
+      'affine': {'degrees': 12.0, 'translate': 0.08, 'scale': 0.12, 'shear': 10.0},
+      'elastic': {'alpha': 36.0, 'sigma': 5.0},
+    }
+    config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.1, 'clip': 1.0}
+    config.schedule = {'name': 'cosine', 'peak': 2e-3, 'warmup': '3 epochs', 'floor': 1e-6}
+  config.mesh = {'data': -1, 'fsdp': 1}
+  config.log_every = '100 steps'
+  config.eval_every = '1 epoch'
+  config.checkpoint_every = '1 epoch'
+  return config

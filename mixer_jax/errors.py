@@ -1,0 +1,16 @@
+"""The one exception for users' mistakes."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class MixerError(Exception):
+  """A mistake that the user can mend; the message names the thing, the values and the way out."""
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> MixerError:
+  """The error for a name that is not in a table: lists the known ones and guesses the one that was meant."""
+  known = sorted(known)
+  close = difflib.get_close_matches(str(name), known, n=1)
+  guess = f'; did you mean {close[0]!r}?' if close else ''
+  return MixerError(f'unknown {kind} {name!r}{guess} Known: {", ".join(known)}.')

@@ -1,0 +1,72 @@
+"""What several models share: patches, linear layers with a chosen initialiser, stochastic depth."""
+
+import math
+
+import einops
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mixer_jax.errors import MixerError, unknown
+
+GELUS = {'tanh': lambda x: jax.nn.gelu(x, approximate=True), 'exact': lambda x: jax.nn.gelu(x, approximate=False)}
+
+
+def gelu(kind: str):
+  """The GELU by name: `tanh` is the approximation of the published Mixers, `exact` (erf) that of timm.
+
+  They differ by up to 4.7e-4 per activation, so converted weights must say which one they were trained with.
+  """
+  if kind not in GELUS:
+    raise unknown('GELU', kind, GELUS)
+  return GELUS[kind]
+
+
+def patch_grid(image: tuple[int, int, int], patch: int | tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+  """(rows, columns) of patches in an image [height, width, channels], and the patch as (height, width)."""
+  height, width = (patch, patch) if isinstance(patch, int) else tuple(patch)
+  if height < 1 or width < 1 or image[0] % height or image[1] % width:
+    raise MixerError(
+      f'the patch {height}x{width} does not divide the image {image[0]}x{image[1]}; choose a patch that divides'
+      ' both sides, or another image size'
+    )
+  return (image[0] // height, image[1] // width), (height, width)
+
+
+def patchify(image: jax.Array, patch: tuple[int, int]) -> jax.Array:
+  """[batch, height, width, channels] -> [tokens, batch, pixels of a patch], tokens row by row."""
+  return einops.rearrange(image, 'b (h p) (w q) c -> (h w) b (p q c)', p=patch[0], q=patch[1])
+
+
+def linear(
+  inputs: int, outputs: int, *, init: str, dtype: jnp.dtype, rngs: nnx.Rngs, zero: bool = False, bias: float = 0.0
+) -> nnx.Linear:
+  """A linear layer with float32 parameters that computes in `dtype`.
+
+  Args:
+    init: `original`: LeCun-normal kernel and constant bias, Flax's default and so the published Mixers';
+      `torch`: kernel and bias uniform in +-1/sqrt(inputs), torch.nn.Linear's default.
+    zero: start `original` from a zero kernel, as the published Mixers' head does.
+    bias: the constant that the bias of `original` starts from.
+  """
+  if init == 'original':
+    kernel_init = nnx.initializers.zeros if zero else nnx.initializers.lecun_normal()
+    bias_init = nnx.initializers.constant(bias)
+  elif init == 'torch':
+    bound = 1 / math.sqrt(inputs)
+    kernel_init = bias_init = lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+  else:
+    raise unknown('initialiser', init, ('original', 'torch'))
+  return nnx.Linear(inputs, outputs, kernel_init=kernel_init, bias_init=bias_init, dtype=dtype, rngs=rngs)
+
+
+def stochastic_depth(branch: jax.Array, rate: float | jax.Array, *, rescale: bool, key: jax.Array) -> jax.Array:
+  """Drops the whole residual branch of an example with probability `rate` (Huang et al. 2016, arXiv 1603.09382).
+
+  Args:
+    branch: [tokens, batch, channels].
+    rescale: divide kept branches by the probability of keeping, as timm does, so that training and evaluation
+      agree in expectation; the original Mixer does not.
+  """
+  keep = jax.random.bernoulli(key, 1 - rate, (1, branch.shape[1], 1))
+  return jnp.where(keep, branch / (1 - rate) if rescale else branch, 0).astype(branch.dtype)

@@ -1,0 +1,1 @@
+"""Optimizers and schedules by the name that configs use."""

@@ -1,0 +1,65 @@
+"""Learning-rate schedules, and lengths of time in steps, epochs or parts of the run."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+
+import optax
+
+from mixer_jax.errors import MixerError
+
+
+@dataclasses.dataclass(frozen=True)
+class Length:
+  """How long a run is: `total` steps, `epoch` steps (a fraction when the batch does not divide the data)."""
+
+  total: int
+  epoch: float
+
+  def steps(self, duration: str, what: str) -> int:
+    return steps(duration, what, epoch=self.epoch, total=self.total)
+
+
+def steps(duration: str, what: str, *, epoch: float, total: int | None = None) -> int:
+  """'500 steps', '10 epochs', '0.5 epochs' or '5%' (of the run) -> a whole number of steps, at least 1 unless '0'.
+
+  Raises:
+    MixerError: not a duration, or a part of a run that has no length yet.
+  """
+  if duration.strip() == '0':
+    return 0
+  match = re.fullmatch(r'\s*(\d+(?:\.\d*)?)\s*(steps?|epochs?|%)\s*', duration)
+  if not match or (match[2] == '%' and total is None):
+    raise MixerError(f"{what} is {duration!r}, but must be like '500 steps', '10 epochs', '5%' of the run, or '0'")
+  unit = {'s': 1.0, 'e': epoch, '%': (total or 0) / 100}[match[2][0]]
+  count = round(float(match[1]) * unit)
+  return max(count, 1) if float(match[1]) else 0
+
+
+def constant(*, peak: float, warmup: str, length: Length) -> optax.Schedule:
+  """0 -> peak over the warm-up, then the peak."""
+  return _after_warmup(lambda _: optax.constant_schedule(peak), peak, warmup, length)
+
+
+def linear(*, peak: float, warmup: str, floor: float, length: Length) -> optax.Schedule:
+  """0 -> peak over the warm-up, then straight down to the floor at the last step."""
+  return _after_warmup(lambda rest: optax.linear_schedule(peak, floor, rest), peak, warmup, length)
+
+
+def cosine(*, peak: float, warmup: str, floor: float, length: Length) -> optax.Schedule:
+  """0 -> peak over the warm-up, then half a cosine to the floor (Loshchilov and Hutter 2017, arXiv 1608.03983)."""
+  decay = lambda rest: optax.cosine_decay_schedule(peak, rest, alpha=floor / peak)
+  return _after_warmup(decay, peak, warmup, length)
+
+
+SCHEDULES = {'constant': constant, 'linear': linear, 'cosine': cosine}
+
+
+def _after_warmup(rest: Callable[[int], optax.Schedule], peak: float, warmup: str, length: Length) -> optax.Schedule:
+  if peak <= 0:
+    raise MixerError(f'schedule.peak is {peak}, but must be positive')
+  ramp = length.steps(warmup, 'schedule.warmup')
+  if ramp >= length.total:
+    raise MixerError(f'schedule.warmup is {warmup!r}, {ramp} steps, but the whole run has {length.total}; shorten it')
+  after = rest(length.total - ramp)
+  return optax.join_schedules([optax.linear_schedule(0.0, peak, ramp), after], [ramp]) if ramp else after

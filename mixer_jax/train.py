@@ -1,0 +1,34 @@
+"""Trains what a config says; run again on the same run directory, it goes on where it stopped.
+
+  python -m mixer_jax.train --config=configs/digits.py --workdir=runs/digits
+  python -m mixer_jax.train --config=configs/imagenet.py:S/16 --workdir=runs/s16 --config.batch_size=1024
+
+Any key of the config is set with --config.key=value. Exit code: 0 at the end and after a saved interruption.
+"""
+
+from mixer_jax import doors
+
+
+def main(arguments: list[str]) -> None:
+  options = doors.parser('train', __doc__)
+  options.add_argument('--workdir', required=True, help='the run directory')
+  options.add_argument('--distributed', action='store_true', help='join the other hosts, found by the environment')
+  options.add_argument('--coordinator', help='HOST:PORT of the first process, instead of the environment')
+  options.add_argument('--processes', type=int, help='how many processes there are')
+  options.add_argument('--process', type=int, help='which one this is, from 0')
+  known, rest = options.parse_known_args(arguments)
+  doors.keep_memory()
+
+  from mixer_jax import config as configs
+
+  config = configs.load(rest)
+  doors.use_compilation_cache()
+  from mixer_jax.training import loop, mesh
+
+  if known.distributed or known.coordinator:
+    mesh.connect(known.coordinator, known.processes, known.process)
+  loop.train_and_evaluate(config, known.workdir, data_dir=known.data_dir)
+
+
+if __name__ == '__main__':
+  doors.run(main)

@@ -1,0 +1,100 @@
+"""What a run tells: metrics.jsonl, TensorBoard, a progress bar or plain lines, summary.json."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import tensorboardX
+import tqdm
+
+from mixer_jax.errors import MixerError
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes a file whole or not at all."""
+  part = path.with_suffix('.part')
+  try:
+    part.write_text(json.dumps(value, indent=2) + '\n')
+    os.replace(part, path)
+  except OSError as error:
+    raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> MixerError:
+  return MixerError(f'cannot write {path} ({error.strerror}); free space, mend permissions or choose another --workdir')
+
+
+def read_metrics(workdir: Path) -> list[dict[str, float]]:
+  """The lines of metrics.jsonl; a last line that a crash cut short is left out."""
+  path = Path(workdir) / 'metrics.jsonl'
+  lines = path.read_text().split('\n') if path.is_file() else []
+  return [json.loads(line) for line in lines[:-1]]
+
+
+class Log:
+  """The log of a run, from `step` on: what an earlier, killed process logged after its last checkpoint is dropped.
+
+  Args:
+    total: steps of the whole run, for the progress.
+    write: False on all hosts but the first.
+  """
+
+  def __init__(self, workdir: Path, *, step: int, total: int, write: bool):
+    self.path, self.total, self._write = Path(workdir) / 'metrics.jsonl', total, write
+    self._seconds, self._since, self._start = 0.0, time.monotonic(), step
+    self._bar = None
+    if not write:
+      return
+    kept = [line for line in read_metrics(workdir) if line['step'] <= step]
+    self._seconds = kept[-1]['time/seconds'] if kept else 0.0
+    try:
+      part = self.path.with_suffix('.part')
+      part.write_text(''.join(json.dumps(line) + '\n' for line in kept))
+      if self.path.is_file() or not self.path.exists():
+        os.replace(part, self.path)
+      self._file = self.path.open('a', buffering=1)
+    except OSError as error:
+      raise cannot_write(self.path, error) from error
+    self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1 if kept else None)
+    if sys.stderr.isatty():
+      self._bar = tqdm.tqdm(initial=step, total=total, unit='step', dynamic_ncols=True, smoothing=0.1)
+
+  @property
+  def seconds(self) -> float:
+    """Wall time of the run so far, earlier processes included."""
+    return self._seconds + time.monotonic() - self._since
+
+  def progress(self, step: int) -> None:
+    if self._bar is not None:
+      self._bar.update(step - self._bar.n)
+
+  def write(self, step: int, scalars: dict[str, float]) -> None:
+    """One line of metrics.jsonl, TensorBoard points, and a line for the reader."""
+    if not self._write:
+      return
+    seconds = self.seconds
+    scalars = {**scalars, 'time/seconds': round(seconds, 3)}
+    try:
+      self._file.write(json.dumps({'step': step, **scalars}) + '\n')
+    except OSError as error:
+      raise cannot_write(self.path, error) from error
+    for name, value in scalars.items():
+      self._events.add_scalar(name, value, step)
+    shown = '  '.join(f'{k} {v:.4g}' for k, v in scalars.items() if not k.startswith('time/'))
+    if self._bar is not None:
+      self._bar.write(f'step {step}  {shown}', file=sys.stderr)
+      return
+    rate = (step - self._start) / max(time.monotonic() - self._since, 1e-9)
+    left = (self.total - step) / max(rate, 1e-9)
+    print(f'step {step}/{self.total}  {shown}  {rate:.1f} steps/s  {left:.0f} s left', flush=True)
+
+  def close(self) -> None:
+    if not self._write:
+      return
+    if self._bar is not None:
+      self._bar.close()
+    self._file.close()
+    self._events.close()

@@ -1,0 +1,271 @@
+"""train_and_evaluate: chunks of steps, evaluation, checkpoints, logs. The only impure place."""
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from mixer_jax.analysis import curves
+from mixer_jax.config import plain
+from mixer_jax.data import batches
+from mixer_jax.errors import MixerError
+from mixer_jax.optim import schedules
+from mixer_jax.training import experiment as experiments
+from mixer_jax.training import mesh as meshes
+from mixer_jax.training.checkpoints import Checkpoints
+from mixer_jax.training.logging import Log, cannot_write, read_metrics, write_json
+from mixer_jax.training.step import make_eval_loop, make_train_loop
+
+CALL_SECONDS = 1.0  # about how long one call into the compiled loop takes: how soon Ctrl-C is heard
+
+
+def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path, *, data_dir: str | None = None) -> dict | None:
+  """Trains from the last checkpoint in `workdir`, or from the start, to the end; returns the summary.
+
+  Everything random is a function of (seed, step), and a checkpoint holds the rest, so that a run resumes thus:
+    1. the newest readable checkpoint gives the state and its step;
+    2. lines of the log after that step are dropped;
+    3. data order, augmentation and dropout go on from the step.
+
+  Args:
+    config: as config.load gives it.
+    workdir: the run directory; made when all the rest has been checked.
+    data_dir: where data sets lie.
+
+  Returns:
+    What summary.json holds, or None when SIGTERM or Ctrl-C ended the run early: its state is saved.
+
+  Raises:
+    MixerError: a mistake in the config or the data, a run directory of another config, a loss that is not finite.
+  """
+  config, workdir = plain(config), Path(workdir)
+  check_workdir(workdir, config)
+  experiment = experiments.build(config)
+  settings, data, mesh = experiment.settings, experiment.data, experiment.mesh
+
+  source = data.source(data.train, data_dir)
+  heldout = {name: data.source(split, data_dir) for name in ('val', 'test') if (split := getattr(data, name))}
+  length = experiment.length(len(source))
+  optimizer, schedule = experiment.optimizer(length)
+  every = {
+    name: schedules.steps(getattr(settings, f'{name}_every'), f'{name}_every', epoch=length.epoch, total=length.total)
+    for name in ('log', 'eval', 'checkpoint')
+  }
+  feed = {'mesh': mesh, 'resident_mib': data.resident_mib, 'workers': data.workers, 'seed': settings.seed}
+  train_feeder = batches.Feeder(source, batch_size=settings.batch_size, **feed)
+  eval_feeders = {
+    name: batches.Feeder(s, batch_size=settings.eval_batch_size, **feed) for name, s in heldout.items()
+  }
+
+  shapes = experiment.init_state(optimizer, abstract=True)
+  sharding = meshes.over_batch(mesh)
+  train_loop = make_train_loop(
+    experiment.train_step(optimizer), jax.tree.map(lambda leaf: leaf.sharding, shapes), sharding
+  )
+  eval_loop = make_eval_loop(experiment.eval_step(), experiment.metrics, sharding)
+
+  first = jax.process_index() == 0
+  if first:
+    start_workdir(workdir, config, source.classes)
+  best = f'{next(iter(heldout))}/accuracy' if heldout else None
+  checkpoints = Checkpoints(workdir, best=best)
+  state = checkpoints.restore_last(shapes, set_aside=True)
+  resumed = state is not None
+  state = state if resumed else experiment.init_state(optimizer)
+  step = int(state.step)
+  log = Log(workdir, step=step, total=length.total, write=first)
+  if first:
+    print(describe_start(experiment, length, len(source), step, train_feeder.resident), flush=True)
+
+  rate, evaluated = 0.0, {}
+  with Stop() as stop:
+    while step < length.total and not stop.asked:
+      due = min(min(_next(step, n) for n in every.values() if n), length.total)
+      most = train_feeder.chunk if not rate else max(1, int(rate * CALL_SECONDS))
+      count = _agreed(min(due - step, most, train_feeder.chunk))
+      began = time.monotonic()
+      state = train_loop(state, train_feeder.train(step, count), count)
+      step_done = int(state.step)
+      rate = count / (time.monotonic() - began)
+      sums = {name: float(value) for name, value in jax.device_get(state.sums).items()}
+      if not np.isfinite(sums['loss'] + sums['grad_norm']):
+        fail_not_finite(step_done - 1, sums, settings, len(source), checkpoints)
+      step = step_done
+      log.progress(step)
+
+      if step % every['log'] == 0 or step == length.total:
+        scalars = {f'train/{name}': sums[name] / sums['examples'] for name in experiment.metrics}
+        scalars |= {'train/grad_norm': sums['grad_norm'] / sums['steps'], 'train/learning_rate': float(schedule(step))}
+        log.write(step, scalars)
+        state = state._replace(sums=jax.tree.map(lambda x: x * 0, state.sums))
+      evaluated = {}
+      if every['eval'] and step % every['eval'] == 0 or step == length.total:
+        params = state.params if state.ema is None else state.ema
+        for name, feeder in eval_feeders.items():
+          evaluated |= {f'{name}/{k}': v for k, v in evaluate(eval_loop, params, feeder).items()}
+        if evaluated:
+          log.write(step, evaluated)
+      if evaluated or step == length.total or every['checkpoint'] and step % every['checkpoint'] == 0:
+        checkpoints.save(step, state, evaluated)
+      stop.asked = _agreed(int(stop.asked))
+
+  if step < length.total:
+    checkpoints.save(step, state, evaluated)
+  checkpoints.close()
+  log.close()
+  if not first:
+    return None
+  if step < length.total:
+    print(f'stopped by {stop.name} at step {step}, saved; the same command goes on from here', flush=True)
+    return None
+  return finish(workdir, config, experiment, length, log.seconds, best)
+
+
+def evaluate(eval_loop, params, feeder: batches.Feeder) -> dict[str, float]:
+  """The means of the task's numbers over every example of a feeder, each counted once."""
+  total: dict[str, float] = {}
+  for feed, count in feeder.evaluate():
+    sums = jax.device_get(eval_loop(params, feed, count))
+    total = {name: total.get(name, 0.0) + float(value) for name, value in sums.items()}
+  examples = total.pop('examples')
+  if round(examples) != feeder.size:
+    raise RuntimeError(f'evaluated {examples} examples of {feeder.size}')
+  return {name: value / examples for name, value in total.items()}
+
+
+class Stop:
+  """Hears SIGTERM and Ctrl-C while it is entered; a second Ctrl-C ends at once."""
+
+  def __init__(self):
+    self.asked, self.name = 0, ''
+
+  def __enter__(self):
+    try:
+      self._before = {s: signal.signal(s, self._hear) for s in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # Not the main thread, as in some notebooks: nothing to hear there.
+      self._before = {}
+    return self
+
+  def __exit__(self, *_):
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+
+  def _hear(self, number, _):
+    if self.asked and number == signal.SIGINT:
+      raise KeyboardInterrupt
+    self.asked, self.name = 1, signal.Signals(number).name
+    print(f'\n{self.name}: saving after the steps in flight; Ctrl-C again to leave at once', file=sys.stderr)
+
+
+def check_workdir(workdir: Path, config: dict) -> None:
+  """Refuses a run directory of another config, naming the first key that differs."""
+  path = workdir / 'config.json'
+  if workdir.exists() and not workdir.is_dir():
+    raise MixerError(f'--workdir={workdir} is a file, but must be a directory')
+  if not path.exists():
+    return
+  stored, given = _flat(read_config(workdir)), _flat(config)
+  for key in sorted({*stored, *given}):
+    if stored.get(key) != given.get(key):
+      raise MixerError(
+        f'{workdir} is the run of another config: {key} is {stored.get(key, "missing")!r} there, but'
+        f' {given.get(key, "missing")!r} here; choose another --workdir'
+      )
+
+
+def read_config(workdir: Path) -> dict:
+  """The resolved config of a run directory."""
+  path = workdir / 'config.json'
+  try:
+    return json.loads(path.read_text())
+  except FileNotFoundError as error:
+    raise MixerError(f'{workdir} is no run directory: it has no config.json') from error
+  except (OSError, ValueError) as error:
+    raise MixerError(f'{path} cannot be read ({error}); restore it, or start again in another --workdir') from error
+
+
+def start_workdir(workdir: Path, config: dict, classes: tuple[str, ...]) -> None:
+  try:
+    (workdir / 'figures').mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise cannot_write(workdir, error) from error
+  write_json(workdir / 'config.json', config)
+  write_json(workdir / 'labels.json', list(classes))
+
+
+def describe_start(experiment, length, examples: int, step: int, resident: bool) -> str:
+  s, mesh = experiment.settings, experiment.mesh
+  where = 'on the device' if resident else 'streamed'
+  return '\n'.join(
+    [
+      f'{s.model["name"]}: {experiment.parameters:,} parameters; {s.data["name"]}: {examples:,} training examples, {where}',
+      f'batch: {s.batch_size} global, {s.batch_size // mesh.size} on each of {mesh.size} devices'
+      f' ({mesh.devices.flat[0].device_kind}; data {mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]};'
+      f' {jax.process_count()} processes)',
+      f'{length.total:,} steps of {length.epoch:.1f} an epoch' + (f', resumed at step {step:,}' if step else ''),
+    ]
+  )
+
+
+def finish(workdir: Path, config: dict, experiment, length, seconds: float, best: str | None) -> dict:
+  """summary.json and the figure."""
+  lines = read_metrics(workdir)
+  last: dict[str, float] = {}
+  for line in lines:
+    last |= {k: v for k, v in line.items() if not k.startswith('time/') and k != 'step'}
+  of_best = max((line for line in lines if best in line), key=lambda line: line[best], default={})
+  examples = length.total * experiment.settings.batch_size
+  summary = {
+    'config': config,
+    'parameters': experiment.parameters,
+    'steps': length.total,
+    'examples': examples,
+    'seconds': round(seconds, 3),
+    'examples_per_second': round(examples / max(seconds, 1e-9), 1),
+    'device': f'{experiment.mesh.size} x {experiment.mesh.devices.flat[0].device_kind}',
+    'metrics': last,
+    'best': {'chosen_by': best, **{k: v for k, v in of_best.items() if not k.startswith('time/')}},
+  }
+  write_json(workdir / 'summary.json', summary)
+  curves.draw(lines, workdir / 'figures' / 'curves.png')
+  shown = ', '.join(f'{k} {v:.4f}' for k, v in last.items() if k.split('/')[0] in ('val', 'test'))
+  print(f'{shown or "done"} after {length.total:,} steps, {seconds:.0f} s; curves: {workdir}/figures/curves.png')
+  return summary
+
+
+def fail_not_finite(step: int, sums: dict, settings, examples: int, checkpoints: Checkpoints) -> None:
+  rows = batches.rows_of_step(settings.seed, step, settings.batch_size, examples)
+  what = 'loss' if not np.isfinite(sums['loss']) else 'gradient'
+  checkpoints.close()
+  last = checkpoints.steps()[-1:]
+  saved = f'the last good checkpoint is of step {last[0]}' if last else 'there is no checkpoint yet'
+  shown = ', '.join(str(row) for row in rows[:8]) + (', ...' if len(rows) > 8 else '')
+  raise MixerError(
+    f'the {what} of step {step} is not finite; {saved}; the batch was rows {shown} of {settings.data["train"]}'
+    f' (batches.rows_of_step(seed={settings.seed}, step={step}, batch_size={settings.batch_size}, size={examples}));'
+    ' lower the learning rate, clip the gradient, or look at those rows'
+  )
+
+
+def _next(step: int, every: int) -> int:
+  return (step // every + 1) * every
+
+
+def _agreed(value: int) -> int:
+  """The largest of the values that the processes of a run have."""
+  if jax.process_count() == 1:
+    return value
+  return int(np.max(multihost_utils.process_allgather(np.int32(value))))
+
+
+def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
+  if not isinstance(tree, dict):
+    return {prefix: tree}
+  return {k: v for name, part in tree.items() for k, v in _flat(part, f'{prefix}.{name}' if prefix else name).items()}

@@ -1,0 +1,77 @@
+"""Devices -> mesh -> shardings: the same code on one CPU and on many hosts."""
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mixer_jax.errors import MixerError
+
+
+def make_mesh(*, data: int, fsdp: int) -> Mesh:
+  """All devices of all hosts as a mesh [data, fsdp].
+
+  A batch is cut along both axes; parameters and optimizer state are whole along `data` and cut along `fsdp`.
+
+  Args:
+    data, fsdp: devices along each axis; one of them may be -1 for all that are left.
+
+  Raises:
+    MixerError: the product is not the number of devices.
+  """
+  devices = jax.devices()
+  shape = [data, fsdp]
+  if shape.count(-1) == 1 and len(devices) % -(data * fsdp) == 0:
+    shape[shape.index(-1)] = len(devices) // -(data * fsdp)
+  if min(shape) < 1 or shape[0] * shape[1] != len(devices):
+    raise MixerError(
+      f'mesh.data={data} x mesh.fsdp={fsdp} does not fit {len(devices)} devices; their product must be'
+      ' that number, and one of them may be -1 for the rest'
+    )
+  return Mesh(np.asarray(devices).reshape(shape), ('data', 'fsdp'))
+
+
+def over_batch(mesh: Mesh) -> NamedSharding:
+  """The first axis cut over all devices."""
+  return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+
+
+def whole(mesh: Mesh) -> NamedSharding:
+  """A copy on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def shard(tree, mesh: Mesh):
+  """The shapes of a state -> the same with shardings: each array cut along its longest axis that `fsdp` divides."""
+
+  def place(leaf):
+    size = mesh.shape['fsdp']
+    axes = [axis for axis in range(leaf.ndim) if leaf.shape[axis] % size == 0]
+    spec = [None] * leaf.ndim
+    if size > 1 and axes:
+      spec[max(axes, key=lambda axis: leaf.shape[axis])] = 'fsdp'
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, PartitionSpec(*spec)))
+
+  return jax.tree.map(place, tree)
+
+
+def check_batch(what: str, batch_size: int, mesh: Mesh, parts: int = 1) -> None:
+  """Refuses a batch that the devices, or its `parts` for accumulation, do not divide."""
+  if batch_size < 1 or batch_size % (mesh.size * parts):
+    parts_text = f' x {parts} parts to accumulate' if parts > 1 else ''
+    raise MixerError(
+      f'{what} is {batch_size}, which {mesh.size} devices{parts_text} do not divide; choose a multiple of'
+      f' {mesh.size * parts}'
+    )
+
+
+def connect(coordinator: str | None, processes: int | None, process: int | None) -> None:
+  """Joins the other processes of a run; with no arguments, as the cluster's environment says (TPU pods, Slurm).
+
+  Raises:
+    MixerError: the others could not be found.
+  """
+  try:
+    jax.distributed.initialize(coordinator, processes, process)
+  except (RuntimeError, ValueError) as error:
+    reason = ' '.join(str(error).split())[:300]
+    raise MixerError(f'jax.distributed could not start ({reason}); give --coordinator, --processes, --process') from error

@@ -1,0 +1,30 @@
+"""Everything that a step changes, and so everything that a checkpoint holds."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+
+class TrainState(NamedTuple):
+  """The whole state of a run; data order, augmentation and dropout follow from `step` alone.
+
+  `sums` are the metrics summed since the last line of the log: kept here, a run that is cut off between two lines logs
+  the same numbers after it is resumed. `ema` is None when no average is kept.
+  """
+
+  step: jax.Array
+  params: nnx.State
+  opt_state: optax.OptState
+  ema: nnx.State | None
+  sums: dict[str, jax.Array]
+
+
+def init_state(model: Any, optimizer: optax.GradientTransformation, *, ema: bool, metrics: tuple[str, ...]) -> TrainState:
+  """The state before the first step, of a model that is in memory or abstract."""
+  params = nnx.state(model, nnx.Param)
+  zeros = {name: jnp.zeros((), jnp.float32) for name in metrics}
+  average = jax.tree.map(jnp.copy, params) if ema else None
+  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average, zeros)

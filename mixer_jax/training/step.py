@@ -1,0 +1,111 @@
+"""The train step and the evaluation step: pure functions, and the jitted loops over many of them."""
+
+import functools
+from collections.abc import Callable
+
+import einops
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from mixer_jax.data import batches
+from mixer_jax.training.state import TrainState
+
+Batch = dict[str, jax.Array]
+
+
+def make_train_step(
+  graphdef: nnx.GraphDef, *, scores: Callable, optimizer: optax.GradientTransformation, prepare: Callable,
+  seed: int, ema: float, accumulate: int,
+) -> Callable[[TrainState, Batch], TrainState]:  # fmt: skip
+  """One step of training, (state, batch) -> state.
+
+  Args:
+    graphdef: of the model; its parameters are in the state.
+    scores: of the task, (logits, batch, training=) -> numbers per example, with `loss` among them.
+    prepare: (raw batch, key) -> what the model sees: augmentation and normalisation.
+    seed: all randomness is a function of (seed, state.step).
+    ema: decay of the average of the parameters; 0 keeps none.
+    accumulate: the batch is cut into so many parts, whose gradients are averaged: the same update, less memory.
+  """
+
+  def loss_fn(params, part: Batch, key):
+    model = nnx.merge(graphdef, params)
+    result = scores(model(part['image'], rngs=nnx.Rngs(dropout=key)), part, training=True)
+    return result['loss'].mean(), {name: value.sum() for name, value in result.items()}
+
+  grad_fn = jax.grad(loss_fn, has_aux=True)
+
+  def train_step(state: TrainState, batch: Batch) -> TrainState:
+    augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+    batch = prepare(batch, augment_key)
+    if accumulate == 1:
+      grads, sums = grad_fn(state.params, batch, dropout_key)
+    else:
+      # Every device keeps its own share of each part, hence the interleaved cut.
+      parts = jax.tree.map(lambda x: einops.rearrange(x, '(b k) ... -> k b ...', k=accumulate), batch)
+
+      def add(total, inputs):
+        return jax.tree.map(jnp.add, total, grad_fn(state.params, *inputs)), None
+
+      keys = jax.random.split(dropout_key, accumulate)
+      zeros = jax.eval_shape(grad_fn, state.params, jax.tree.map(lambda x: x[0], parts), keys[0])
+      zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), zeros)
+      grads, sums = jax.lax.scan(add, zeros, (parts, keys))[0]
+      grads = jax.tree.map(lambda g: g / accumulate, grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    average = state.ema
+    if ema:
+      average = optax.incremental_update(params, state.ema, 1 - ema)
+    sums |= {'grad_norm': optax.global_norm(grads), 'steps': jnp.float32(1)}
+    sums |= {'examples': jnp.float32(jax.tree.leaves(batch)[0].shape[0])}
+    sums = jax.tree.map(jnp.add, state.sums, {name: sums[name] for name in state.sums})
+    return TrainState(state.step + 1, params, opt_state, average, sums)
+
+  return train_step
+
+
+def make_eval_step(graphdef: nnx.GraphDef, *, scores: Callable, prepare: Callable) -> Callable[..., Batch]:
+  """(params, batch with `mask`) -> sums over the examples that the mask lets count, and their number `examples`."""
+
+  def eval_step(params, batch: Batch) -> Batch:
+    mask = batch['mask']
+    logits = nnx.merge(graphdef, params)(prepare(batch)['image'])
+    return {name: (value * mask).sum() for name, value in scores(logits, batch).items()} | {'examples': mask.sum()}
+
+  return eval_step
+
+
+def is_finite(sums: dict[str, jax.Array]) -> jax.Array:
+  return jnp.isfinite(sums['loss']) & jnp.isfinite(sums['grad_norm'])
+
+
+def make_train_loop(train_step: Callable, state_shardings, batch_sharding) -> Callable:
+  """(state, feed, count) -> state after `count` steps, or right after the first one that was not finite.
+
+  The count is an argument, not a shape: however a run is cut into calls, every step is the same compiled code and
+  gives the same bits.
+  """
+
+  @functools.partial(jax.jit, donate_argnums=0, out_shardings=state_shardings)
+  def train_loop(state, feed, count):
+    go_on = lambda carry: (carry[0] < count) & is_finite(carry[1].sums)
+    body = lambda carry: (carry[0] + 1, train_step(carry[1], batches.fetch(feed, carry[0], batch_sharding)))
+    return jax.lax.while_loop(go_on, body, (jnp.int32(0), state))[1]
+
+  return train_loop
+
+
+def make_eval_loop(eval_step: Callable, names: tuple[str, ...], batch_sharding) -> Callable:
+  """(params, feed, count) -> sums of eval_step over the first `count` batches of a feed."""
+
+  @jax.jit
+  def eval_loop(params, feed, count):
+    def body(i, sums):
+      return jax.tree.map(jnp.add, sums, eval_step(params, batches.fetch(feed, i, batch_sharding)))
+
+    return jax.lax.fori_loop(0, count, body, {name: jnp.zeros(()) for name in (*names, 'examples')})
+
+  return eval_loop

@@ -1,0 +1,145 @@
+"""Makes tests/golden/*.npz: small Mixers written again in PyTorch, their logits, losses and gradients.
+
+Run where torch and NumPy are installed; mixer_jax is not needed, and the tests need no torch:
+
+  python tests/make_golden.py
+
+The models here share no code and no names with mixer_jax. They compute in float64 with weights that float32 holds
+exactly, so that what is stored is the right answer up to one rounding. Arrays of a file:
+  image [batch, height, width, channels], label [batch], weight/NAME, and for each GELU
+  KIND/logits, KIND/loss, KIND/grad/NAME, with the parameter names of the torch modules.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+GOLDEN = Path(__file__).parent / 'golden'
+EPSILON = 1e-6  # of the original's LayerNorm; torch.nn.LayerNorm has 1e-5 where nothing is said
+BATCH, CLASSES = 4, 5
+
+
+class Paper(nn.Module):
+  """arXiv 2105.01601, on [batch, tokens, channels]."""
+
+  def __init__(self, gelu, channels, height, width, patch, hidden, depth, token_mlp, channel_mlp):
+    super().__init__()
+    tokens = (height // patch) * (width // patch)
+    self.conv = nn.Conv2d(channels, hidden, kernel_size=patch, stride=patch)
+    self.layers = nn.ModuleList()
+    for _ in range(depth):
+      layer = nn.ModuleDict()
+      layer['ln_tokens'] = nn.LayerNorm(hidden, eps=EPSILON)
+      layer['tokens_in'], layer['tokens_out'] = nn.Linear(tokens, token_mlp), nn.Linear(token_mlp, tokens)
+      layer['ln_channels'] = nn.LayerNorm(hidden, eps=EPSILON)
+      layer['channels_in'], layer['channels_out'] = (
+        nn.Linear(hidden, channel_mlp),
+        nn.Linear(channel_mlp, hidden),
+      )
+      self.layers.append(layer)
+    self.ln_last = nn.LayerNorm(hidden, eps=EPSILON)
+    self.classifier = nn.Linear(hidden, CLASSES)
+    self.approximate = gelu
+
+  def forward(self, image):
+    x = self.conv(image).flatten(2).transpose(1, 2)
+    for layer in self.layers:
+      y = layer['ln_tokens'](x).transpose(1, 2)
+      y = layer['tokens_out'](F.gelu(layer['tokens_in'](y), approximate=self.approximate))
+      x = x + y.transpose(1, 2)
+      y = layer['channels_in'](layer['ln_channels'](x))
+      x = x + layer['channels_out'](F.gelu(y, approximate=self.approximate))
+    return self.classifier(self.ln_last(x).mean(dim=1))
+
+
+class Mlp(nn.Module):
+  def __init__(self, width, hidden, gelu):
+    super().__init__()
+    self.fc1 = nn.Linear(width, hidden)
+    self.gelu = nn.GELU(approximate=gelu)
+    self.fc2 = nn.Linear(hidden, width)
+
+  def forward(self, x):
+    return self.fc2(self.gelu(self.fc1(x)))
+
+
+class MnistBlock(nn.Module):
+  """On [batch, channels, tokens]; LayerNorm over the tokens, channels mixed first."""
+
+  def __init__(self, tokens, hidden, mlp, gelu):
+    super().__init__()
+    self.ln1 = nn.LayerNorm(tokens, eps=EPSILON)
+    self.mlp1 = Mlp(hidden, mlp, gelu)
+    self.ln2 = nn.LayerNorm(tokens, eps=EPSILON)
+    self.mlp2 = Mlp(tokens, mlp, gelu)
+
+  def forward(self, x):
+    x = x + self.mlp1(self.ln1(x).permute(0, 2, 1)).permute(0, 2, 1)
+    return x + self.mlp2(self.ln2(x))
+
+
+class Mnist(nn.Module):
+  """The Mixer of configs/mnist.py."""
+
+  def __init__(self, gelu, channels, height, width, patch, hidden, depth, mlp, head):
+    super().__init__()
+    tokens = (height // patch) * (width // patch)
+    self.patch_embedding = nn.Conv2d(channels, hidden, kernel_size=patch, stride=patch)
+    self.mixers = nn.ModuleList([MnistBlock(tokens, hidden, mlp, gelu) for _ in range(depth)])
+    self.clf = nn.Sequential(
+      nn.Linear(tokens * hidden, head), nn.GELU(approximate=gelu), nn.Linear(head, head), nn.GELU(approximate=gelu),
+      nn.Linear(head, CLASSES),
+    )  # fmt: skip
+
+  def forward(self, image):
+    x = self.patch_embedding(image).flatten(2)
+    for mixer in self.mixers:
+      x = mixer(x)
+    return self.clf(x.flatten(1))
+
+
+def randomise(model):
+  """Every weight random and none near zero in scale: what starts as 0 or 1 would hide a mistake."""
+  for name, weight in model.named_parameters():
+    if name.endswith('bias'):
+      value = 0.3 * torch.randn(weight.shape)
+    elif weight.ndim == 1:
+      value = 1 + 0.3 * torch.randn(weight.shape)
+    else:
+      value = torch.randn(weight.shape) / weight[0].numel() ** 0.5
+    weight.data = value.to(torch.float32).to(torch.float64)
+
+
+def make(path, model_class, gelus, sizes):
+  torch.manual_seed(0)
+  image = torch.randn(BATCH, sizes['channels'], sizes['height'], sizes['width']).to(torch.float64)
+  label = torch.randint(CLASSES, (BATCH,))
+  arrays = {'image': image.permute(0, 2, 3, 1), 'label': label}
+  weights = None
+  for gelu in gelus:
+    model = model_class('none' if gelu == 'exact' else gelu, **sizes).to(torch.float64)
+    if weights is None:
+      randomise(model)
+      weights = model.state_dict()
+      arrays |= {f'weight/{name}': value for name, value in weights.items()}
+    model.load_state_dict(weights)
+    logits = model(image)
+    loss = F.cross_entropy(logits, label)
+    loss.backward()
+    arrays |= {f'{gelu}/logits': logits, f'{gelu}/loss': loss}
+    arrays |= {f'{gelu}/grad/{name}': weight.grad for name, weight in model.named_parameters()}
+  arrays = {name: value.detach().numpy() for name, value in arrays.items()}
+  arrays = {name: value.astype(np.int32 if name == 'label' else np.float32) for name, value in arrays.items()}
+  np.savez(path, **arrays)
+
+
+if __name__ == '__main__':
+  GOLDEN.mkdir(exist_ok=True)
+  # No two sizes are equal, so that no transposition goes unseen.
+  shape = {'height': 12, 'width': 8, 'patch': 4, 'depth': 2}
+  paper = {**shape, 'channels': 3, 'hidden': 16, 'token_mlp': 10, 'channel_mlp': 24}
+  make(GOLDEN / 'paper.npz', Paper, ('tanh', 'exact'), paper)
+  make(GOLDEN / 'mnist.npz', Mnist, ('exact',), {**shape, 'channels': 1, 'hidden': 12, 'mlp': 10, 'head': 14})
