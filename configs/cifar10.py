@@ -31,9 +31,18 @@ def get_config(arg=None):
     'name': 'cifar10', 'train': 'train', 'val': '', 'test': 'test', 'image': (32, 32, 3), 'classes': 10,
     'mean': (0.4914, 0.4822, 0.4465), 'std': (0.2470, 0.2435, 0.2616), 'resident_mib': 2048.0, 'workers': 0,
   }  # fmt: skip
-  config.augment = {'flip': {}, 'crop': {'padding': 4}, 'cutmix': {'alpha': 1.0, 'probability': 0.2 if short else 0.5}}
+  config.augment = {
+    'flip': {},
+    'crop': {'padding': 4},
+    'cutmix': {'alpha': 1.0, 'probability': 0.2 if short else 0.5},
+  }
   config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.05, 'clip': 1.0}
-  config.schedule = {'name': 'cosine', 'peak': 2e-3 if short else 1e-3, 'warmup': '2 epochs' if short else '5 epochs', 'floor': 1e-6}
+  config.schedule = {
+    'name': 'cosine',
+    'peak': 2e-3 if short else 1e-3,
+    'warmup': '2 epochs' if short else '5 epochs',
+    'floor': 1e-6,
+  }
   config.mesh = {'data': -1, 'fsdp': 1}
   config.log_every = '100 steps'
   config.eval_every = '1 epoch'

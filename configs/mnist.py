@@ -1,5 +1,4 @@
-"""MNIST: the Mixer of an MNIST implementation in PyTorch.
-"""
+"""MNIST: the Mixer of an MNIST implementation in PyTorch."""
 
 from ml_collections import ConfigDict
 
@@ -29,7 +28,6 @@ def get_config(arg=None):
     config.total = '60 epochs'
     config.batch_size = 256
     config.ema = 0.999
-    config.model.dropout = 0.1
     config.task.label_smoothing = 0.1
     config.augment = {
       'affine': {'degrees': 12.0, 'translate': 0.08, 'scale': 0.12, 'shear': 10.0},

@@ -23,7 +23,9 @@ def load(arguments: Sequence[str]) -> dict[str, Any]:
   values = flags.FlagValues()
   arguments = ['mixer_jax', *arguments]
   holder = config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=arguments)
-  named = [a.split('=', 1)[1] if '=' in a else '' for a in arguments if a.split('=')[0] in ('--config', '-config')]
+  named = [
+    a.split('=', 1)[1] if '=' in a else '' for a in arguments if a.split('=')[0] in ('--config', '-config')
+  ]
   file = named[-1].split(':', 1)[0] if named else ''
   if named and not Path(file).is_file():
     near = sorted(p.name for p in Path(file).parent.glob('*.py')) if Path(file).parent.is_dir() else []
@@ -39,7 +41,9 @@ def load(arguments: Sequence[str]) -> dict[str, Any]:
   if config is None:
     raise MixerError('no config; say which with --config=configs/NAME.py[:ARG]')
   if not isinstance(config, ConfigDict):
-    raise MixerError(f'{file}: get_config() gave {type(config).__name__}, but must give an ml_collections.ConfigDict')
+    raise MixerError(
+      f'{file}: get_config() gave {type(config).__name__}, but must give an ml_collections.ConfigDict'
+    )
   return plain(config)
 
 

@@ -4,8 +4,8 @@ Run where torch and NumPy are installed; mixer_jax is not needed, and the tests 
 
   python tests/make_golden.py
 
-The models here share no code and no names with mixer_jax. They compute in float64 with weights that float32 holds
-exactly, so that what is stored is the right answer up to one rounding. Arrays of a file:
+The models here share no code and no names with mixer_jax. They compute in float64 with weights that float32
+holds exactly, so that what is stored is the right answer up to one rounding. Arrays of a file:
   image [batch, height, width, channels], label [batch], weight/NAME, and for each GELU
   KIND/logits, KIND/loss, KIND/grad/NAME, with the parameter names of the torch modules.
 """
@@ -90,9 +90,12 @@ class Mnist(nn.Module):
     self.patch_embedding = nn.Conv2d(channels, hidden, kernel_size=patch, stride=patch)
     self.mixers = nn.ModuleList([MnistBlock(tokens, hidden, mlp, gelu) for _ in range(depth)])
     self.clf = nn.Sequential(
-      nn.Linear(tokens * hidden, head), nn.GELU(approximate=gelu), nn.Linear(head, head), nn.GELU(approximate=gelu),
+      nn.Linear(tokens * hidden, head),
+      nn.GELU(approximate=gelu),
+      nn.Linear(head, head),
+      nn.GELU(approximate=gelu),
       nn.Linear(head, CLASSES),
-    )  # fmt: skip
+    )
 
   def forward(self, image):
     x = self.patch_embedding(image).flatten(2)

@@ -20,7 +20,15 @@ def draw(lines: Sequence[dict[str, float]], path: Path) -> None:
       if points:
         steps, values = zip(*points, strict=True)
         values = [100 * (1 - v) for v in values] if metric == 'accuracy' else values
-        axes.plot(steps, values, dash, color=colour, label=split, marker='.' if len(steps) < 40 else None, markersize=4)
+        axes.plot(
+          steps,
+          values,
+          dash,
+          color=colour,
+          label=split,
+          marker='.' if len(steps) < 40 else None,
+          markersize=4,
+        )
     axes.set(xlabel='step', ylabel=label)
     if any(value > 0 for line in axes.lines for value in line.get_ydata()):
       axes.set_yscale('log')

@@ -1,16 +1,17 @@
 """Augmentations that run on the device, inside the jitted train step.
 
-A batch is a dict, `{'image': float32 [batch, height, width, channels] in [0, 1], 'label': int32 [batch]}`; other entries
-pass through. A config names augmentations with their settings, for example
+A batch is a dict, `{'image': float32 [batch, height, width, channels] in [0, 1], 'label': int32 [batch]}`;
+other entries pass through. A config names augmentations with their settings, for example
 
     config.augment = {'flip': {}, 'crop': {'padding': 4}, 'mixup': {'alpha': 0.5}}
 
-They are applied in the order of `AUGMENTATIONS` (geometry, colour, erasing, mixing), whatever the order in the config,
-and each draws from a key of its own, so that adding one does not change what another draws. All draws are made on
-whole-batch shapes: a result depends on the batch and the key alone, not on how the batch is split over devices.
+They are applied in the order of `AUGMENTATIONS` (geometry, colour, erasing, mixing), whatever the order in
+the config, and each draws from a key of its own, so that adding one does not change what another draws. All
+draws are made on whole-batch shapes: a result depends on the batch and the key alone, not on how the batch is
+split over devices.
 
-Every entry of `AUGMENTATIONS` is a maker: it checks its settings against the batches they are for (`features`, name ->
-ShapeDtypeStruct) and returns a pure function (batch, key) -> batch.
+Every entry of `AUGMENTATIONS` is a maker: it checks its settings against the batches they are for
+(`features`, name -> ShapeDtypeStruct) and returns a pure function (batch, key) -> batch.
 """
 
 import inspect
@@ -36,13 +37,19 @@ def make_augment(settings: Mapping[str, Mapping], *, features: Features, classes
   """The function (batch, key) -> batch that applies the augmentations a config names.
 
   Args:
-    settings: name of an augmentation -> its settings, `{'crop': {'padding': 4}, 'flip': {}}`; empty leaves batches alone.
+    settings: name of an augmentation -> its settings, `{'crop': {'padding': 4}, 'flip': {}}`; empty leaves
+      batches alone.
     features: what a batch holds, name -> ShapeDtypeStruct, the batch axis first.
     classes: number of classes; `mixup` and `cutmix` turn labels into float32 [batch, classes].
 
   Raises:
-    MixerError: unknown name or setting, missing setting, wrong value, or data that lack what an augmentation needs.
+    MixerError: unknown name or setting, missing setting, wrong value, or data that lack what an augmentation
+      needs.
   """
+  if not hasattr(settings, 'items'):
+    raise MixerError(
+      f"config.augment must be a dict, {{'flip': {{}}, 'crop': {{'padding': 4}}}}, got {settings!r}"
+    )
   for name in settings:
     if name not in AUGMENTATIONS:
       raise unknown('augmentation', name, AUGMENTATIONS)
@@ -90,7 +97,8 @@ def normalize(image: jax.Array, mean: Sequence[float] | float, std: Sequence[flo
   for name, value in (('mean', mean), ('std', std)):
     if np.shape(value) not in ((), (channels,)):
       raise MixerError(
-        f'{name} has {np.size(value)} numbers, but the images have {channels} channels; give one a channel, or one for all'
+        f'{name} has {np.size(value)} numbers, but the images have {channels} channels;'
+        ' give one a channel, or one for all'
       )
     if not np.all(np.isfinite(value)):
       raise MixerError(f'{name} must be finite, got {value}')
@@ -117,12 +125,13 @@ def flip(features: Features, *, probability: float = 0.5) -> Augment:
 def resized_crop(features: Features, *, min_area: float = 0.08, max_aspect: float = 4 / 3) -> Augment:
   """A random part of an image, enlarged to the size of the whole: the Inception crop.
 
-  The part has an area uniform in [min_area, 1] of the image's, and sides stretched against the image's by an aspect
-  that is log-uniform in [1 / max_aspect, max_aspect].
+  The part has an area uniform in [min_area, 1] of the image's, and sides stretched against the image's by an
+  aspect that is log-uniform in [1 / max_aspect, max_aspect].
 
-  Szegedy et al. 2015, "Going deeper with convolutions". Deviations: a side longer than the image's is cut to it, where
-  other code draws again; the part's corners are not rounded to pixels; aspect is relative to that of the image, which
-  is the same for square ones; pixels next to the part are interpolated with, where they exist.
+  Szegedy et al. 2015, "Going deeper with convolutions". Deviations: a side longer than the image's is cut to
+  it, where other code draws again; the part's corners are not rounded to pixels; aspect is relative to that
+  of the image, which is the same for square ones; pixels next to the part are interpolated with, where they
+  exist.
   """
   height, width, _ = _image_shape('resized_crop', features)
   _check('resized_crop.min_area', min_area, 0, 1, above=True)
@@ -144,7 +153,8 @@ def resized_crop(features: Features, *, min_area: float = 0.08, max_aspect: floa
 def crop(features: Features, *, padding: int) -> Augment:
   """Moves an image by up to `padding` pixels along each side; what comes in is zero.
 
-  He et al. 2016, "Deep residual learning for image recognition": pad each side with zeros, cut the old size out at random.
+  He et al. 2016, "Deep residual learning for image recognition": pad each side with zeros, cut the old size
+  out at random.
   """
   height, width, channels = _image_shape('crop', features)
   _check(
@@ -166,7 +176,7 @@ def crop(features: Features, *, padding: int) -> Augment:
 
 
 def rotation(features: Features, *, degrees: float) -> Augment:
-  """Turns an image about its centre by an angle uniform in +-degrees, bilinearly, zero outside: `affine` with an angle only."""
+  """Turns an image about its centre by an angle uniform in +-degrees: `affine` with nothing else."""
   _image_shape('rotation', features)
   _check('rotation.degrees', degrees, 0, 180)
   return affine(features, degrees=degrees)
@@ -180,7 +190,8 @@ def affine(
   Args:
     degrees: the angle is uniform in +-degrees.
     translate: the shift is uniform in +-translate of the height, and of the width.
-    scale: the size is log-uniform in [1 / (1 + scale), 1 + scale], so that growing and shrinking are as likely.
+    scale: the size is log-uniform in [1 / (1 + scale), 1 + scale], so that growing and shrinking are as
+      likely.
     shear: the angle of a horizontal shear is uniform in +-shear degrees.
   """
   height, width, _ = _image_shape('affine', features)
@@ -206,9 +217,10 @@ def affine(
 def elastic(features: Features, *, alpha: float, sigma: float) -> Augment:
   """Moves every pixel by a smooth random field, bilinearly, zero outside.
 
-  Each component of the field is uniform noise in [-1, 1], blurred by a Gaussian of `sigma` pixels (noise is zero outside
-  the image) and multiplied by `alpha` pixels. Far from the border a component then has the standard deviation
-  alpha / (sigma * sqrt(12 * pi)): 1.4 pixels for the paper's alpha = 34 and sigma = 4 on 29 x 29 MNIST digits.
+  Each component of the field is uniform noise in [-1, 1], blurred by a Gaussian of `sigma` pixels (noise is
+  zero outside the image) and multiplied by `alpha` pixels. Far from the border a component then has the
+  standard deviation alpha / (sigma * sqrt(12 * pi)): 1.4 pixels for the paper's alpha = 34 and sigma = 4 on
+  29 x 29 MNIST digits.
 
   Simard et al. 2003, "Best practices for convolutional neural networks applied to visual document analysis".
   """
@@ -240,9 +252,9 @@ def color_jitter(
 ) -> Augment:
   """Changes brightness, contrast, saturation and hue by random factors, clipped to [0, 1] after each.
 
-  The factors are those of torchvision's ColorJitter: uniform in [max(0, 1 - setting), 1 + setting], the hue shifted by
-  up to +-hue of the colour circle (at most 0.5). Deviation: always in this order, where torchvision shuffles it.
-  Images with one channel have no saturation and no hue; both must then be 0.
+  The factors are those of torchvision's ColorJitter: uniform in [max(0, 1 - setting), 1 + setting], the hue
+  shifted by up to +-hue of the colour circle (at most 0.5). Deviation: always in this order, where
+  torchvision shuffles it. Images with one channel have no saturation and no hue; both must then be 0.
   """
   channels = _image_shape('color_jitter', features)[-1]
   _check('color_jitter.brightness', brightness, 0)
@@ -253,8 +265,8 @@ def color_jitter(
     raise MixerError(f'color_jitter needs images of 1 or 3 channels, but these have {channels}; leave it out')
   if channels != 3 and (saturation or hue):
     raise MixerError(
-      f'color_jitter.saturation = {saturation} and hue = {hue} need images of 3 channels, but these have {channels};'
-      ' set both to 0'
+      f'color_jitter.saturation = {saturation} and hue = {hue} need images of 3 channels,'
+      f' but these have {channels}; set both to 0'
     )
 
   def apply(image, key):
@@ -288,9 +300,9 @@ def erasing(
   The box has an area uniform in [min_area, max_area] of the image's and an aspect log-uniform in
   [1 / max_aspect, max_aspect].
 
-  Zhong et al. 2020, "Random erasing data augmentation". Deviations: one colour a box, where the paper draws every pixel,
-  which takes longer than a small network's step; the aspect is log-uniform, as in later code; a side longer than the
-  image's is cut to it, where the paper draws again.
+  Zhong et al. 2020, "Random erasing data augmentation". Deviations: one colour a box, where the paper draws
+  every pixel, which takes longer than a small network's step; the aspect is log-uniform, as in later code; a
+  side longer than the image's is cut to it, where the paper draws again.
   """
   height, width, channels = _image_shape('erasing', features)
   _check('erasing.probability', probability, 0, 1)
@@ -320,10 +332,12 @@ def erasing(
 def cutmix(features: Features, classes: int, *, alpha: float = 1.0, probability: float = 1.0) -> Augment:
   """Puts a box of the image before it in the batch into every image, and mixes the labels by area.
 
-  One box for the whole batch, with a probability: its area is 1 - lambda of the image's with lambda ~ Beta(alpha, alpha),
-  its centre uniform; it is cut at the border and the labels are weighed by the area that is left.
+  One box for the whole batch, with a probability: its area is 1 - lambda of the image's with lambda ~
+  Beta(alpha, alpha), its centre uniform; it is cut at the border and the labels are weighed by the area that
+  is left.
 
-  Yun et al. 2019, "CutMix". Deviation: the partner is the neighbour, not a random one, in batches shuffled already.
+  Yun et al. 2019, "CutMix". Deviation: the partner is the neighbour, not a random one, in batches shuffled
+  already.
   """
   height, width, _ = _image_shape('cutmix', features)
   _check_labels('cutmix', features, classes)
@@ -351,8 +365,8 @@ def mixup(features: Features, classes: int, *, alpha: float, probability: float 
 
   lambda * own + (1 - lambda) * neighbour, with one lambda ~ Beta(alpha, alpha) for the whole batch.
 
-  Zhang et al. 2018, "mixup: Beyond empirical risk minimization". Deviations: the partner is the neighbour, not a random
-  one, in batches shuffled already; a batch is left alone with 1 - probability.
+  Zhang et al. 2018, "mixup: Beyond empirical risk minimization". Deviations: the partner is the neighbour,
+  not a random one, in batches shuffled already; a batch is left alone with 1 - probability.
   """
   _image_shape('mixup', features)
   _check_labels('mixup', features, classes)
@@ -389,9 +403,9 @@ AUGMENTATIONS: dict[str, Callable[..., Augment]] = {
 def _finish(image: jax.Array, key: jax.Array) -> jax.Array:
   """The image itself, computed once.
 
-  XLA for CPUs fuses one augmentation into every read of the next, and so computes it once a read: rotation and cutmix
-  together took ten times as long as apart. It drops an optimization_barrier before it fuses, but fuses nothing through
-  a condition that it cannot foresee.
+  XLA for CPUs fuses one augmentation into every read of the next, and so computes it once a read: rotation
+  and cutmix together took ten times as long as apart. It drops an optimization_barrier before it fuses, but
+  fuses nothing through a condition that it cannot foresee.
   """
 
   def on_cpu(image):
@@ -402,14 +416,14 @@ def _finish(image: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def _warp(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-  """The image read at fractional places, bilinearly, zero outside. image [b, h, w, c]; rows, columns [b, h, w]."""
+  """image [b, h, w, c] read bilinearly at rows and columns [b, h, w], zero outside."""
   one_channel = lambda plane, at: map_coordinates(plane, at, order=1, mode='constant')
   one_image = jax.vmap(one_channel, in_axes=(-1, None), out_axes=-1)
   return jax.vmap(one_image)(image, [rows, columns])
 
 
 def _affine_warp(image, *, degrees, down, right, scale, shear):
-  """Shear, then scale, then a turn counter-clockwise about the centre, then a shift in pixels; one number an image."""
+  """Shear, scale, turn counter-clockwise about the centre, shift in pixels; one number [b] an image."""
   height, width = image.shape[1:3]
   column = lambda value: rearrange(value, 'b -> b 1 1')
   # Every output pixel asks where it comes from: the steps undone, the last one first.
@@ -422,7 +436,7 @@ def _affine_warp(image, *, degrees, down, right, scale, shear):
 
 
 def _enlarge(image, top, left, rows, columns):
-  """The box of `rows` x `columns` at (top, left), all in pixels and [b], enlarged bilinearly to the image's size."""
+  """The box of rows x columns at (top, left), in pixels, [b], enlarged bilinearly to the image's size."""
   height, width = image.shape[1:3]
 
   def weights(start, length, size):
@@ -472,10 +486,12 @@ def _shift_hue(image, shift):
   value = image.max(-1)
   chroma = value - image.min(-1)
   divisor = jnp.where(chroma > 0, chroma, 1)
+  # Comparisons, not `value == red`: where XLA computes a pixel twice the two can differ in the last bit, and
+  # a hue that hangs on equality would be that of another colour. Where two channels tie, both cases agree.
   sextant = jnp.where(
-    value == red,
+    (red >= green) & (red >= blue),
     (green - blue) / divisor,
-    jnp.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
+    jnp.where(green >= blue, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
   )
   sextant = sextant[..., None] + 6 * shift[..., None]
   # https://en.wikipedia.org/wiki/HSL_and_HSV, "HSV to RGB alternative": no branches.
@@ -514,7 +530,6 @@ def _to_images(apply: Callable[[jax.Array, jax.Array], jax.Array]) -> Augment:
 
 
 def _make(name: str, make: Callable[..., Augment], settings: Mapping, **context) -> Augment:
-  # ml_collections' ConfigDict is no Mapping.
   if not hasattr(settings, 'items'):
     raise MixerError(
       f"config.augment.{name} must be a dict of settings, {{'setting': value}}, got {settings!r}"

@@ -42,7 +42,9 @@ def rows_of_eval(batch: int, batch_size: int, size: int) -> tuple[np.ndarray, np
 def fetch(feed: dict, i: jax.Array, sharding: jax.sharding.Sharding) -> dict[str, jax.Array]:
   """Batch number i of a feed, on the device, laid out over the devices along its first axis."""
   if 'rows' in feed:
-    batch = {name: jnp.take(array, feed['rows'][i], axis=0, mode='clip') for name, array in feed['data'].items()}
+    batch = {
+      name: jnp.take(array, feed['rows'][i], axis=0, mode='clip') for name, array in feed['data'].items()
+    }
     batch |= {'mask': feed['mask'][i]} if 'mask' in feed else {}
   else:
     batch = {name: array[i] for name, array in feed['batches'].items()}
@@ -61,7 +63,14 @@ class Feeder:
   """
 
   def __init__(
-    self, source: sources.Source, *, seed: int, batch_size: int, mesh: jax.sharding.Mesh, resident_mib: float, workers: int
+    self,
+    source: sources.Source,
+    *,
+    seed: int,
+    batch_size: int,
+    mesh: jax.sharding.Mesh,
+    resident_mib: float,
+    workers: int,
   ):
     self.source, self.seed, self.batch_size, self.size = source, seed, batch_size, len(source)
     self.workers = workers
@@ -131,7 +140,8 @@ class Feeder:
   def _send(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     shape = lambda a: (1, self.batch_size, *a.shape[1:])
     return {
-      name: jax.make_array_from_process_local_data(self._over_batch, a[None], shape(a)) for name, a in batch.items()
+      name: jax.make_array_from_process_local_data(self._over_batch, a[None], shape(a))
+      for name, a in batch.items()
     }
 
 

@@ -27,7 +27,9 @@ SIZES = {
 class MlpBlock(nnx.Module):
   """Linear, GELU, linear over the tokens or the channels of [tokens, batch, channels]; dropout after each linear."""
 
-  def __init__(self, features: int, hidden: int, *, over: str, gelu: str, dropout: float, init: str, dtype, rngs):
+  def __init__(
+    self, features: int, hidden: int, *, over: str, gelu: str, dropout: float, init: str, dtype, rngs
+  ):
     self.fc1 = layers.linear(features, hidden, init=init, dtype=dtype, rngs=rngs)
     self.fc2 = layers.linear(hidden, features, init=init, dtype=dtype, rngs=rngs)
     self.dropout = nnx.Dropout(dropout)
@@ -57,15 +59,20 @@ class MixerBlock(nnx.Module):
     self, tokens: int, hidden: int, token_mlp: int, channel_mlp: int, *,
     norm_over: str, first: str, gelu: str, dropout: float, rescale: bool, init: str, dtype, rngs,
   ):  # fmt: skip
-    norm = {'features': tokens, 'axis': 0} if norm_over == 'tokens' else {'features': hidden, 'axis': -1}
+    if norm_over == 'tokens':
+      norm = lambda: layers.TokenNorm(tokens, dtype=dtype)
+    else:
+      norm = lambda: nnx.LayerNorm(hidden, epsilon=layers.EPSILON, dtype=dtype, rngs=rngs)
     mlp = {'gelu': gelu, 'dropout': dropout, 'init': init, 'dtype': dtype, 'rngs': rngs}
-    self.token_norm = layer_norm(**norm, dtype=dtype, rngs=rngs)
+    self.token_norm = norm()
     self.token_mixing = MlpBlock(tokens, token_mlp, over='tokens', **mlp)
-    self.channel_norm = layer_norm(**norm, dtype=dtype, rngs=rngs)
+    self.channel_norm = norm()
     self.channel_mixing = MlpBlock(hidden, channel_mlp, over='channels', **mlp)
     self.first, self.rescale = first, rescale
 
-  def __call__(self, x: jax.Array, *, drop_rate: float | jax.Array | None = None, rngs: nnx.Rngs | None = None):
+  def __call__(
+    self, x: jax.Array, *, drop_rate: float | jax.Array | None = None, rngs: nnx.Rngs | None = None
+  ):
     phases = [(self.token_norm, self.token_mixing), (self.channel_norm, self.channel_mixing)]
     for norm, mixing in phases if self.first == 'tokens' else reversed(phases):
       branch = mixing(norm(x), rngs=rngs)
@@ -123,7 +130,12 @@ class MlpMixer(nnx.Module):
     for what, rate in (('dropout', dropout), ('stochastic_depth', stochastic_depth)):
       if not 0 <= rate < 1:
         raise MixerError(f'model.{what} is {rate}, but a rate must be in [0, 1)')
-    for what, size in (('hidden', hidden), ('blocks', blocks), ('token_mlp', token_mlp), ('channel_mlp', channel_mlp)):
+    for what, size in (
+      ('hidden', hidden),
+      ('blocks', blocks),
+      ('token_mlp', token_mlp),
+      ('channel_mlp', channel_mlp),
+    ):
       if size < 1:
         raise MixerError(f'model.{what} is {size}, but must be at least 1')
     self.stochastic_depth, self.pool, self.scan, self.remat = stochastic_depth, pool, scan, remat
@@ -135,12 +147,17 @@ class MlpMixer(nnx.Module):
     )  # fmt: skip
     pixels = self.patch[0] * self.patch[1] * image[2]
     self.stem = layers.linear(pixels, hidden, init=init, dtype=self.dtype, rngs=rngs)
-    self.blocks = nnx.vmap(make)(rngs.split(blocks)) if scan else nnx.List([make(rngs) for _ in range(blocks)])
+    self.blocks = (
+      nnx.vmap(make)(rngs.split(blocks)) if scan else nnx.List([make(rngs) for _ in range(blocks)])
+    )
     if pool == 'mean':
-      self.pre_head_norm = layer_norm(hidden, axis=-1, dtype=jnp.float32, rngs=rngs)
+      self.pre_head_norm = nnx.LayerNorm(hidden, epsilon=layers.EPSILON, rngs=rngs)
     widths = [hidden if pool == 'mean' else hidden * self.tokens, *head]
     self.head_hidden = nnx.List(
-      [layers.linear(a, b, init=init, dtype=jnp.float32, rngs=rngs) for a, b in zip(widths, widths[1:], strict=False)]
+      [
+        layers.linear(a, b, init=init, dtype=jnp.float32, rngs=rngs)
+        for a, b in zip(widths, widths[1:], strict=False)
+      ]
     )
     self.head = layers.linear(
       widths[-1], classes, init=init, dtype=jnp.float32, rngs=rngs, zero=True, bias=head_bias
@@ -159,7 +176,9 @@ class MlpMixer(nnx.Module):
       channels] and `pre_logits` [batch, width], `logits`.
     """
     if image.shape[1:] != self.image:
-      raise MixerError(f'this Mixer is built for images of shape {self.image}, but got {tuple(image.shape[1:])}')
+      raise MixerError(
+        f'this Mixer is built for images of shape {self.image}, but got {tuple(image.shape[1:])}'
+      )
     tokens = self.stem(layers.patchify(image, self.patch).astype(self.dtype))
     x, outputs = self._run_blocks(tokens, rngs)
     x = x.astype(jnp.float32)
@@ -194,8 +213,3 @@ class MlpMixer(nnx.Module):
       x, _ = body(x, (block, None if rates is None else rates[i], None if keys is None else keys[i]))
       outputs.append(x)
     return x, outputs
-
-
-def layer_norm(features: int, *, axis: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
-  """LayerNorm over one axis of [tokens, batch, channels]; epsilon 1e-6, the original's."""
-  return nnx.LayerNorm(features, epsilon=1e-6, reduction_axes=axis, feature_axes=axis, dtype=dtype, rngs=rngs)

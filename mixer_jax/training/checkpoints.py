@@ -44,7 +44,9 @@ class Checkpoints:
     if step in self._manager.all_steps():
       return
     with self._reported(f'of step {step} written'):
-      self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)), metrics=metrics or None)
+      self._manager.save(
+        step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)), metrics=metrics or None
+      )
 
   def restore(self, shapes: TrainState, step: int) -> TrainState:
     """The state of a step, laid out as `shapes` say, whatever devices it was written on.
@@ -73,13 +75,18 @@ class Checkpoints:
         raise
       except Exception as error:  # Orbax and TensorStore raise whatever they like for a damaged file.
         reason = ' '.join(str(error).split())[:200]
-        print(f'warning: the checkpoint of step {step} is damaged ({reason}); trying the one before', file=sys.stderr)
+        print(
+          f'warning: the checkpoint of step {step} is damaged ({reason}); trying the one before',
+          file=sys.stderr,
+        )
         if set_aside and jax.process_index() == 0:
           shutil.move(self.folder / str(step), self.folder.parent / f'damaged_checkpoint_{step}')
       if set_aside:
         self._manager.reload()
     if present:
-      raise MixerError(f'none of the checkpoints {present} in {self.folder} can be read; start again in another --workdir')
+      raise MixerError(
+        f'none of the checkpoints {present} in {self.folder} can be read; start again in another --workdir'
+      )
     return None
 
   def close(self) -> None:

@@ -26,7 +26,9 @@ from mixer_jax.training.step import make_eval_loop, make_train_loop
 CALL_SECONDS = 1.0  # about how long one call into the compiled loop takes: how soon Ctrl-C is heard
 
 
-def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path, *, data_dir: str | None = None) -> dict | None:
+def train_and_evaluate(
+  config: Mapping[str, Any], workdir: str | Path, *, data_dir: str | None = None
+) -> dict | None:
   """Trains from the last checkpoint in `workdir`, or from the start, to the end; returns the summary.
 
   Everything random is a function of (seed, step), and a checkpoint holds the rest, so that a run resumes thus:
@@ -55,7 +57,9 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path, *, data_d
   length = experiment.length(len(source))
   optimizer, schedule = experiment.optimizer(length)
   every = {
-    name: schedules.steps(getattr(settings, f'{name}_every'), f'{name}_every', epoch=length.epoch, total=length.total)
+    name: schedules.steps(
+      getattr(settings, f'{name}_every'), f'{name}_every', epoch=length.epoch, total=length.total
+    )
     for name in ('log', 'eval', 'checkpoint')
   }
   feed = {'mesh': mesh, 'resident_mib': data.resident_mib, 'workers': data.workers, 'seed': settings.seed}
@@ -102,7 +106,10 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path, *, data_d
 
       if step % every['log'] == 0 or step == length.total:
         scalars = {f'train/{name}': sums[name] / sums['examples'] for name in experiment.metrics}
-        scalars |= {'train/grad_norm': sums['grad_norm'] / sums['steps'], 'train/learning_rate': float(schedule(step))}
+        scalars |= {
+          'train/grad_norm': sums['grad_norm'] / sums['steps'],
+          'train/learning_rate': float(schedule(step)),
+        }
         log.write(step, scalars)
         state = state._replace(sums=jax.tree.map(lambda x: x * 0, state.sums))
       evaluated = {}
@@ -188,7 +195,9 @@ def read_config(workdir: Path) -> dict:
   except FileNotFoundError as error:
     raise MixerError(f'{workdir} is no run directory: it has no config.json') from error
   except (OSError, ValueError) as error:
-    raise MixerError(f'{path} cannot be read ({error}); restore it, or start again in another --workdir') from error
+    raise MixerError(
+      f'{path} cannot be read ({error}); restore it, or start again in another --workdir'
+    ) from error
 
 
 def start_workdir(workdir: Path, config: dict, classes: tuple[str, ...]) -> None:
@@ -209,7 +218,8 @@ def describe_start(experiment, length, examples: int, step: int, resident: bool)
       f'batch: {s.batch_size} global, {s.batch_size // mesh.size} on each of {mesh.size} devices'
       f' ({mesh.devices.flat[0].device_kind}; data {mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]};'
       f' {jax.process_count()} processes)',
-      f'{length.total:,} steps of {length.epoch:.1f} an epoch' + (f', resumed at step {step:,}' if step else ''),
+      f'{length.total:,} steps of {length.epoch:.1f} an epoch'
+      + (f', resumed at step {step:,}' if step else ''),
     ]
   )
 
@@ -236,7 +246,9 @@ def finish(workdir: Path, config: dict, experiment, length, seconds: float, best
   write_json(workdir / 'summary.json', summary)
   curves.draw(lines, workdir / 'figures' / 'curves.png')
   shown = ', '.join(f'{k} {v:.4f}' for k, v in last.items() if k.split('/')[0] in ('val', 'test'))
-  print(f'{shown or "done"} after {length.total:,} steps, {seconds:.0f} s; curves: {workdir}/figures/curves.png')
+  print(
+    f'{shown or "done"} after {length.total:,} steps, {seconds:.0f} s; curves: {workdir}/figures/curves.png'
+  )
   return summary
 
 
@@ -268,4 +280,8 @@ def _agreed(value: int) -> int:
 def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
   if not isinstance(tree, dict):
     return {prefix: tree}
-  return {k: v for name, part in tree.items() for k, v in _flat(part, f'{prefix}.{name}' if prefix else name).items()}
+  return {
+    k: v
+    for name, part in tree.items()
+    for k, v in _flat(part, f'{prefix}.{name}' if prefix else name).items()
+  }

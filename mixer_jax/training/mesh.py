@@ -74,4 +74,6 @@ def connect(coordinator: str | None, processes: int | None, process: int | None)
     jax.distributed.initialize(coordinator, processes, process)
   except (RuntimeError, ValueError) as error:
     reason = ' '.join(str(error).split())[:300]
-    raise MixerError(f'jax.distributed could not start ({reason}); give --coordinator, --processes, --process') from error
+    raise MixerError(
+      f'jax.distributed could not start ({reason}); give --coordinator, --processes, --process'
+    ) from error

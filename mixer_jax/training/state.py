@@ -22,7 +22,9 @@ class TrainState(NamedTuple):
   sums: dict[str, jax.Array]
 
 
-def init_state(model: Any, optimizer: optax.GradientTransformation, *, ema: bool, metrics: tuple[str, ...]) -> TrainState:
+def init_state(
+  model: Any, optimizer: optax.GradientTransformation, *, ema: bool, metrics: tuple[str, ...]
+) -> TrainState:
   """The state before the first step, of a model that is in memory or abstract."""
   params = nnx.state(model, nnx.Param)
   zeros = {name: jnp.zeros((), jnp.float32) for name in metrics}

@@ -73,7 +73,9 @@ def make_eval_step(graphdef: nnx.GraphDef, *, scores: Callable, prepare: Callabl
   def eval_step(params, batch: Batch) -> Batch:
     mask = batch['mask']
     logits = nnx.merge(graphdef, params)(prepare(batch)['image'])
-    return {name: (value * mask).sum() for name, value in scores(logits, batch).items()} | {'examples': mask.sum()}
+    return {name: (value * mask).sum() for name, value in scores(logits, batch).items()} | {
+      'examples': mask.sum()
+    }
 
   return eval_step
 

@@ -27,7 +27,7 @@ SETTINGS = {
   'color_jitter': {'brightness': 0.4, 'contrast': 0.4, 'saturation': 0.4, 'hue': 0.1},
   'erasing': {'probability': 0.9},
   'cutmix': {},
-  'mixup': {'alpha': 0.5},
+  'mixup': {'alpha': 0.4},
 }
 
 
@@ -36,6 +36,7 @@ def random_batch(seed=0, batch=8, height=9, width=12, channels=3):
   return {
     'image': jnp.asarray(rng.uniform(size=(batch, height, width, channels)), jnp.float32),
     'label': jnp.asarray(rng.integers(CLASSES, size=batch), jnp.int32),
+    'mask': jnp.asarray(rng.uniform(size=batch) < 0.8),
   }
 
 
@@ -59,7 +60,7 @@ def compiled(settings, shapes):
 def run(settings, batch, seed=0):
   # Compiling is nearly all the time these tests take.
   shapes = tuple((name, value.shape, value.dtype) for name, value in batch.items())
-  return compiled(repr(settings), shapes)(batch, jax.random.key(seed))
+  return jax.device_get(compiled(repr(settings), shapes)(batch, jax.random.key(seed)))
 
 
 def draws(batch, seed):
@@ -83,7 +84,7 @@ def test_every_augmentation_is_tested():
 
 @pytest.mark.parametrize('name', AUGMENTATIONS)
 def test_shapes_ranges_and_keys(name):
-  batch = {**random_batch(), 'mask': jnp.arange(8) < 6}
+  batch = random_batch()
   first, again, other = (run({name: SETTINGS[name]}, batch, seed) for seed in (0, 0, 1))
   assert set(first) == set(batch)
   assert first['image'].shape == batch['image'].shape and first['image'].dtype == jnp.float32
@@ -179,7 +180,7 @@ def test_warp_agrees_with_scipy():
   image = np.asarray(random_batch()['image'])
   rows = rng.uniform(-3, 11, size=(8, 9, 12)).astype(np.float32)
   columns = rng.uniform(-3, 14, size=(8, 9, 12)).astype(np.float32)
-  result = augment._warp(jnp.asarray(image), jnp.asarray(rows), jnp.asarray(columns))
+  result = jax.jit(augment._warp)(jnp.asarray(image), jnp.asarray(rows), jnp.asarray(columns))
   for i in range(8):
     for channel in range(3):
       at = [rows[i], columns[i]]
@@ -187,14 +188,17 @@ def test_warp_agrees_with_scipy():
       np.testing.assert_allclose(result[i, ..., channel], expected, atol=2e-6)
 
 
+affine_warp = jax.jit(augment._affine_warp)
+
+
 def still(batch):
-  zero = jnp.zeros(batch)
+  zero = np.zeros(batch, np.float32)
   return {'degrees': zero, 'down': zero, 'right': zero, 'scale': zero + 1, 'shear': zero}
 
 
 def test_affine_by_quarter_turns_and_whole_pixels():
   image = random_batch(batch=3, height=7, width=7)['image']
-  warp = lambda **changes: np.asarray(augment._affine_warp(image, **{**still(3), **changes}))
+  warp = lambda **changes: np.asarray(affine_warp(image, **{**still(3), **changes}))
   np.testing.assert_allclose(warp(), image, atol=1e-6)
   quarter = warp(degrees=jnp.array([90.0, -90.0, 180.0]))
   for turned, before, turns in zip(quarter, np.asarray(image), (1, -1, 2), strict=True):
@@ -213,9 +217,7 @@ def test_affine_agrees_with_scipy():
   image = np.asarray(batch['image'])
   down, right = 4 * draws(8, 2) - 2, 4 * draws(8, 3) - 2
   degrees, scale, shear = 180 * draws(8, 4) - 90, 0.5 + draws(8, 5), 60 * draws(8, 6) - 30
-  result = augment._affine_warp(
-    batch['image'], degrees=degrees, down=down, right=right, scale=scale, shear=shear
-  )
+  result = affine_warp(batch['image'], degrees=degrees, down=down, right=right, scale=scale, shear=shear)
   for i in range(8):
     angle = math.radians(degrees[i])
     # In (down, right): a shear moves lower rows to the right, a turn counter-clockwise takes right to up.
@@ -280,7 +282,7 @@ def test_enlarging_agrees_with_scipy():
   image = np.asarray(batch['image'])
   rows, columns = 9 * (0.3 + 0.7 * draws(8, 1)), 12 * (0.3 + 0.7 * draws(8, 2))
   top, left = draws(8, 3) * (9 - rows), draws(8, 4) * (12 - columns)
-  result = augment._enlarge(batch['image'], *map(jnp.asarray, (top, left, rows, columns)))
+  result = jax.jit(augment._enlarge)(batch['image'], *map(jnp.asarray, (top, left, rows, columns)))
   for i in range(8):
     at = np.meshgrid(
       top[i] + (np.arange(9) + 0.5) * rows[i] / 9 - 0.5,
@@ -316,7 +318,7 @@ def test_gaussian_agrees_with_scipy():
 
 
 def test_elastic_field_is_smooth_and_as_large_as_documented():
-  batch = random_batch(batch=64, height=29, width=29, channels=1)
+  batch = random_batch(batch=1024, height=29, width=29, channels=1)
   taken = []
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(augment, '_warp', lambda image, *at: taken.extend(at) or image)
@@ -327,9 +329,9 @@ def test_elastic_field_is_smooth_and_as_large_as_documented():
   columns = np.asarray(taken[1]) - np.arange(29)
   for field in (rows, columns):
     centre = field[:, 10:19, 10:19]
-    assert abs(centre.std() / (34 / (4 * math.sqrt(12 * math.pi))) - 1) < 0.2
+    assert abs(centre.std() / (34 / (4 * math.sqrt(12 * math.pi))) - 1) < 0.1
     assert np.diff(centre, axis=1).std() < 0.3 * centre.std()
-  assert abs(np.corrcoef(rows[:, 14, 14], columns[:, 14, 14])[0, 1]) < 0.4
+  assert abs(np.corrcoef(rows[:, 14, 14], columns[:, 14, 14])[0, 1]) < 0.15
 
 
 def test_elastic_without_displacement_is_the_identity():
@@ -364,7 +366,7 @@ def test_hue_agrees_with_colorsys():
   image[0, 0, 1] = 0
   image[0, 0, 2] = [1, 1, 0]
   shift = draws(8, 1) - 0.5
-  result = np.asarray(augment._shift_hue(jnp.asarray(image), jnp.asarray(shift)[:, None, None]))
+  result = np.asarray(jax.jit(augment._shift_hue)(jnp.asarray(image), jnp.asarray(shift)[:, None, None]))
   for i in range(8):
     for before, after in zip(image[i].reshape(-1, 3), result[i].reshape(-1, 3), strict=True):
       hue, saturation, value = colorsys.rgb_to_hsv(*before.tolist())
@@ -375,8 +377,20 @@ def test_hue_agrees_with_colorsys():
 def test_hue_by_a_third_turns_red_into_green():
   image = jnp.asarray([[[[0.9, 0.1, 0.1]]]])
   np.testing.assert_allclose(
-    augment._shift_hue(image, jnp.full((1, 1, 1), 1 / 3))[0, 0, 0], [0.1, 0.9, 0.1], atol=1e-6
+    jax.jit(augment._shift_hue)(image, jnp.full((1, 1, 1), 1 / 3))[0, 0, 0], [0.1, 0.9, 0.1], atol=1e-6
   )
+
+
+def test_hue_is_the_same_fused_and_step_by_step():
+  """Fusing recomputes pixels with other roundings: a hue that hangs on equality jumps to another sextant."""
+  image = random_batch(batch=64, height=16, width=16)['image']
+  share = 0.6 + 0.8 * draws(64, 1)[:, None, None, None]
+  shift = 0.2 * draws(64, 2)[:, None, None] - 0.1
+  saturate = lambda image: augment._blend(image, augment._grey(image), share)
+  fused = jax.jit(lambda image: augment._shift_hue(saturate(augment._blend(image, 0, share)), shift))(image)
+  step_by_step = jax.jit(saturate)(jax.jit(augment._blend)(image, 0, share))
+  step_by_step = jax.jit(augment._shift_hue)(step_by_step, shift)
+  np.testing.assert_allclose(fused, step_by_step, atol=1e-5)
 
 
 def test_jitter_of_greyscale_images():
@@ -422,7 +436,7 @@ def one_hot(batch):
 @pytest.mark.parametrize('seed', range(3))
 def test_mixup_is_a_convex_combination(seed):
   batch = random_batch(seed)
-  result = run({'mixup': {'alpha': 1.0}}, batch, seed)
+  result = run({'mixup': {'alpha': 0.4}}, batch, seed)
   image, label = np.asarray(batch['image']), one_hot(batch)
   neighbour = np.roll(image, 1, axis=0)
   difference = image - neighbour
@@ -435,7 +449,7 @@ def test_mixup_is_a_convex_combination(seed):
 
 
 def test_mixup_shares_are_beta_distributed():
-  batch = {'image': jnp.zeros((2, 1, 1, 1)), 'label': jnp.array([0, 1])}
+  batch = {**random_batch(), 'label': np.arange(8, dtype=np.int32) % 2}
   shares = np.array([run({'mixup': {'alpha': 0.4}}, batch, seed)['label'][0, 0] for seed in range(1000)])
   # Beta(a, a) has the mean 1 / 2 and the variance 1 / (4 * (2 a + 1)).
   assert abs(shares.mean() - 0.5) < 0.03
@@ -469,9 +483,11 @@ def test_mixing_with_a_probability(name):
 
 def test_mixup_composes_with_cutmix():
   batch = random_batch()
-  both = run({'mixup': {'alpha': 1.0}, 'cutmix': {}}, batch)
+  both = run({'mixup': {'alpha': 0.4}, 'cutmix': {}}, batch)
   cut = run({'cutmix': {}}, batch)
-  share = np.asarray(run({'mixup': {'alpha': 1.0}}, {**batch, 'label': jnp.arange(8) % 2})['label'])[0, 0]
+  share = np.asarray(
+    run({'mixup': {'alpha': 0.4}}, {**batch, 'label': np.arange(8, dtype=np.int32) % 2})['label']
+  )[0, 0]
   for name in ('image', 'label'):
     values = np.asarray(cut[name])
     np.testing.assert_allclose(
@@ -595,6 +611,11 @@ def test_normalize_refuses(mean, std, message):
 )
 def test_refuses_settings(settings, message):
   assert message in refused(settings)
+
+
+def test_a_list_of_names_is_refused():
+  message = "config.augment must be a dict, {'flip': {}, 'crop': {'padding': 4}}, got ['flip']"
+  assert message in refused(['flip'])
 
 
 @pytest.mark.parametrize('name', AUGMENTATIONS)

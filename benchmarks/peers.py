@@ -1,0 +1,270 @@
+"""Train steps of mixer_jax against the same networks elsewhere, in pairs on this machine.
+
+  python benchmarks/peers.py --what all --rounds 7 --torch-python PATH --json speed.json
+
+mnist: the network of configs/mnist.py, batch 64, Adam, no augmentation, data in memory; against PyTorch.
+s16: Mixer-S/16 at 224 pixels, batch 32, Adam; against a plain Flax version (below) and timm's in PyTorch.
+
+Every side runs its steps while the others wait, round after round in turn, so that what else the machine does
+meets all alike. All are measured twice: with the malloc settings that mixer_jax gives itself (kept), and without
+(default). Ratios are medians of the rounds' ratios.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BATCH = {'mnist': 64, 's16': 32}
+STEPS = {'mnist': 100, 's16': 1}  # of a round
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--what', choices=('mnist', 's16', 'all'), default='all')
+  parser.add_argument('--rounds', type=int, default=7)
+  parser.add_argument('--malloc', choices=('kept', 'default', 'both'), default='both')
+  parser.add_argument('--torch-python', default=sys.executable, help='a Python that has torch and timm')
+  parser.add_argument('--json', type=Path, help='where the numbers go, the raw ones too')
+  parser.add_argument('--worker', choices=('mnist', 's16'), help=argparse.SUPPRESS)
+  args = parser.parse_args()
+  if args.worker:
+    return work(args.worker)
+  results = {}
+  for what in ('mnist', 's16') if args.what == 'all' else (args.what,):
+    for malloc in ('kept', 'default') if args.malloc == 'both' else (args.malloc,):
+      results[f'{what}/{malloc}'] = measure(what, malloc, args.rounds, args.torch_python)
+      show(f'{what}, malloc {malloc}', results[f'{what}/{malloc}'])
+  if args.json:
+    args.json.write_text(json.dumps(results, indent=2) + '\n')
+
+
+def measure(what: str, malloc: str, rounds: int, torch_python: str) -> dict:
+  """Seconds a step of every round by side, and what the sides say of themselves."""
+  env = {k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'}
+  env['PYTHONPATH'] = os.pathsep.join([str(ROOT), *filter(None, [env.get('PYTHONPATH')])])
+  if malloc == 'kept':
+    code = 'import os; from mixer_jax import doors; doors.keep_memory(); print(os.environ["GLIBC_TUNABLES"])'
+    asked = subprocess.run([sys.executable, '-c', code], env=env, check=True, capture_output=True, text=True)
+    env['GLIBC_TUNABLES'] = asked.stdout.strip()
+  threads = len(os.sched_getaffinity(0))
+  torch_side = Path(__file__).with_name('peers_torch.py')
+  jax_command = [sys.executable, __file__, '--worker', what]
+  torch_command = [torch_python, torch_side, what, '--batch', BATCH[what], '--threads', threads]
+  # The second side starts when the first has compiled and waits.
+  with Side(jax_command, env) as ours, Side(torch_command, env) as torch:
+    says = {**ours.says, **torch.says}
+    for key in ('versions', 'parameters'):
+      says[key] = {**ours.says[key], **torch.says[key]}
+    sides = [*((name, ours) for name in ours.says['sides']), ('torch', torch)]
+    seconds = {name: [] for name, _ in sides}
+    print(f'{what}, malloc {malloc}: measuring', file=sys.stderr, flush=True)
+    for i in range(rounds + 1):
+      for name, side in sides:
+        value = side.ask(side=name, steps=STEPS[what])['seconds'] / STEPS[what]
+        if i:  # the first round only warms up
+          seconds[name].append(value)
+  medians = {name: statistics.median(values) for name, values in seconds.items()}
+  ratios = {
+    name: statistics.median(other / own for other, own in zip(values, seconds['ours'], strict=True))
+    for name, values in seconds.items()
+  }
+  examples = {name: BATCH[what] / value for name, value in medians.items()}
+  return {**says, 'examples_per_second': examples, 'ours_is_faster_by': ratios, 'seconds_per_step': seconds}
+
+
+def show(title: str, result: dict) -> None:
+  print(title, result['versions'], f'Adam of torch: {result["adam"]}')
+  for name, rate in result['examples_per_second'].items():
+    ms = [1e3 * value for value in result['seconds_per_step'][name]]
+    print(
+      f'  {name:6} {rate:8.1f} examples/s  {statistics.median(ms):8.2f} ms a step'
+      f' ({min(ms):.2f} to {max(ms):.2f})  ours is {result["ours_is_faster_by"][name]:.2f} times as fast'
+      f'  {result["parameters"][name]:,} parameters'
+    )
+  for name, cost in result['compiled'].items():
+    print(f'  {name:6} ' + ', '.join(f'{key} {value:.4g}' for key, value in cost.items()))
+  sys.stdout.flush()
+
+
+class Side:
+  """A process that answers each line of JSON with one, and runs only then."""
+
+  def __init__(self, command: list, env: dict):
+    pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE}
+    self.process = subprocess.Popen([str(part) for part in command], env=env, text=True, **pipes)
+    self.says = self._read()
+
+  def ask(self, **question) -> dict:
+    self.process.stdin.write(json.dumps(question) + '\n')
+    self.process.stdin.flush()
+    return self._read()
+
+  def _read(self) -> dict:
+    line = self.process.stdout.readline()
+    if not line:
+      sys.exit(f'error: {" ".join(self.process.args[:3])} ended with {self.process.wait()}')
+    return json.loads(line)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.process.stdin.close()
+    self.process.wait()
+
+
+# The JAX side
+
+
+def work(what: str) -> None:
+  import flax
+  import jax
+  import jaxlib
+
+  from mixer_jax.models import MODELS
+
+  answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
+  MODELS['plain_mixer'] = make_plain_mixer()
+  sides = ('ours', 'plain') if what == 's16' else ('ours',)
+  made = {side: make_side(what, side) for side in sides}
+  says = {
+    'sides': sides,
+    'versions': {'jax': jax.__version__, 'jaxlib': jaxlib.__version__, 'flax': flax.__version__},
+    'parameters': {side: parameters for side, (_, parameters, _) in made.items()},
+    'compiled': {side: cost for side, (_, _, cost) in made.items()},
+  }
+  print(json.dumps(says), file=answers, flush=True)
+  for line in sys.stdin:
+    question = json.loads(line)
+    run = made[question['side']][0]
+    began = time.perf_counter()
+    run(question['steps'])
+    print(json.dumps({'seconds': time.perf_counter() - began}), file=answers, flush=True)
+
+
+def make_side(what: str, side: str):
+  """(run(count), number of parameters, cost of the compiled step) of the loop that mixer_jax.train runs."""
+  import jax
+  import numpy as np
+
+  from mixer_jax.data import batches, sources
+  from mixer_jax.optim.schedules import Length
+  from mixer_jax.training import experiment as experiments
+  from mixer_jax.training import mesh as meshes
+  from mixer_jax.training.step import make_train_loop
+
+  experiment = experiments.build(make_config(what, side))
+  rng = np.random.default_rng(0)
+  examples = 64 * 64 if what == 'mnist' else BATCH[what]
+  shape = experiment.data.image
+  arrays = {
+    'image': rng.integers(256, size=(examples, *shape), dtype=np.uint8),
+    'label': rng.integers(experiment.data.classes, size=examples).astype(np.int32),
+  }
+  source = sources.Source((), arrays, lambda i: {name: a[i] for name, a in arrays.items()}, examples)
+  feeder = batches.Feeder(
+    source, seed=0, batch_size=BATCH[what], mesh=experiment.mesh, resident_mib=2048, workers=0
+  )
+  optimizer, _ = experiment.optimizer(Length(10**6, 1.0))
+  shapes = experiment.init_state(optimizer, abstract=True)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+  step = experiment.train_step(optimizer)
+  loop = make_train_loop(step, shardings, meshes.over_batch(experiment.mesh))
+
+  began = time.perf_counter()
+  lowered = jax.jit(step, donate_argnums=0).lower(shapes, experiment.batch(BATCH[what]))
+  traced = time.perf_counter()
+  compiled = lowered.compile()
+  cost = compiled.cost_analysis()
+  memory = compiled.memory_analysis()
+  cost = {
+    'trace_seconds': traced - began,
+    'compile_seconds': time.perf_counter() - traced,
+    'flops': cost['flops'],
+    'bytes_accessed': cost['bytes accessed'],
+    'temporary_bytes': memory.temp_size_in_bytes,
+  }
+  state, done = experiment.init_state(optimizer), 0
+
+  def run(count):
+    nonlocal state, done
+    state = loop(state, feeder.train(done, count), count)
+    done += count
+    jax.block_until_ready(state)
+
+  run(1)
+  return run, experiment.parameters, cost
+
+
+def make_config(what: str, side: str) -> dict:
+  import runpy
+
+  from mixer_jax.config import plain
+  from mixer_jax.models.mixer import SIZES
+
+  config = plain(runpy.run_path(str(ROOT / 'configs' / 'mnist.py'))['get_config']())
+  config |= {'augment': {}, 'total': '1000000', 'batch_size': BATCH[what]}
+  if what == 's16':
+    config['data'] |= {'image': [224, 224, 3], 'classes': 1000, 'mean': [0.5] * 3, 'std': [0.5] * 3}
+    config['model'] = {'name': 'mixer' if side == 'ours' else 'plain_mixer', **SIZES['S/16']}
+  return config
+
+
+def make_plain_mixer():
+  """The original's code in Flax NNX, line by line: two swapaxes, stock LayerNorm, GELU and convolution."""
+  import jax.numpy as jnp
+  from flax import nnx
+
+  class MlpBlock(nnx.Module):
+    def __init__(self, features, hidden, rngs):
+      self.fc1 = nnx.Linear(features, hidden, rngs=rngs)
+      self.fc2 = nnx.Linear(hidden, features, rngs=rngs)
+
+    def __call__(self, x):
+      return self.fc2(nnx.gelu(self.fc1(x)))
+
+  class MixerBlock(nnx.Module):
+    def __init__(self, tokens, hidden, token_mlp, channel_mlp, rngs):
+      self.norm1 = nnx.LayerNorm(hidden, rngs=rngs)
+      self.token_mixing = MlpBlock(tokens, token_mlp, rngs)
+      self.norm2 = nnx.LayerNorm(hidden, rngs=rngs)
+      self.channel_mixing = MlpBlock(hidden, channel_mlp, rngs)
+
+    def __call__(self, x):
+      y = jnp.swapaxes(self.norm1(x), 1, 2)
+      y = jnp.swapaxes(self.token_mixing(y), 1, 2)
+      x = x + y
+      return x + self.channel_mixing(self.norm2(x))
+
+  class PlainMixer(nnx.Module):
+    def __init__(
+      self, *, image: tuple[int, int, int], classes: int, patch: int, hidden: int, blocks: int,
+      token_mlp: int, channel_mlp: int, rngs,
+    ):  # fmt: skip
+      tokens = (image[0] // patch) * (image[1] // patch)
+      sizes = (patch, patch)
+      self.stem = nnx.Conv(image[2], hidden, sizes, strides=sizes, padding='VALID', rngs=rngs)
+      self.blocks = nnx.List(
+        [MixerBlock(tokens, hidden, token_mlp, channel_mlp, rngs) for _ in range(blocks)]
+      )
+      self.norm = nnx.LayerNorm(hidden, rngs=rngs)
+      self.head = nnx.Linear(hidden, classes, kernel_init=nnx.initializers.zeros, rngs=rngs)
+
+    def __call__(self, image, *, rngs=None):
+      x = self.stem(image)
+      x = x.reshape(x.shape[0], -1, x.shape[-1])
+      for block in self.blocks:
+        x = block(x)
+      return self.head(jnp.mean(self.norm(x), axis=1))
+
+  return PlainMixer
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,51 @@
+"""What a function costs, read off its jaxpr: nothing is compiled, nothing is held in memory."""
+
+import math
+from collections.abc import Callable
+
+import jax
+
+
+def matmul_flops(function: Callable, *arguments) -> int:
+  """Floating-point operations of all matrix products and convolutions of function(*arguments), 2 per multiply-add.
+
+  Bodies of scans count once a turn; of the branches of a condition the dearest counts; a while loop, whose turns cannot
+  be known, counts one turn.
+
+  Args:
+    arguments: arrays or ShapeDtypeStructs.
+  """
+  return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def nbytes(tree) -> int:
+  """Bytes of all arrays of a tree, abstract or not."""
+  return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _count(jaxpr) -> int:
+  total = 0
+  for equation in jaxpr.eqns:
+    name, parameters = equation.primitive.name, equation.params
+    if name == 'dot_general':
+      (contracted, _), _ = parameters['dimension_numbers']
+      inner = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+      total += 2 * math.prod(equation.outvars[0].aval.shape) * inner
+    elif name == 'conv_general_dilated':
+      kernel = equation.invars[1].aval.shape
+      outputs = kernel[parameters['dimension_numbers'].rhs_spec[0]]
+      total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
+    inner = [_count(getattr(part, 'jaxpr', part)) for part in _bodies(parameters)]
+    if name == 'cond':
+      total += max(inner)
+    else:
+      total += sum(inner) * (parameters['length'] if name == 'scan' else 1)
+  return total
+
+
+def _bodies(parameters: dict) -> list:
+  """The jaxprs among an equation's parameters."""
+  values = [
+    v for value in parameters.values() for v in (value if isinstance(value, (tuple, list)) else [value])
+  ]
+  return [v for v in values if hasattr(v, 'eqns') or hasattr(getattr(v, 'jaxpr', None), 'eqns')]

@@ -1,0 +1,68 @@
+"""A run directory -> the model that was trained there, on whatever devices are here."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flax import nnx
+
+from mixer_jax.errors import MixerError
+from mixer_jax.optim.schedules import Length
+from mixer_jax.training import experiment as experiments
+from mixer_jax.training.checkpoints import Checkpoints
+from mixer_jax.training.loop import read_config
+
+
+class Run(NamedTuple):
+  """`params` are the averaged ones when the run kept an average; `classes` are the labels' names."""
+
+  experiment: experiments.Experiment
+  params: nnx.State
+  step: int
+  classes: list[str]
+
+
+def restore(workdir: str | Path, *, step: str = 'last', settings: dict[str, Any] | None = None) -> Run:
+  """Rebuilds a run's model from its config.json and loads a checkpoint.
+
+  Args:
+    step: `last`, `best` (by the metric that the run kept it for) or a number.
+    settings: keys of the config to replace; the mesh is always that of the devices here.
+
+  Raises:
+    MixerError: no run directory, no such checkpoint, none that can be read.
+  """
+  workdir = Path(workdir)
+  config = read_config(workdir) | {'mesh': {'data': -1, 'fsdp': 1}} | (settings or {})
+  experiment = experiments.build(config)
+  shapes = experiment.init_state(experiment.optimizer(Length(10**9, 1.0))[0], abstract=True)
+  if not (workdir / 'checkpoints').is_dir():
+    raise MixerError(f'{workdir} has no checkpoints; train there first')
+  checkpoints = Checkpoints(workdir, read_only=True)
+  if step == 'last':
+    state = checkpoints.restore_last(shapes, set_aside=False)
+  else:
+    wanted = (
+      best_step(workdir, checkpoints.steps()) if step == 'best' else int(step) if step.isdigit() else None
+    )
+    if wanted not in checkpoints.steps():
+      raise MixerError(
+        f'{workdir} has no checkpoint {step!r}; it has last, best and the steps {checkpoints.steps()}'
+      )
+    state = checkpoints.restore(shapes, wanted)
+  if state is None:
+    raise MixerError(f'{workdir} has no checkpoint yet; train there first')
+  classes = json.loads((workdir / 'labels.json').read_text())
+  return Run(experiment, state.params if state.ema is None else state.ema, int(state.step), classes)
+
+
+def best_step(workdir: Path, steps: list[int]) -> int | None:
+  """The step among those kept whose first held-out accuracy is the highest."""
+  from mixer_jax.training.logging import read_metrics
+
+  lines = [line for line in read_metrics(workdir) if line['step'] in steps]
+  for metric in ('val/accuracy', 'test/accuracy'):
+    scored = [line for line in lines if metric in line]
+    if scored:
+      return max(scored, key=lambda line: line[metric])['step']
+  return None
