@@ -6,7 +6,7 @@ mnist: the network of configs/mnist.py, batch 64, Adam, no augmentation, data in
 s16: Mixer-S/16 at 224 pixels, batch 32, Adam; against a plain Flax version (below) and timm's in PyTorch.
 
 Every side runs its steps while the others wait, round after round in turn, so that what else the machine does
-meets all alike. All are measured twice: with the malloc settings that mixer_jax gives itself (kept), and without
+meets all alike. All are measured twice: with the malloc settings that mixer_jax gives itself (kept) and without
 (default). Ratios are medians of the rounds' ratios.
 """
 
@@ -168,9 +168,7 @@ def make_side(what: str, side: str):
     'label': rng.integers(experiment.data.classes, size=examples).astype(np.int32),
   }
   source = sources.Source((), arrays, lambda i: {name: a[i] for name, a in arrays.items()}, examples)
-  feeder = batches.Feeder(
-    source, seed=0, batch_size=BATCH[what], mesh=experiment.mesh, resident_mib=2048, workers=0
-  )
+  feeder = batches.Feeder(source, seed=0, batch_size=BATCH[what], mesh=experiment.mesh, resident_mib=2048, workers=0)
   optimizer, _ = experiment.optimizer(Length(10**6, 1.0))
   shapes = experiment.init_state(optimizer, abstract=True)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
@@ -250,9 +248,7 @@ def make_plain_mixer():
       tokens = (image[0] // patch) * (image[1] // patch)
       sizes = (patch, patch)
       self.stem = nnx.Conv(image[2], hidden, sizes, strides=sizes, padding='VALID', rngs=rngs)
-      self.blocks = nnx.List(
-        [MixerBlock(tokens, hidden, token_mlp, channel_mlp, rngs) for _ in range(blocks)]
-      )
+      self.blocks = nnx.List([MixerBlock(tokens, hidden, token_mlp, channel_mlp, rngs) for _ in range(blocks)])
       self.norm = nnx.LayerNorm(hidden, rngs=rngs)
       self.head = nnx.Linear(hidden, classes, kernel_init=nnx.initializers.zeros, rngs=rngs)
 

@@ -43,9 +43,7 @@ class Mnist(nn.Module):
     super().__init__()
     self.patch_embedding = nn.Conv2d(1, 128, kernel_size=7, stride=7)
     self.blocks = nn.Sequential(*(Block(16, 128, 64) for _ in range(3)))
-    self.head = nn.Sequential(
-      nn.Linear(16 * 128, 512), nn.GELU(), nn.Linear(512, 512), nn.GELU(), nn.Linear(512, 10)
-    )
+    self.head = nn.Sequential(nn.Linear(16 * 128, 512), nn.GELU(), nn.Linear(512, 512), nn.GELU(), nn.Linear(512, 10))
 
   def forward(self, image):
     return self.head(self.blocks(self.patch_embedding(image).flatten(2)).flatten(1))

@@ -1,9 +1,10 @@
 """CIFAR-10 from scratch with a small Mixer: flip, padded crop, cutmix, label smoothing.
 
-Source: Mixer-nano of github.com/omihub777/MLP-Mixer-CIFAR, 90.83% after 300 epochs, 3.6 h on a P100 (Adam with L2 decay,
-  AutoAugment and cutmix). Deviations here: AdamW with decay on kernels only, no AutoAugment, gradient clipping. That
-  page says 0.67 million parameters, but the sizes it lists, which are these, have 1,132,170.
-Arguments: none for the 300 epochs; `:20` for 20 epochs, with a higher peak and less cutmix, for machines without a GPU.
+Source: Mixer-nano of github.com/omihub777/MLP-Mixer-CIFAR, 90.83% after 300 epochs, 3.6 h on a P100 (Adam with
+  L2 decay, AutoAugment and cutmix). Deviations here: AdamW with decay on kernels only, no AutoAugment, gradient
+  clipping. That page says 0.67 million parameters, but the sizes it lists, which are these, have 1,132,170.
+Arguments: none for the 300 epochs; `:20` for 20 epochs, with a higher peak and less cutmix, for machines
+  without a GPU.
 Data: cifar10/cifar-10-batches-bin/*.bin in the data directory, or the Python archives, or TFDS.
 Command: python -m mixer_jax.train --config=configs/cifar10.py:20 --workdir=runs/cifar10
 """

@@ -8,6 +8,8 @@ from ml_collections import ConfigDict
 
 
 def get_config(arg=None):
+  if arg is not None:
+    raise ValueError(f'digits.py takes no argument, but got {arg!r}')
   config = ConfigDict()
   config.seed = 0
   config.total = '60 epochs'

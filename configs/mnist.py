@@ -4,6 +4,8 @@ from ml_collections import ConfigDict
 
 
 def get_config(arg=None):
+  if arg not in (None, 'best'):
+    raise ValueError(f"mnist.py takes no argument or 'best', not {arg!r}")
   config = ConfigDict()
   config.seed = 0
   config.total = '20 epochs'

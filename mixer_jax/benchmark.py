@@ -76,9 +76,7 @@ def benchmark(config: dict[str, Any], seconds: float) -> dict[str, Any]:
     lambda i: {k: v[i] for k, v in arrays.items()},
     examples,
   )
-  feeder = batches.Feeder(
-    source, seed=0, batch_size=examples, mesh=mesh, resident_mib=float('inf'), workers=0
-  )
+  feeder = batches.Feeder(source, seed=0, batch_size=examples, mesh=mesh, resident_mib=float('inf'), workers=0)
   feed = feeder.train(0, 1)
   flops = cost.matmul_flops(train_step, state, experiment.batch(examples))
 

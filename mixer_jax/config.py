@@ -1,6 +1,5 @@
 """Configs in: a Python file and its overrides -> a ConfigDict; a section of it -> a checked function call."""
 
-import difflib
 import inspect
 import types
 import typing
@@ -23,9 +22,7 @@ def load(arguments: Sequence[str]) -> dict[str, Any]:
   values = flags.FlagValues()
   arguments = ['mixer_jax', *arguments]
   holder = config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=arguments)
-  named = [
-    a.split('=', 1)[1] if '=' in a else '' for a in arguments if a.split('=')[0] in ('--config', '-config')
-  ]
+  named = [a.split('=', 1)[1] if '=' in a else '' for a in arguments if a.split('=')[0] in ('--config', '-config')]
   file = named[-1].split(':', 1)[0] if named else ''
   if named and not Path(file).is_file():
     near = sorted(p.name for p in Path(file).parent.glob('*.py')) if Path(file).parent.is_dir() else []
@@ -41,9 +38,7 @@ def load(arguments: Sequence[str]) -> dict[str, Any]:
   if config is None:
     raise MixerError('no config; say which with --config=configs/NAME.py[:ARG]')
   if not isinstance(config, ConfigDict):
-    raise MixerError(
-      f'{file}: get_config() gave {type(config).__name__}, but must give an ml_collections.ConfigDict'
-    )
+    raise MixerError(f'{file}: get_config() gave {type(config).__name__}, but must give an ml_collections.ConfigDict')
   return plain(config)
 
 

@@ -53,7 +53,7 @@ def keep_memory() -> None:
 
 
 def use_compilation_cache() -> None:
-  """Compiled programs are kept between starts, small ones too; JAX_COMPILATION_CACHE_DIR moves them, '' turns it off."""
+  """Compiled programs are kept between starts, small ones too; JAX_COMPILATION_CACHE_DIR moves it, '' turns it off."""
   import jax
 
   if 'JAX_COMPILATION_CACHE_DIR' in os.environ:

@@ -84,9 +84,7 @@ def main(arguments: list[str]) -> None:
           rows.writerow([name, *(v for k in best for v in (run.classes[k], f'{row[k]:.6f}'))])
     os.replace(part, known.output)
   except OSError as error:
-    raise MixerError(
-      f'cannot write --output={known.output} ({error.strerror}); choose another place'
-    ) from error
+    raise MixerError(f'cannot write --output={known.output} ({error.strerror}); choose another place') from error
   finally:
     Path(part).unlink(missing_ok=True)
   print(f'{len(files)} images -> {known.output}')

@@ -12,9 +12,7 @@ from mixer_jax import doors
 def main(arguments: list[str]) -> None:
   options = doors.parser('train', __doc__)
   options.add_argument('--workdir', required=True, help='the run directory')
-  options.add_argument(
-    '--distributed', action='store_true', help='join the other hosts, found by the environment'
-  )
+  options.add_argument('--distributed', action='store_true', help='join the other hosts, found by the environment')
   options.add_argument('--coordinator', help='HOST:PORT of the first process, instead of the environment')
   options.add_argument('--processes', type=int, help='how many processes there are')
   options.add_argument('--process', type=int, help='which one this is, from 0')

@@ -45,7 +45,5 @@ def _count(jaxpr) -> int:
 
 def _bodies(parameters: dict) -> list:
   """The jaxprs among an equation's parameters."""
-  values = [
-    v for value in parameters.values() for v in (value if isinstance(value, (tuple, list)) else [value])
-  ]
+  values = [v for value in parameters.values() for v in (value if isinstance(value, (tuple, list)) else [value])]
   return [v for v in values if hasattr(v, 'eqns') or hasattr(getattr(v, 'jaxpr', None), 'eqns')]

@@ -47,9 +47,7 @@ def make_augment(settings: Mapping[str, Mapping], *, features: Features, classes
       needs.
   """
   if not hasattr(settings, 'items'):
-    raise MixerError(
-      f"config.augment must be a dict, {{'flip': {{}}, 'crop': {{'padding': 4}}}}, got {settings!r}"
-    )
+    raise MixerError(f"config.augment must be a dict, {{'flip': {{}}, 'crop': {{'padding': 4}}}}, got {settings!r}")
   for name in settings:
     if name not in AUGMENTATIONS:
       raise unknown('augmentation', name, AUGMENTATIONS)
@@ -77,9 +75,7 @@ def to_float(image: jax.Array) -> jax.Array:
     MixerError: the pixels are not uint8.
   """
   if image.dtype != jnp.uint8:
-    raise MixerError(
-      f'images to be scaled by 1/255 must be uint8, got {image.dtype}; leave scaled images as they are'
-    )
+    raise MixerError(f'images to be scaled by 1/255 must be uint8, got {image.dtype}; leave scaled images as they are')
   return image.astype(jnp.float32) / 255
 
 
@@ -271,9 +267,7 @@ def color_jitter(
 
   def apply(image, key):
     keys = jax.random.split(key, 4)
-    factor = lambda key, setting: rearrange(
-      _uniform(key, image, max(0, 1 - setting), 1 + setting), 'b -> b 1 1 1'
-    )
+    factor = lambda key, setting: rearrange(_uniform(key, image, max(0, 1 - setting), 1 + setting), 'b -> b 1 1 1')
     if brightness:
       image = _blend(image, 0, factor(keys[0], brightness))
     if contrast:
@@ -531,9 +525,7 @@ def _to_images(apply: Callable[[jax.Array, jax.Array], jax.Array]) -> Augment:
 
 def _make(name: str, make: Callable[..., Augment], settings: Mapping, **context) -> Augment:
   if not hasattr(settings, 'items'):
-    raise MixerError(
-      f"config.augment.{name} must be a dict of settings, {{'setting': value}}, got {settings!r}"
-    )
+    raise MixerError(f"config.augment.{name} must be a dict of settings, {{'setting': value}}, got {settings!r}")
   settings = dict(settings.items())
   parameters = inspect.signature(make).parameters
   known = {key: parameter for key, parameter in parameters.items() if key not in context}
@@ -557,9 +549,7 @@ def _check(setting, value, low, high=math.inf, *, above=False, whole=False, note
     and value <= high
   ):
     return
-  wanted = f'{"above" if above else "at least"} {low}' + (
-    f' and at most {high}' if math.isfinite(high) else ''
-  )
+  wanted = f'{"above" if above else "at least"} {low}' + (f' and at most {high}' if math.isfinite(high) else '')
   raise MixerError(
     f'config.augment.{setting} must be a {"whole " if whole else ""}number {wanted}{note}, got {value!r}'
   )
@@ -577,9 +567,7 @@ def _image_shape(name: str, features: Features) -> tuple[int, int, int]:
   _need(name, 'images', 'image', features)
   shape = features['image'].shape
   if len(shape) != 4:
-    raise MixerError(
-      f'{name} needs images of shape [batch, height, width, channels], but these have {list(shape)}'
-    )
+    raise MixerError(f'{name} needs images of shape [batch, height, width, channels], but these have {list(shape)}')
   return shape[1:]
 
 
@@ -587,8 +575,6 @@ def _check_labels(name: str, features: Features, classes: int | None):
   _need(name, 'labels', 'label', features)
   label = features['label']
   if not (jnp.issubdtype(label.dtype, jnp.integer) and len(label.shape) == 1):
-    raise MixerError(
-      f'{name} needs one class number an example, but labels are {label.dtype} {list(label.shape)}'
-    )
+    raise MixerError(f'{name} needs one class number an example, but labels are {label.dtype} {list(label.shape)}')
   if classes is None or classes < 2:
     raise MixerError(f'{name} needs at least 2 classes, got {classes}; leave {name!r} out of config.augment')

@@ -42,9 +42,7 @@ def rows_of_eval(batch: int, batch_size: int, size: int) -> tuple[np.ndarray, np
 def fetch(feed: dict, i: jax.Array, sharding: jax.sharding.Sharding) -> dict[str, jax.Array]:
   """Batch number i of a feed, on the device, laid out over the devices along its first axis."""
   if 'rows' in feed:
-    batch = {
-      name: jnp.take(array, feed['rows'][i], axis=0, mode='clip') for name, array in feed['data'].items()
-    }
+    batch = {name: jnp.take(array, feed['rows'][i], axis=0, mode='clip') for name, array in feed['data'].items()}
     batch |= {'mask': feed['mask'][i]} if 'mask' in feed else {}
   else:
     batch = {name: array[i] for name, array in feed['batches'].items()}
@@ -140,8 +138,7 @@ class Feeder:
   def _send(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     shape = lambda a: (1, self.batch_size, *a.shape[1:])
     return {
-      name: jax.make_array_from_process_local_data(self._over_batch, a[None], shape(a))
-      for name, a in batch.items()
+      name: jax.make_array_from_process_local_data(self._over_batch, a[None], shape(a)) for name, a in batch.items()
     }
 
 

@@ -149,14 +149,10 @@ def read_idx(path: pathlib.Path, ndim: int) -> np.ndarray:
     if path.suffix == '.gz':
       data = gzip.decompress(data)
   except (OSError, EOFError, zlib.error) as error:
-    raise errors.MixerError(
-      f'{path}: expected a readable gzip or IDX file, found: {error}; {again}.'
-    ) from error
+    raise errors.MixerError(f'{path}: expected a readable gzip or IDX file, found: {error}; {again}.') from error
   header = 4 + 4 * ndim
   if len(data) < header:
-    raise errors.MixerError(
-      f'{path}: expected an IDX header of {header} bytes, found {len(data)} bytes; {again}.'
-    )
+    raise errors.MixerError(f'{path}: expected an IDX header of {header} bytes, found {len(data)} bytes; {again}.')
   magic, expected = int.from_bytes(data[:4], 'big'), 0x800 + ndim
   if magic != expected:
     raise errors.MixerError(
@@ -238,9 +234,7 @@ def unpickle(data: bytes, where: object) -> dict[str, Any]:
       f'{where}: expected a pickled dict of uint8 arrays and lists, found: {reason}; download the file again.'
     ) from error
   if not isinstance(found, dict):
-    raise errors.MixerError(
-      f'{where}: expected a pickled dict, found {type(found).__name__}; download the file again.'
-    )
+    raise errors.MixerError(f'{where}: expected a pickled dict, found {type(found).__name__}; download the file again.')
   return {_text(key): value for key, value in found.items()}
 
 
@@ -283,19 +277,14 @@ def _pickled_batch(data: bytes, where: str, label_key: str) -> tuple[np.ndarray,
   batch = unpickle(data, where)
   if 'data' not in batch or label_key not in batch:
     raise errors.MixerError(
-      f"{where}: expected the keys 'data' and {label_key!r}, found {', '.join(sorted(batch))}; "
-      'download the file again.'
+      f"{where}: expected the keys 'data' and {label_key!r}, found {', '.join(sorted(batch))}; download the file again."
     )
   images, labels = batch['data'], batch[label_key]
   if not (isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[1:] == (3072,)):
     found = f'{images.dtype} {images.shape}' if isinstance(images, np.ndarray) else type(images).__name__
-    raise errors.MixerError(
-      f"{where}: expected 'data' to be uint8 (n, 3072), found {found}; download the file again."
-    )
+    raise errors.MixerError(f"{where}: expected 'data' to be uint8 (n, 3072), found {found}; download the file again.")
   if not (isinstance(labels, list) and all(type(label) is int for label in labels)):
-    raise errors.MixerError(
-      f'{where}: expected {label_key!r} to be a list of integers; download the file again.'
-    )
+    raise errors.MixerError(f'{where}: expected {label_key!r} to be a list of integers; download the file again.')
   if len(images) != len(labels):
     raise errors.MixerError(
       f'{where}: expected as many labels as images, found {len(images)} images and {len(labels)} labels.'
@@ -303,9 +292,7 @@ def _pickled_batch(data: bytes, where: str, label_key: str) -> tuple[np.ndarray,
   return images, np.asarray(labels, np.int64)
 
 
-def read_cifar(
-  name: str, split: str, root: pathlib.Path
-) -> tuple[dict[str, np.ndarray], tuple[str, ...]] | None:
+def read_cifar(name: str, split: str, root: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]] | None:
   """CIFAR-10 or CIFAR-100 from one of its published layouts, or None where `root` has none of them.
 
   Looked for in this order, the first that has any file of `split` wins: the binary layout, then the Python

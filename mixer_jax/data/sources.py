@@ -56,9 +56,7 @@ class Source:
     return self.read(index)
 
 
-def load(
-  name: str, split: str, *, image: tuple[int, int, int], classes: int, data_dir: str | None = None
-) -> Source:
+def load(name: str, split: str, *, image: tuple[int, int, int], classes: int, data_dir: str | None = None) -> Source:
   """The data set `name`, its part `split`, every image of the shape `image`.
 
   Args:
@@ -184,9 +182,7 @@ def _read_array(arrays: dict[str, np.ndarray], shape: tuple[int, int, int], inde
   return {'image': fit_image(arrays['image'][index], shape), 'label': arrays['label'][index]}
 
 
-def _read_file(
-  paths: list[str], labels: np.ndarray, shape: tuple[int, int, int], index: int
-) -> dict[str, Any]:
+def _read_file(paths: list[str], labels: np.ndarray, shape: tuple[int, int, int], index: int) -> dict[str, Any]:
   return {'image': read_image(paths[index], shape), 'label': labels[index]}
 
 
@@ -205,9 +201,7 @@ def _read_shifted(read: Callable[[int], dict[str, Any]], offset: int, index: int
   return read(offset + index)
 
 
-def _in_memory(
-  arrays: dict[str, np.ndarray], classes: tuple[str, ...], shape: tuple[int, int, int]
-) -> Source:
+def _in_memory(arrays: dict[str, np.ndarray], classes: tuple[str, ...], shape: tuple[int, int, int]) -> Source:
   # Resized copies can be hundreds of times the size of the originals, so they are made when read.
   native = arrays['image'].shape[1:] == tuple(shape)
   read = functools.partial(_read_array, arrays, shape)
@@ -232,9 +226,7 @@ Native = tuple[dict[str, np.ndarray], tuple[str, ...]]
 Reader = Callable[[str, str, pathlib.Path], Native | None]
 
 
-def _downloaded(
-  read: Reader, name: str, base: str, shape: tuple[int, int, int], data_dir: str | None
-) -> Source:
+def _downloaded(read: Reader, name: str, base: str, shape: tuple[int, int, int], data_dir: str | None) -> Source:
   if base not in ('train', 'test'):
     raise errors.unknown('split', base, ['train', 'test'])
   root = data_root(data_dir) / name
@@ -315,15 +307,16 @@ def _image_folder(path: str, base: str, shape: tuple[int, int, int], data_dir: s
     images = _image_files(root / base / name, left_out)
     if not images:
       raise errors.MixerError(
-        f'{root / base / name}: no images, that is files ending in {" ".join(SUFFIXES)}; '
-        'add some or remove the folder.'
+        f'{root / base / name}: no images, that is files ending in {" ".join(SUFFIXES)}; add some or remove the folder.'
       )
     paths += images
     labels += [label] * len(images)
   if left_out:
     example = min(left_out)
     print(f'{root / base}: {len(left_out)} left out that are not images, such as {example}', file=sys.stderr)
-  read = functools.partial(_read_file, paths, np.asarray(labels, np.int32), shape)
+  # Folder by folder, a slice such as train[:90%] would lack whole classes.
+  order = np.random.default_rng(0).permutation(len(paths))
+  read = functools.partial(_read_file, [paths[i] for i in order], np.asarray(labels, np.int32)[order], shape)
   return Source(tuple(classes), None, read, len(paths))
 
 
@@ -378,9 +371,7 @@ def _tfds(name: str, base: str, shape: tuple[int, int, int], data_dir: str | Non
   return _tfds_source(builder, name, base, shape, data_dir)
 
 
-def _tfds_source(
-  builder: Any, name: str, base: str, shape: tuple[int, int, int], data_dir: str | None
-) -> Source:
+def _tfds_source(builder: Any, name: str, base: str, shape: tuple[int, int, int], data_dir: str | None) -> Source:
   features = builder.info.features
   missing = [key for key in ('image', 'label') if key not in features]
   if missing:

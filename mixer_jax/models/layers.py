@@ -13,7 +13,7 @@ EPSILON = 1e-6  # of every LayerNorm: the original's
 
 
 def exact_gelu(x: jax.Array) -> jax.Array:
-  """x times the normal distribution function of x, by erf as in torch; jax.nn.gelu's erfc takes twice as long on a CPU."""
+  """x times the normal distribution function of x, by erf as in torch: jax.nn.gelu's erfc is slower on a CPU."""
   return 0.5 * x * (1 + jax.lax.erf(x / math.sqrt(2)))
 
 
@@ -30,9 +30,7 @@ def gelu(kind: str):
   return GELUS[kind]
 
 
-def patch_grid(
-  image: tuple[int, int, int], patch: int | tuple[int, int]
-) -> tuple[tuple[int, int], tuple[int, int]]:
+def patch_grid(image: tuple[int, int, int], patch: int | tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
   """(rows, columns) of patches in an image [height, width, channels], and the patch as (height, width)."""
   height, width = (patch, patch) if isinstance(patch, int) else tuple(patch)
   if height < 1 or width < 1 or image[0] % height or image[1] % width:
@@ -120,9 +118,7 @@ def _column_mean(x: jax.Array) -> jax.Array:
   return jnp.matmul(jnp.full((1, x.shape[0]), 1 / x.shape[0]), x, precision='highest')
 
 
-def stochastic_depth(
-  branch: jax.Array, rate: float | jax.Array, *, rescale: bool, key: jax.Array
-) -> jax.Array:
+def stochastic_depth(branch: jax.Array, rate: float | jax.Array, *, rescale: bool, key: jax.Array) -> jax.Array:
   """Drops the whole residual branch of an example with probability `rate` (Huang et al. 2016, arXiv 1603.09382).
 
   Args:

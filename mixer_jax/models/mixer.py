@@ -27,9 +27,7 @@ SIZES = {
 class MlpBlock(nnx.Module):
   """Linear, GELU, linear over the tokens or the channels of [tokens, batch, channels]; dropout after each linear."""
 
-  def __init__(
-    self, features: int, hidden: int, *, over: str, gelu: str, dropout: float, init: str, dtype, rngs
-  ):
+  def __init__(self, features: int, hidden: int, *, over: str, gelu: str, dropout: float, init: str, dtype, rngs):
     self.fc1 = layers.linear(features, hidden, init=init, dtype=dtype, rngs=rngs)
     self.fc2 = layers.linear(hidden, features, init=init, dtype=dtype, rngs=rngs)
     self.dropout = nnx.Dropout(dropout)
@@ -70,9 +68,7 @@ class MixerBlock(nnx.Module):
     self.channel_mixing = MlpBlock(hidden, channel_mlp, over='channels', **mlp)
     self.first, self.rescale = first, rescale
 
-  def __call__(
-    self, x: jax.Array, *, drop_rate: float | jax.Array | None = None, rngs: nnx.Rngs | None = None
-  ):
+  def __call__(self, x: jax.Array, *, drop_rate: float | jax.Array | None = None, rngs: nnx.Rngs | None = None):
     phases = [(self.token_norm, self.token_mixing), (self.channel_norm, self.channel_mixing)]
     for norm, mixing in phases if self.first == 'tokens' else reversed(phases):
       branch = mixing(norm(x), rngs=rngs)
@@ -147,21 +143,14 @@ class MlpMixer(nnx.Module):
     )  # fmt: skip
     pixels = self.patch[0] * self.patch[1] * image[2]
     self.stem = layers.linear(pixels, hidden, init=init, dtype=self.dtype, rngs=rngs)
-    self.blocks = (
-      nnx.vmap(make)(rngs.split(blocks)) if scan else nnx.List([make(rngs) for _ in range(blocks)])
-    )
+    self.blocks = nnx.vmap(make)(rngs.split(blocks)) if scan else nnx.List([make(rngs) for _ in range(blocks)])
     if pool == 'mean':
       self.pre_head_norm = nnx.LayerNorm(hidden, epsilon=layers.EPSILON, rngs=rngs)
     widths = [hidden if pool == 'mean' else hidden * self.tokens, *head]
     self.head_hidden = nnx.List(
-      [
-        layers.linear(a, b, init=init, dtype=jnp.float32, rngs=rngs)
-        for a, b in zip(widths, widths[1:], strict=False)
-      ]
+      [layers.linear(a, b, init=init, dtype=jnp.float32, rngs=rngs) for a, b in zip(widths, widths[1:], strict=False)]
     )
-    self.head = layers.linear(
-      widths[-1], classes, init=init, dtype=jnp.float32, rngs=rngs, zero=True, bias=head_bias
-    )
+    self.head = layers.linear(widths[-1], classes, init=init, dtype=jnp.float32, rngs=rngs, zero=True, bias=head_bias)
 
   def __call__(self, image: jax.Array, *, rngs: nnx.Rngs | None = None, intermediates: bool = False):
     """Logits of a batch of images.
@@ -176,9 +165,7 @@ class MlpMixer(nnx.Module):
       channels] and `pre_logits` [batch, width], `logits`.
     """
     if image.shape[1:] != self.image:
-      raise MixerError(
-        f'this Mixer is built for images of shape {self.image}, but got {tuple(image.shape[1:])}'
-      )
+      raise MixerError(f'this Mixer is built for images of shape {self.image}, but got {tuple(image.shape[1:])}')
     tokens = self.stem(layers.patchify(image, self.patch).astype(self.dtype))
     x, outputs = self._run_blocks(tokens, rngs)
     x = x.astype(jnp.float32)

@@ -11,9 +11,7 @@ def is_kernel(params: nnx.State) -> nnx.State:
   return nnx.map_state(lambda path, _: path[-1] == 'kernel', params)
 
 
-def adam(
-  *, schedule: optax.Schedule, b1: float, b2: float, eps: float, clip: float
-) -> optax.GradientTransformation:
+def adam(*, schedule: optax.Schedule, b1: float, b2: float, eps: float, clip: float) -> optax.GradientTransformation:
   """Adam (Kingma and Ba 2015, arXiv 1412.6980); gradients clipped to the global norm `clip` first, 0 for never."""
   return optax.chain(*_clipping(clip), optax.adam(schedule, b1, b2, eps))
 
@@ -26,9 +24,7 @@ def adamw(
   A step takes learning rate x `weight_decay` of each kernel, as torch's does; big_vision's number is relative to the
   peak of the schedule, so its 1e-4 at peak 1e-3 is 0.1 here.
   """
-  return optax.chain(
-    *_clipping(clip), optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=is_kernel)
-  )
+  return optax.chain(*_clipping(clip), optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=is_kernel))
 
 
 def sgd(*, schedule: optax.Schedule, momentum: float, clip: float) -> optax.GradientTransformation:

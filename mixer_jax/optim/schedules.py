@@ -30,9 +30,7 @@ def steps(duration: str, what: str, *, epoch: float, total: int | None = None) -
     return 0
   match = re.fullmatch(r'\s*(\d+(?:\.\d*)?)\s*(steps?|epochs?|%)\s*', duration)
   if not match or (match[2] == '%' and total is None):
-    raise MixerError(
-      f"{what} is {duration!r}, but must be like '500 steps', '10 epochs', '5%' of the run, or '0'"
-    )
+    raise MixerError(f"{what} is {duration!r}, but must be like '500 steps', '10 epochs', '5%' of the run, or '0'")
   unit = {'s': 1.0, 'e': epoch, '%': (total or 0) / 100}[match[2][0]]
   count = round(float(match[1]) * unit)
   return max(count, 1) if float(match[1]) else 0
@@ -57,15 +55,11 @@ def cosine(*, peak: float, warmup: str, floor: float, length: Length) -> optax.S
 SCHEDULES = {'constant': constant, 'linear': linear, 'cosine': cosine}
 
 
-def _after_warmup(
-  rest: Callable[[int], optax.Schedule], peak: float, warmup: str, length: Length
-) -> optax.Schedule:
+def _after_warmup(rest: Callable[[int], optax.Schedule], peak: float, warmup: str, length: Length) -> optax.Schedule:
   if peak <= 0:
     raise MixerError(f'schedule.peak is {peak}, but must be positive')
   ramp = length.steps(warmup, 'schedule.warmup')
   if ramp >= length.total:
-    raise MixerError(
-      f'schedule.warmup is {warmup!r}, {ramp} steps, but the whole run has {length.total}; shorten it'
-    )
+    raise MixerError(f'schedule.warmup is {warmup!r}, {ramp} steps, but the whole run has {length.total}; shorten it')
   after = rest(length.total - ramp)
   return optax.join_schedules([optax.linear_schedule(0.0, peak, ramp), after], [ramp]) if ramp else after

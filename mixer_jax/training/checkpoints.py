@@ -44,9 +44,7 @@ class Checkpoints:
     if step in self._manager.all_steps():
       return
     with self._reported(f'of step {step} written'):
-      self._manager.save(
-        step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)), metrics=metrics or None
-      )
+      self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)), metrics=metrics or None)
 
   def restore(self, shapes: TrainState, step: int) -> TrainState:
     """The state of a step, laid out as `shapes` say, whatever devices it was written on.
@@ -106,7 +104,7 @@ class Checkpoints:
       if wanted.get(name) != stored.get(name):
         raise MixerError(
           f'the checkpoint of step {step} in {self.folder} is of another model: {name} is'
-          f' {stored.get(name, "missing")} there, but {wanted.get(name, "missing")} here; use the config it was written with'
+          f' {stored.get(name, "missing")} there, but {wanted.get(name, "missing")} here; use its own config'
         )
 
   @contextlib.contextmanager

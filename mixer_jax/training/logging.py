@@ -24,9 +24,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> MixerError:
-  return MixerError(
-    f'cannot write {path} ({error.strerror}); free space, mend permissions or choose another --workdir'
-  )
+  return MixerError(f'cannot write {path} ({error.strerror}); free space, mend permissions or choose another --workdir')
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:

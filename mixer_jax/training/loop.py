@@ -1,12 +1,13 @@
 """train_and_evaluate: chunks of steps, evaluation, checkpoints, logs. The only impure place."""
 
+import fcntl
 import json
 import signal
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -26,9 +27,7 @@ from mixer_jax.training.step import make_eval_loop, make_train_loop
 CALL_SECONDS = 1.0  # about how long one call into the compiled loop takes: how soon Ctrl-C is heard
 
 
-def train_and_evaluate(
-  config: Mapping[str, Any], workdir: str | Path, *, data_dir: str | None = None
-) -> dict | None:
+def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path, *, data_dir: str | None = None) -> dict | None:
   """Trains from the last checkpoint in `workdir`, or from the start, to the end; returns the summary.
 
   Everything random is a function of (seed, step), and a checkpoint holds the rest, so that a run resumes thus:
@@ -57,16 +56,12 @@ def train_and_evaluate(
   length = experiment.length(len(source))
   optimizer, schedule = experiment.optimizer(length)
   every = {
-    name: schedules.steps(
-      getattr(settings, f'{name}_every'), f'{name}_every', epoch=length.epoch, total=length.total
-    )
+    name: schedules.steps(getattr(settings, f'{name}_every'), f'{name}_every', epoch=length.epoch, total=length.total)
     for name in ('log', 'eval', 'checkpoint')
   }
   feed = {'mesh': mesh, 'resident_mib': data.resident_mib, 'workers': data.workers, 'seed': settings.seed}
   train_feeder = batches.Feeder(source, batch_size=settings.batch_size, **feed)
-  eval_feeders = {
-    name: batches.Feeder(s, batch_size=settings.eval_batch_size, **feed) for name, s in heldout.items()
-  }
+  eval_feeders = {name: batches.Feeder(s, batch_size=settings.eval_batch_size, **feed) for name, s in heldout.items()}
 
   shapes = experiment.init_state(optimizer, abstract=True)
   sharding = meshes.over_batch(mesh)
@@ -76,8 +71,7 @@ def train_and_evaluate(
   eval_loop = make_eval_loop(experiment.eval_step(), experiment.metrics, sharding)
 
   first = jax.process_index() == 0
-  if first:
-    start_workdir(workdir, config, source.classes)
+  lock = start_workdir(workdir, config, source.classes) if first else None
   best = f'{next(iter(heldout))}/accuracy' if heldout else None
   checkpoints = Checkpoints(workdir, best=best)
   state = checkpoints.restore_last(shapes, set_aside=True)
@@ -129,6 +123,7 @@ def train_and_evaluate(
   log.close()
   if not first:
     return None
+  lock.close()
   if step < length.total:
     print(f'stopped by {stop.name} at step {step}, saved; the same command goes on from here', flush=True)
     return None
@@ -195,18 +190,27 @@ def read_config(workdir: Path) -> dict:
   except FileNotFoundError as error:
     raise MixerError(f'{workdir} is no run directory: it has no config.json') from error
   except (OSError, ValueError) as error:
-    raise MixerError(
-      f'{path} cannot be read ({error}); restore it, or start again in another --workdir'
-    ) from error
+    raise MixerError(f'{path} cannot be read ({error}); restore it, or start again in another --workdir') from error
 
 
-def start_workdir(workdir: Path, config: dict, classes: tuple[str, ...]) -> None:
+def start_workdir(workdir: Path, config: dict, classes: tuple[str, ...]) -> IO:
+  """Makes the run directory; the file it returns is a lock, gone when it is closed or the process ends.
+
+  Raises:
+    MixerError: it cannot be written, or another process trains there now.
+  """
   try:
     (workdir / 'figures').mkdir(parents=True, exist_ok=True)
+    lock = (workdir / '.lock').open('w')
   except OSError as error:
     raise cannot_write(workdir, error) from error
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except OSError as error:
+    raise MixerError(f'another process is training in {workdir}; wait for it, or choose another --workdir') from error
   write_json(workdir / 'config.json', config)
   write_json(workdir / 'labels.json', list(classes))
+  return lock
 
 
 def describe_start(experiment, length, examples: int, step: int, resident: bool) -> str:
@@ -214,12 +218,12 @@ def describe_start(experiment, length, examples: int, step: int, resident: bool)
   where = 'on the device' if resident else 'streamed'
   return '\n'.join(
     [
-      f'{s.model["name"]}: {experiment.parameters:,} parameters; {s.data["name"]}: {examples:,} training examples, {where}',
+      f'{s.model["name"]}: {experiment.parameters:,} parameters',
+      f'{s.data["name"]}: {examples:,} training examples, {where}',
       f'batch: {s.batch_size} global, {s.batch_size // mesh.size} on each of {mesh.size} devices'
       f' ({mesh.devices.flat[0].device_kind}; data {mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]};'
       f' {jax.process_count()} processes)',
-      f'{length.total:,} steps of {length.epoch:.1f} an epoch'
-      + (f', resumed at step {step:,}' if step else ''),
+      f'{length.total:,} steps of {length.epoch:.1f} an epoch' + (f', resumed at step {step:,}' if step else ''),
     ]
   )
 
@@ -246,9 +250,7 @@ def finish(workdir: Path, config: dict, experiment, length, seconds: float, best
   write_json(workdir / 'summary.json', summary)
   curves.draw(lines, workdir / 'figures' / 'curves.png')
   shown = ', '.join(f'{k} {v:.4f}' for k, v in last.items() if k.split('/')[0] in ('val', 'test'))
-  print(
-    f'{shown or "done"} after {length.total:,} steps, {seconds:.0f} s; curves: {workdir}/figures/curves.png'
-  )
+  print(f'{shown or "done"} after {length.total:,} steps, {seconds:.0f} s; curves: {workdir}/figures/curves.png')
   return summary
 
 
@@ -280,8 +282,4 @@ def _agreed(value: int) -> int:
 def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
   if not isinstance(tree, dict):
     return {prefix: tree}
-  return {
-    k: v
-    for name, part in tree.items()
-    for k, v in _flat(part, f'{prefix}.{name}' if prefix else name).items()
-  }
+  return {k: v for name, part in tree.items() for k, v in _flat(part, f'{prefix}.{name}' if prefix else name).items()}

@@ -42,13 +42,9 @@ def restore(workdir: str | Path, *, step: str = 'last', settings: dict[str, Any]
   if step == 'last':
     state = checkpoints.restore_last(shapes, set_aside=False)
   else:
-    wanted = (
-      best_step(workdir, checkpoints.steps()) if step == 'best' else int(step) if step.isdigit() else None
-    )
+    wanted = best_step(workdir, checkpoints.steps()) if step == 'best' else int(step) if step.isdigit() else None
     if wanted not in checkpoints.steps():
-      raise MixerError(
-        f'{workdir} has no checkpoint {step!r}; it has last, best and the steps {checkpoints.steps()}'
-      )
+      raise MixerError(f'{workdir} has no checkpoint {step!r}; it has last, best and the steps {checkpoints.steps()}')
     state = checkpoints.restore(shapes, wanted)
   if state is None:
     raise MixerError(f'{workdir} has no checkpoint yet; train there first')

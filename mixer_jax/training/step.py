@@ -26,7 +26,7 @@ def make_train_step(
     scores: of the task, (logits, batch, training=) -> numbers per example, with `loss` among them.
     prepare: (raw batch, key) -> what the model sees: augmentation and normalisation.
     seed: all randomness is a function of (seed, state.step).
-    ema: decay of the average of the parameters; 0 keeps none.
+    ema: decay of the average of the parameters, at most (1 + step) / (10 + step); 0 keeps none.
     accumulate: the batch is cut into so many parts, whose gradients are averaged: the same update, less memory.
   """
 
@@ -58,7 +58,9 @@ def make_train_step(
     params = optax.apply_updates(state.params, updates)
     average = state.ema
     if ema:
-      average = optax.incremental_update(params, state.ema, 1 - ema)
+      # A short memory at first, or the average would hold on to the first parameters for 1 / (1 - ema) steps.
+      decay = jnp.minimum(ema, (1 + state.step) / (10 + state.step))
+      average = optax.incremental_update(params, state.ema, 1 - decay)
     sums |= {'grad_norm': optax.global_norm(grads), 'steps': jnp.float32(1)}
     sums |= {'examples': jnp.float32(jax.tree.leaves(batch)[0].shape[0])}
     sums = jax.tree.map(jnp.add, state.sums, {name: sums[name] for name in state.sums})
@@ -73,9 +75,7 @@ def make_eval_step(graphdef: nnx.GraphDef, *, scores: Callable, prepare: Callabl
   def eval_step(params, batch: Batch) -> Batch:
     mask = batch['mask']
     logits = nnx.merge(graphdef, params)(prepare(batch)['image'])
-    return {name: (value * mask).sum() for name, value in scores(logits, batch).items()} | {
-      'examples': mask.sum()
-    }
+    return {name: (value * mask).sum() for name, value in scores(logits, batch).items()} | {'examples': mask.sum()}
 
   return eval_step
 

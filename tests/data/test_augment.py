@@ -238,9 +238,7 @@ def test_rotation_is_affine_with_an_angle_only():
   np.testing.assert_array_equal(step(batch, key)['image'], same(batch, key)['image'])
 
 
-@pytest.mark.parametrize(
-  'name, settings', [('rotation', {'degrees': 0}), ('affine', {}), ('color_jitter', {})]
-)
+@pytest.mark.parametrize('name, settings', [('rotation', {'degrees': 0}), ('affine', {}), ('color_jitter', {})])
 def test_settings_of_zero_change_nothing(name, settings):
   batch = random_batch()
   np.testing.assert_allclose(run({name: settings}, batch)['image'], batch['image'], atol=1e-6)
@@ -299,9 +297,7 @@ def test_resized_crop_stays_inside_its_ranges():
   taken = []
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(augment, '_enlarge', lambda image, *box: taken.extend(box) or image)
-    make_augment({'resized_crop': {'min_area': 0.25}}, features=spec(batch), classes=None)(
-      batch, jax.random.key(0)
-    )
+    make_augment({'resized_crop': {'min_area': 0.25}}, features=spec(batch), classes=None)(batch, jax.random.key(0))
   top, left, rows, columns = map(np.asarray, taken)
   assert (top >= 0).all() and (left >= 0).all()
   assert (top + rows <= 8 + 1e-5).all() and (left + columns <= 8 + 1e-5).all()
@@ -322,9 +318,7 @@ def test_elastic_field_is_smooth_and_as_large_as_documented():
   taken = []
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(augment, '_warp', lambda image, *at: taken.extend(at) or image)
-    make_augment({'elastic': {'alpha': 34, 'sigma': 4}}, features=spec(batch), classes=None)(
-      batch, jax.random.key(0)
-    )
+    make_augment({'elastic': {'alpha': 34, 'sigma': 4}}, features=spec(batch), classes=None)(batch, jax.random.key(0))
   rows = np.asarray(taken[0]) - np.arange(29)[:, None]
   columns = np.asarray(taken[1]) - np.arange(29)
   for field in (rows, columns):
@@ -406,9 +400,7 @@ def test_jitter_of_greyscale_images():
 def test_erasing_fills_one_box_with_one_colour():
   batch = random_batch(batch=64, height=16, width=16)
   image = np.asarray(batch['image'])
-  result = np.asarray(
-    run({'erasing': {'probability': 0.5, 'min_area': 0.1, 'max_area': 0.3}}, batch)['image']
-  )
+  result = np.asarray(run({'erasing': {'probability': 0.5, 'min_area': 0.1, 'max_area': 0.3}}, batch)['image'])
   erased = 0
   for before, after in zip(image, result, strict=True):
     changed = (before != after).all(-1)
@@ -443,9 +435,7 @@ def test_mixup_is_a_convex_combination(seed):
   share = ((result['image'] - neighbour) * difference).sum() / (difference**2).sum()
   assert 0 < share < 1
   np.testing.assert_allclose(result['image'], share * image + (1 - share) * neighbour, atol=1e-5)
-  np.testing.assert_allclose(
-    result['label'], share * label + (1 - share) * np.roll(label, 1, axis=0), atol=1e-5
-  )
+  np.testing.assert_allclose(result['label'], share * label + (1 - share) * np.roll(label, 1, axis=0), atol=1e-5)
 
 
 def test_mixup_shares_are_beta_distributed():
@@ -468,9 +458,7 @@ def test_cutmix_labels_are_the_shares_of_the_pixels(seed):
   rows, columns = other[0].any(1).sum(), other[0].any(0).sum()
   assert other[0].sum() == rows * columns
   share = own[0].mean()
-  np.testing.assert_allclose(
-    result['label'], share * label + (1 - share) * np.roll(label, 1, axis=0), atol=1e-6
-  )
+  np.testing.assert_allclose(result['label'], share * label + (1 - share) * np.roll(label, 1, axis=0), atol=1e-6)
 
 
 @pytest.mark.parametrize('name', ['cutmix', 'mixup'])
@@ -485,14 +473,12 @@ def test_mixup_composes_with_cutmix():
   batch = random_batch()
   both = run({'mixup': {'alpha': 0.4}, 'cutmix': {}}, batch)
   cut = run({'cutmix': {}}, batch)
-  share = np.asarray(
-    run({'mixup': {'alpha': 0.4}}, {**batch, 'label': np.arange(8, dtype=np.int32) % 2})['label']
-  )[0, 0]
+  share = np.asarray(run({'mixup': {'alpha': 0.4}}, {**batch, 'label': np.arange(8, dtype=np.int32) % 2})['label'])[
+    0, 0
+  ]
   for name in ('image', 'label'):
     values = np.asarray(cut[name])
-    np.testing.assert_allclose(
-      both[name], share * values + (1 - share) * np.roll(values, 1, axis=0), atol=1e-5
-    )
+    np.testing.assert_allclose(both[name], share * values + (1 - share) * np.roll(values, 1, axis=0), atol=1e-5)
   np.testing.assert_allclose(both['label'].sum(-1), 1, rtol=1e-6)
 
 
@@ -515,9 +501,7 @@ def test_normalize():
   result = jax.jit(lambda image: normalize(image, mean, std))(image)
   assert result.dtype == jnp.float32
   np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-6)
-  np.testing.assert_allclose(
-    normalize(image, 0.5, 0.25), (np.asarray(image) - 0.5) / 0.25, rtol=1e-5, atol=1e-6
-  )
+  np.testing.assert_allclose(normalize(image, 0.5, 0.25), (np.asarray(image) - 0.5) / 0.25, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -631,16 +615,12 @@ def test_tables_are_refused(name):
 @pytest.mark.parametrize('name', ['cutmix', 'mixup'])
 def test_mixing_needs_classes(name):
   without = {'image': images()['image']}
-  assert f'{name} needs labels, but a batch of this data set holds image' in refused(
-    {name: SETTINGS[name]}, without
-  )
+  assert f'{name} needs labels, but a batch of this data set holds image' in refused({name: SETTINGS[name]}, without)
   numbers = {**images(), 'label': jax.ShapeDtypeStruct((4,), jnp.float32)}
   message = f'{name} needs one class number an example, but labels are float32 [4]'
   assert message in refused({name: SETTINGS[name]}, numbers)
   for classes in (None, 1):
-    assert f'{name} needs at least 2 classes, got {classes}' in refused(
-      {name: SETTINGS[name]}, classes=classes
-    )
+    assert f'{name} needs at least 2 classes, got {classes}' in refused({name: SETTINGS[name]}, classes=classes)
 
 
 def test_colour_needs_channels():

@@ -258,8 +258,7 @@ def cifar_data(name, count=4):
   layout, classes = formats.CIFAR[name]['bin'], 10 if name == 'cifar10' else 100
   return {
     split: [
-      (RNG.integers(0, 256, (count, 32, 32, 3), np.uint8), RNG.integers(0, classes, count))
-      for _ in layout[split]
+      (RNG.integers(0, 256, (count, 32, 32, 3), np.uint8), RNG.integers(0, classes, count)) for _ in layout[split]
     ]
     for split in ('train', 'test')
   }
@@ -362,9 +361,7 @@ def test_a_label_out_of_range_is_refused(tmp_path):
     formats.read_cifar('cifar10', 'test', tmp_path)
 
 
-@pytest.mark.parametrize(
-  'spoil', [lambda d: d[: len(d) // 2], lambda d: b'no archive', lambda d: d[:-10] + bytes(10)]
-)
+@pytest.mark.parametrize('spoil', [lambda d: d[: len(d) // 2], lambda d: b'no archive', lambda d: d[:-10] + bytes(10)])
 def test_a_damaged_archive_is_refused(tmp_path, spoil):
   path = tmp_path / 'cifar-10-binary.tar.gz'
   write_archive(path, 'cifar-10-batches-bin', cifar_files('cifar10', 'bin', cifar_data('cifar10')))
@@ -382,10 +379,7 @@ def python2_pickle(images, labels):
   return (
     b'\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R'
     b'(K\x01K' + bytes([len(images)]) + b'M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R'
-    b'(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T'
-    + len(data).to_bytes(4, 'little')
-    + data
-    + b'tb'
+    b'(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T' + len(data).to_bytes(4, 'little') + data + b'tb'
     b'U\x06labels](' + b''.join(b'K' + bytes([k]) for k in labels) + b'eu.'
   )
 

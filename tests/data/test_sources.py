@@ -23,9 +23,7 @@ REAL = os.environ.get('MIXER_DATA_DIR')
 
 def real(path):
   """Marks a test that reads `path` of the real data in MIXER_DATA_DIR."""
-  return pytest.mark.skipif(
-    not (REAL and (pathlib.Path(REAL) / path).exists()), reason=f'no {path} in MIXER_DATA_DIR'
-  )
+  return pytest.mark.skipif(not (REAL and (pathlib.Path(REAL) / path).exists()), reason=f'no {path} in MIXER_DATA_DIR')
 
 
 @pytest.fixture(autouse=True)
@@ -542,9 +540,7 @@ def prepared(tmp_path_factory):
     (code / name / f'{name}_dataset_builder.py').write_text(builder)
     lines.append(f'from {name} import {name}_dataset_builder as module')
     lines.append(f"module.Builder(data_dir={str(root)!r}, file_format='array_record').download_and_prepare()")
-  subprocess.run(
-    [sys.executable, '-c', '\n'.join(lines)], cwd=code, check=True, capture_output=True, timeout=60
-  )
+  subprocess.run([sys.executable, '-c', '\n'.join(lines)], cwd=code, check=True, capture_output=True, timeout=60)
   return root
 
 

@@ -36,9 +36,7 @@ def test_patch_grid(image, patch, expected):
   assert layers.patch_grid(image, patch) == expected
 
 
-@pytest.mark.parametrize(
-  'patch, shown', [(5, '5x5'), ((4, 5), '4x5'), ((5, 4), '5x4'), (0, '0x0'), ((4, -2), '4x-2')]
-)
+@pytest.mark.parametrize('patch, shown', [(5, '5x5'), ((4, 5), '4x5'), ((5, 4), '5x4'), (0, '0x0'), ((4, -2), '4x-2')])
 def test_a_patch_that_does_not_divide_is_refused_with_both_sizes(patch, shown):
   with pytest.raises(MixerError, match=f'patch {shown} does not divide the image 12x8'):
     layers.patch_grid((12, 8, 3), patch)
@@ -59,9 +57,7 @@ def test_unknown_gelu():
 
 
 def make_linear(inputs=64, outputs=500, **settings):
-  return layers.linear(
-    inputs, outputs, **{'init': 'original', 'dtype': jnp.float32, 'rngs': nnx.Rngs(0), **settings}
-  )
+  return layers.linear(inputs, outputs, **{'init': 'original', 'dtype': jnp.float32, 'rngs': nnx.Rngs(0), **settings})
 
 
 def test_linear_original_is_lecun_normal():

@@ -99,9 +99,7 @@ def flat(params):
 def stack(params, blocks):
   """Parameters of unrolled blocks -> those of the same blocks scanned."""
   params = nnx.to_pure_dict(params)
-  params['blocks'] = jax.tree.map(
-    lambda *leaves: jnp.stack(leaves), *(params['blocks'][i] for i in range(blocks))
-  )
+  params['blocks'] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(params['blocks'][i] for i in range(blocks)))
   return params
 
 
@@ -419,9 +417,7 @@ def test_kept_branches_are_rescaled_when_asked():
 
 def make_block(**settings):
   settings = {'norm_over': 'channels', 'first': 'tokens', 'gelu': 'tanh', 'dropout': 0.0, **settings}
-  return jit(
-    lambda: MixerBlock(6, 16, 10, 24, **settings, init='torch', dtype=jnp.float32, rngs=nnx.Rngs(0))
-  )()
+  return jit(lambda: MixerBlock(6, 16, 10, 24, **settings, init='torch', dtype=jnp.float32, rngs=nnx.Rngs(0)))()
 
 
 # Types and intermediates
