@@ -1,6 +1,7 @@
-"""A small Mixer on scikit-learn's bundled 8x8 digits: 1,437 images to train on, the last fifth held out.
+"""A small Mixer on scikit-learn's bundled 8x8 digits: 1,438 images to train on, a random fifth, 359, held out.
 
-Source: the architecture of arXiv 2105.01601 in miniature.
+Source: the architecture of arXiv 2105.01601 in miniature; 138,762 parameters.
+Expected: RESULT
 Command: python -m mixer_jax.train --config=configs/digits.py --workdir=runs/digits
 """
 

@@ -1,4 +1,14 @@
-"""MNIST: the Mixer of an MNIST implementation in PyTorch."""
+"""MNIST with a Mixer of 1,379,578 parameters: its published recipe, and a better one.
+
+Source: an MNIST implementation of MLP-Mixer in PyTorch (patch 7, 3 blocks, LayerNorm over the tokens, channel mixing
+  first, a head of three layers on all tokens): Adam 1e-3, batch 64, rotation by up to 15 degrees; it reports 97% after
+  the first epoch and about 99% in the end. Initialisers as torch.nn.Linear's. Pixels are normalised here.
+Arguments: none for that recipe, 20 epochs; `:best` for ours: affine jitter and elastic distortion (Simard et al. 2003),
+  AdamW with cosine decay, label smoothing and an average of the parameters, 40 epochs.
+Expected: RESULT
+Data: the four IDX files in mnist/ of the data directory.
+Command: python -m mixer_jax.train --config=configs/mnist.py:best --workdir=runs/mnist
+"""
 
 from ml_collections import ConfigDict
 
@@ -27,16 +37,16 @@ def get_config(arg=None):
   config.optimizer = {'name': 'adam', 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'clip': 0.0}
   config.schedule = {'name': 'constant', 'peak': 1e-3, 'warmup': '0'}
   if arg == 'best':
-    config.total = '60 epochs'
-    config.batch_size = 256
-    config.ema = 0.999
+    config.total = '40 epochs'
+    config.batch_size = 128
+    config.ema = 0.9995
     config.task.label_smoothing = 0.1
     config.augment = {
-      'affine': {'degrees': 12.0, 'translate': 0.08, 'scale': 0.12, 'shear': 10.0},
-      'elastic': {'alpha': 36.0, 'sigma': 5.0},
+      'affine': {'degrees': 10.0, 'translate': 0.07, 'scale': 0.1, 'shear': 8.0},
+      'elastic': {'alpha': 30.0, 'sigma': 5.0},
     }
     config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.1, 'clip': 1.0}
-    config.schedule = {'name': 'cosine', 'peak': 2e-3, 'warmup': '3 epochs', 'floor': 1e-6}
+    config.schedule = {'name': 'cosine', 'peak': 2e-3, 'warmup': '2 epochs', 'floor': 1e-6}
   config.mesh = {'data': -1, 'fsdp': 1}
   config.log_every = '100 steps'
   config.eval_every = '1 epoch'

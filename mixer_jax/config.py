@@ -22,7 +22,10 @@ def load(arguments: Sequence[str]) -> dict[str, Any]:
   values = flags.FlagValues()
   arguments = ['mixer_jax', *arguments]
   holder = config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=arguments)
-  named = [a.split('=', 1)[1] if '=' in a else '' for a in arguments if a.split('=')[0] in ('--config', '-config')]
+  named = [
+    a.split('=', 1)[1] if '=' in a else ''.join(arguments[i + 1 : i + 2])
+    for i, a in enumerate(arguments) if a.split('=')[0] in ('--config', '-config')
+  ]  # fmt: skip
   file = named[-1].split(':', 1)[0] if named else ''
   if named and not Path(file).is_file():
     near = sorted(p.name for p in Path(file).parent.glob('*.py')) if Path(file).parent.is_dir() else []
@@ -31,7 +34,7 @@ def load(arguments: Sequence[str]) -> dict[str, Any]:
   try:
     rest = values(arguments)[1:]
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-    raise MixerError(f'config: {_one_line(error)}') from error
+    raise MixerError(f'{file or "config"}: {_one_line(error)}') from error
   if rest:
     raise MixerError(f'unexpected argument {rest[0]!r}; options look like --config.key=value')
   config = holder.value
@@ -80,7 +83,7 @@ def named(table: Mapping[str, Callable], settings: Mapping[str, Any], what: str,
   """call() of the function that settings['name'] names in a table."""
   if 'name' not in settings:
     raise MixerError(f'{what}.name is missing; one of {", ".join(sorted(table))}')
-  if settings['name'] not in table:
+  if not isinstance(settings['name'], str) or settings['name'] not in table:
     raise unknown(f'{what}.name', settings['name'], table)
   return call(table[settings['name']], {k: v for k, v in settings.items() if k != 'name'}, what, **context)
 
@@ -91,9 +94,13 @@ def _fits(value: Any, kind: Any) -> bool:
     return True
   if origin in (typing.Union, types.UnionType):
     return any(_fits(value, k) for k in typing.get_args(kind))
+  if origin is tuple:
+    if not isinstance(value, (tuple, list)):
+      return False
+    kinds = typing.get_args(kind)
+    kinds = kinds[:1] * len(value) if kinds[1:] == (...,) else kinds
+    return len(value) == len(kinds) and all(map(_fits, value, kinds))
   kind = origin or kind
-  if kind is tuple:
-    return isinstance(value, (tuple, list))
   if kind in (int, float) and isinstance(value, bool):
     return False
   return isinstance(value, (int, float) if kind is float else kind)
@@ -104,5 +111,7 @@ def _kind(kind: Any) -> str:
 
 
 def _one_line(error: Exception) -> str:
-  text = error.args[0] if isinstance(error, KeyError) and error.args else error
+  # ml_collections wraps the KeyError of an unknown key in an AttributeError.
+  error = error.args[0] if error.args and isinstance(error.args[0], KeyError) else error
+  text = f'unknown key {error.args[0]}' if isinstance(error, KeyError) and error.args else error
   return ' '.join(str(text).split())

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 STYLES = {'train': ('0.55', '-'), 'val': ('#0072b2', '--'), 'test': ('black', '-')}
 
@@ -32,6 +33,8 @@ def draw(lines: Sequence[dict[str, float]], path: Path) -> None:
     axes.set(xlabel='step', ylabel=label)
     if any(value > 0 for line in axes.lines for value in line.get_ydata()):
       axes.set_yscale('log')
+      for axis_format in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        axis_format(LogFormatter(minor_thresholds=(2, 0.5)))
     axes.grid(alpha=0.3)
     if axes.lines:
       axes.legend(frameon=False)

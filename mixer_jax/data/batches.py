@@ -14,6 +14,7 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 
 from mixer_jax.data import sources
 
@@ -116,17 +117,19 @@ class Feeder:
 
   def _read(self, rows: Callable, batches: int | None = None) -> Iterator[dict[str, np.ndarray]]:
     """This process's share of batch 0, 1, ..., read ahead by Grain."""
-    local = self._local_slice()
+    source, local = self.source, self._local_slice()  # not self: this function goes to the worker processes
 
     def read(i):
       index, mask = rows(i)
-      examples = [self.source[int(row)] for row in index[local]]
+      examples = [source[int(row)] for row in index[local]]
       batch = {name: np.stack([e[name] for e in examples]) for name in examples[0]}
       return batch if mask is None else batch | {'mask': mask[local]}
 
     dataset = grain.MapDataset.range(batches if batches is not None else np.iinfo(np.int32).max).map(read)
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=8, prefetch_buffer_size=8))
     if self.workers:
+      if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain hands its flags to the workers, but no absl app has run here.
       dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers))
     return iter(dataset)
 

@@ -43,16 +43,23 @@ def constant(*, peak: float, warmup: str, length: Length) -> optax.Schedule:
 
 def linear(*, peak: float, warmup: str, floor: float, length: Length) -> optax.Schedule:
   """0 -> peak over the warm-up, then straight down to the floor at the last step."""
+  _check_floor(floor, peak)
   return _after_warmup(lambda rest: optax.linear_schedule(peak, floor, rest), peak, warmup, length)
 
 
 def cosine(*, peak: float, warmup: str, floor: float, length: Length) -> optax.Schedule:
   """0 -> peak over the warm-up, then half a cosine to the floor (Loshchilov and Hutter 2017, arXiv 1608.03983)."""
+  _check_floor(floor, peak)
   decay = lambda rest: optax.cosine_decay_schedule(peak, rest, alpha=floor / peak)
   return _after_warmup(decay, peak, warmup, length)
 
 
 SCHEDULES = {'constant': constant, 'linear': linear, 'cosine': cosine}
+
+
+def _check_floor(floor: float, peak: float) -> None:
+  if not 0 <= floor <= peak:
+    raise MixerError(f'schedule.floor is {floor}, but must be between 0 and the peak {peak}')
 
 
 def _after_warmup(rest: Callable[[int], optax.Schedule], peak: float, warmup: str, length: Length) -> optax.Schedule:

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
+from jax.experimental import multihost_utils
 
 from mixer_jax.errors import MixerError
 from mixer_jax.training.state import TrainState
@@ -25,16 +26,15 @@ class Checkpoints:
   def __init__(self, workdir: Path, *, best: str | None = None, read_only: bool = False):
     logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax tells every step of every save.
     self.folder = Path(workdir).resolve() / 'checkpoints'
-    keep = [policies.LatestN(2)]
-    if best:
-      value = lambda metrics: metrics.get(best, float('-inf'))
-      keep.append(policies.BestN(get_metric_fn=value, n=1, keep_checkpoints_without_metrics=False))
+    self._best, self._values = best, {}
     options = ocp.CheckpointManagerOptions(
-      preservation_policy=policies.AnyPreservationPolicy(keep), read_only=read_only, create=not read_only,
-      cleanup_tmp_directories=not read_only,
-    )  # fmt: skip
+      preservation_policy=self, read_only=read_only, create=not read_only, cleanup_tmp_directories=not read_only
+    )
     with self._reported('opened'):
       self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=('state',))
+    for step in self.steps():
+      with contextlib.suppress(Exception):  # Unreadable metadata: whoever restores that step will hear of it.
+        self._note(step, self._written(step).get('metrics', {}))
 
   def steps(self) -> list[int]:
     return sorted(self._manager.all_steps())
@@ -43,18 +43,28 @@ class Checkpoints:
     """Starts to write; errors of this and earlier writes are raised here or in close()."""
     if step in self._manager.all_steps():
       return
+    self._note(step, metrics)
     with self._reported(f'of step {step} written'):
-      self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)), metrics=metrics or None)
+      self._manager.save(
+        step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)),
+        custom_metadata={'checksum': int(checksum(state)), 'metrics': metrics},
+      )  # fmt: skip
 
   def restore(self, shapes: TrainState, step: int) -> TrainState:
     """The state of a step, laid out as `shapes` say, whatever devices it was written on.
 
     Raises:
-      MixerError: the checkpoint is of another model.
-      ValueError, OSError and others of Orbax's: it cannot be read.
+      MixerError: the checkpoint is of another model, or damaged.
     """
-    self._check_shapes(shapes, step)
-    return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes))).state
+    try:
+      return self._restore(shapes, step)
+    except MixerError:
+      raise
+    except Exception as error:
+      reason = ' '.join(str(error).split())[:200]
+      raise MixerError(
+        f'the checkpoint of step {step} in {self.folder} is damaged ({reason}); choose another one'
+      ) from error
 
   def restore_last(self, shapes: TrainState, *, set_aside: bool) -> TrainState | None:
     """The newest state that can be read; None when there is no checkpoint at all.
@@ -68,7 +78,7 @@ class Checkpoints:
     present = self.steps()
     for step in reversed(present):
       try:
-        return self.restore(shapes, step)
+        return self._restore(shapes, step)
       except MixerError:
         raise
       except Exception as error:  # Orbax and TensorStore raise whatever they like for a damaged file.
@@ -78,8 +88,13 @@ class Checkpoints:
           file=sys.stderr,
         )
         if set_aside and jax.process_index() == 0:
-          shutil.move(self.folder / str(step), self.folder.parent / f'damaged_checkpoint_{step}')
+          aside = self.folder.parent / f'damaged_checkpoint_{step}'
+          while aside.exists():
+            aside = aside.with_name(aside.name + '_again')
+          shutil.move(self.folder / str(step), aside)
       if set_aside:
+        if jax.process_count() > 1:
+          multihost_utils.sync_global_devices(f'checkpoint {step} set aside')
         self._manager.reload()
     if present:
       raise MixerError(
@@ -92,6 +107,28 @@ class Checkpoints:
     with self._reported('written'):
       self._manager.wait_until_finished()
       self._manager.close()
+
+  def _restore(self, shapes: TrainState, step: int) -> TrainState:
+    self._check_shapes(shapes, step)
+    state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes))).state
+    written = self._written(step).get('checksum')
+    if written is not None and int(checksum(state)) != written:
+      raise ValueError('its arrays are not those that were written: the checksums differ')
+    return state
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    """For Orbax, whose own policies forget after a restart which one was the best."""
+    steps = [info.step for info in checkpoints]
+    best = max((step for step in steps if step in self._values), key=lambda step: self._values[step], default=None)
+    return [step == best or step in steps[-2:] for step in steps]
+
+  def _note(self, step: int, metrics: dict[str, float]) -> None:
+    if self._best in metrics:
+      self._values[step] = metrics[self._best]
+
+  def _written(self, step: int) -> dict:
+    """What save() wrote beside the state."""
+    return self._manager.metadata(step).custom_metadata or {}
 
   def _check_shapes(self, shapes: TrainState, step: int) -> None:
     try:
@@ -119,6 +156,21 @@ class Checkpoints:
         f'the checkpoint could not be {what} in {self.folder} ({reason}); the ones before it are intact: free'
         ' space or mend the permissions, then run the same command again'
       ) from error
+
+
+@jax.jit
+def checksum(state) -> jax.Array:
+  """A number that changes with any bit of a state, but not with its layout over devices; uint32.
+
+  Files can change without a reader's noticing: TensorStore checks its indices, but not every array. Sums that wrap
+  around are the same in any order, and odd weights let no change of one word vanish.
+  """
+  total = jnp.uint32(0)
+  for leaf in jax.tree.leaves(state):
+    words = jax.lax.bitcast_convert_type(leaf, f'uint{8 * leaf.dtype.itemsize}').astype(jnp.uint32)
+    weights = 2 * jnp.arange(words.size, dtype=jnp.uint32).reshape(words.shape) + 1
+    total = total * jnp.uint32(31) + (words * weights).sum(dtype=jnp.uint32)
+  return total
 
 
 def _name(path) -> str:

@@ -135,6 +135,8 @@ def build(config: Mapping[str, Any]) -> Experiment:
   data = configs.call(Data, settings.data, 'data')
   if len(data.image) != 3 or min(data.image) < 1:
     raise MixerError(f'data.image is {data.image}, but must be (height, width, channels), each at least 1')
+  if not 0 <= settings.seed < 2**32:
+    raise MixerError(f'seed is {settings.seed}, but must be in [0, 2**32)')
   if not 0 <= settings.ema < 1:
     raise MixerError(f'ema is {settings.ema}, but must be in [0, 1), 0 for none')
   if settings.accumulate < 1:

@@ -1,5 +1,6 @@
 """What a run tells: metrics.jsonl, TensorBoard, a progress bar or plain lines, summary.json."""
 
+import errno
 import json
 import os
 import sys
@@ -55,7 +56,7 @@ class Log:
       part.write_text(''.join(json.dumps(line) + '\n' for line in kept))
       if self.path.is_file() or not self.path.exists():
         os.replace(part, self.path)
-      self._file = self.path.open('a', buffering=1)
+      self._file = self.path.open('ab', buffering=0)
     except OSError as error:
       raise cannot_write(self.path, error) from error
     self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1 if kept else None)
@@ -77,8 +78,10 @@ class Log:
       return
     seconds = self.seconds
     scalars = {**scalars, 'time/seconds': round(seconds, 3)}
+    text = (json.dumps({'step': step, **scalars}) + '\n').encode()
     try:
-      self._file.write(json.dumps({'step': step, **scalars}) + '\n')
+      if self._file.write(text) < len(text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
       raise cannot_write(self.path, error) from error
     for name, value in scalars.items():

@@ -1,5 +1,6 @@
 """train_and_evaluate: chunks of steps, evaluation, checkpoints, logs. The only impure place."""
 
+import contextlib
 import fcntl
 import json
 import signal
@@ -46,7 +47,11 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path, *, data_d
   Raises:
     MixerError: a mistake in the config or the data, a run directory of another config, a loss that is not finite.
   """
-  config, workdir = plain(config), Path(workdir)
+  with contextlib.ExitStack() as opened:
+    return _train(plain(config), Path(workdir), data_dir, opened)
+
+
+def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib.ExitStack) -> dict | None:
   check_workdir(workdir, config)
   experiment = experiments.build(config)
   settings, data, mesh = experiment.settings, experiment.data, experiment.mesh
@@ -71,7 +76,7 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path, *, data_d
   eval_loop = make_eval_loop(experiment.eval_step(), experiment.metrics, sharding)
 
   first = jax.process_index() == 0
-  lock = start_workdir(workdir, config, source.classes) if first else None
+  lock = opened.enter_context(start_workdir(workdir, config, source.classes)) if first else None
   best = f'{next(iter(heldout))}/accuracy' if heldout else None
   checkpoints = Checkpoints(workdir, best=best)
   state = checkpoints.restore_last(shapes, set_aside=True)
@@ -79,14 +84,15 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path, *, data_d
   state = state if resumed else experiment.init_state(optimizer)
   step = int(state.step)
   log = Log(workdir, step=step, total=length.total, write=first)
+  opened.callback(log.close)
   if first:
     print(describe_start(experiment, length, len(source), step, train_feeder.resident), flush=True)
 
-  rate, evaluated = 0.0, {}
+  rate, evaluated, stopping = 0.0, {}, False
   with Stop() as stop:
-    while step < length.total and not stop.asked:
-      due = min(min(_next(step, n) for n in every.values() if n), length.total)
-      most = train_feeder.chunk if not rate else max(1, int(rate * CALL_SECONDS))
+    while step < length.total and not stopping:
+      due = min([_next(step, n) for n in every.values() if n] + [length.total])
+      most = max(1, int(rate * CALL_SECONDS))
       count = _agreed(min(due - step, most, train_feeder.chunk))
       began = time.monotonic()
       state = train_loop(state, train_feeder.train(step, count), count)
@@ -98,7 +104,7 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path, *, data_d
       step = step_done
       log.progress(step)
 
-      if step % every['log'] == 0 or step == length.total:
+      if every['log'] and step % every['log'] == 0 or step == length.total:
         scalars = {f'train/{name}': sums[name] / sums['examples'] for name in experiment.metrics}
         scalars |= {
           'train/grad_norm': sums['grad_norm'] / sums['steps'],
@@ -115,7 +121,7 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path, *, data_d
           log.write(step, evaluated)
       if evaluated or step == length.total or every['checkpoint'] and step % every['checkpoint'] == 0:
         checkpoints.save(step, state, evaluated)
-      stop.asked = _agreed(int(stop.asked))
+      stopping = bool(_agreed(stop.asked))  # A signal between here and the next look at it waits for that one.
 
   if step < length.total:
     checkpoints.save(step, state, evaluated)
@@ -125,7 +131,10 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path, *, data_d
     return None
   lock.close()
   if step < length.total:
-    print(f'stopped by {stop.name} at step {step}, saved; the same command goes on from here', flush=True)
+    print(
+      f'stopped by {stop.name or "another process"} at step {step}, saved; the same command goes on from here',
+      flush=True,
+    )
     return None
   return finish(workdir, config, experiment, length, log.seconds, best)
 
@@ -157,7 +166,7 @@ class Stop:
 
   def __exit__(self, *_):
     for number, handler in self._before.items():
-      signal.signal(number, handler)
+      signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set from Python.
 
   def _hear(self, number, _):
     if self.asked and number == signal.SIGINT:
@@ -207,6 +216,7 @@ def start_workdir(workdir: Path, config: dict, classes: tuple[str, ...]) -> IO:
   try:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except OSError as error:
+    lock.close()
     raise MixerError(f'another process is training in {workdir}; wait for it, or choose another --workdir') from error
   write_json(workdir / 'config.json', config)
   write_json(workdir / 'labels.json', list(classes))
@@ -280,6 +290,6 @@ def _agreed(value: int) -> int:
 
 
 def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
-  if not isinstance(tree, dict):
+  if not isinstance(tree, dict) or not tree:  # An empty section counts: {'flip': {}} is not {}.
     return {prefix: tree}
   return {k: v for name, part in tree.items() for k, v in _flat(part, f'{prefix}.{name}' if prefix else name).items()}

@@ -42,13 +42,16 @@ def restore(workdir: str | Path, *, step: str = 'last', settings: dict[str, Any]
   if step == 'last':
     state = checkpoints.restore_last(shapes, set_aside=False)
   else:
-    wanted = best_step(workdir, checkpoints.steps()) if step == 'best' else int(step) if step.isdigit() else None
+    wanted = best_step(workdir, checkpoints.steps()) if step == 'best' else int(step) if step.isdecimal() else None
     if wanted not in checkpoints.steps():
       raise MixerError(f'{workdir} has no checkpoint {step!r}; it has last, best and the steps {checkpoints.steps()}')
     state = checkpoints.restore(shapes, wanted)
   if state is None:
     raise MixerError(f'{workdir} has no checkpoint yet; train there first')
-  classes = json.loads((workdir / 'labels.json').read_text())
+  try:
+    classes = json.loads((workdir / 'labels.json').read_text())
+  except (OSError, ValueError) as error:
+    raise MixerError(f'{workdir}/labels.json cannot be read ({error}); restore it, or train again elsewhere') from error
   return Run(experiment, state.params if state.ema is None else state.ema, int(state.step), classes)
 
 

@@ -61,7 +61,7 @@ def make_train_step(
       # A short memory at first, or the average would hold on to the first parameters for 1 / (1 - ema) steps.
       decay = jnp.minimum(ema, (1 + state.step) / (10 + state.step))
       average = optax.incremental_update(params, state.ema, 1 - decay)
-    sums |= {'grad_norm': optax.global_norm(grads), 'steps': jnp.float32(1)}
+    sums |= {'grad_norm': optax.tree.norm(grads), 'steps': jnp.float32(1)}
     sums |= {'examples': jnp.float32(jax.tree.leaves(batch)[0].shape[0])}
     sums = jax.tree.map(jnp.add, state.sums, {name: sums[name] for name in state.sums})
     return TrainState(state.step + 1, params, opt_state, average, sums)

@@ -354,7 +354,7 @@ def test_dropout_after_both_linear_layers_at_its_rate(over):
   # After the second layer: 4,000 draws of every entry, each known to 0.007.
   np.testing.assert_allclose(dropped.mean(axis=0), rate, atol=0.04)
   # After the first: what is kept still varies, and with both rescaled the mean is the output without dropout.
-  assert (np.where(dropped, np.nan, out)[:50].std(axis=0) != 0).all()
+  assert (np.nanstd(np.where(dropped, np.nan, out), axis=0) > 1e-3).all()
   np.testing.assert_allclose(out.mean(axis=0), expected, atol=5 * out.std(axis=0).max() / 4000**0.5)
   # Entries, examples among them, are dropped independently of each other.
   together = np.corrcoef(dropped.reshape(4000, -1), rowvar=False)
@@ -376,7 +376,7 @@ def test_stochastic_depth_rises_linearly_from_zero(scan):
   for i in range(5):
     same = np.asarray(named[f'block_{i}'] == x)
     x = named[f'block_{i}']
-    # One mask an example: all of its tokens and channels, or none but where a branch is lost in rounding.
+    # One mask an example: all of its tokens and channels, or none but what rounding loses of a branch.
     assert ((same.mean(axis=(1, 2)) == 1) | (same.mean(axis=(1, 2)) < 0.05)).all()
     dropped.append(same.all(axis=(1, 2)))
   assert not dropped[0].any()

@@ -1,0 +1,100 @@
+"""Optimizers against the papers' equations in NumPy, on a tree with the names that models use."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from mixer_jax.errors import MixerError
+from mixer_jax.models.mixer import MlpMixer
+from mixer_jax.optim import optimizers
+
+RATE = 0.01
+
+
+def tree(seed):
+  random = np.random.default_rng(seed)
+  values = {
+    name: jnp.asarray(random.normal(size=shape), jnp.float32) for name, shape in (('kernel', (3, 4)), ('bias', 4))
+  }
+  return nnx.State({'layer': {name: nnx.Param(value) for name, value in values.items()}})
+
+
+def arrays(state):
+  return {path[-1]: np.asarray(leaf[...], np.float64) for path, leaf in nnx.to_flat_state(state)}
+
+
+def run(optimizer, steps=3):
+  params = tree(0)
+  state = optimizer.init(params)
+  for step in range(steps):
+    updates, state = optimizer.update(tree(step + 1), state, params)
+    params = optax.apply_updates(params, updates)
+  return arrays(params)
+
+
+def numpy_adam(steps=3, *, b1=0.9, b2=0.99, eps=1e-8, decay=0.0):
+  params = arrays(tree(0))
+  for name, p in params.items():
+    m = v = 0.0
+    for step in range(steps):
+      g = arrays(tree(step + 1))[name]
+      m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+      update = (m / (1 - b1 ** (step + 1))) / (np.sqrt(v / (1 - b2 ** (step + 1))) + eps)
+      p = p - RATE * (update + (decay if name == 'kernel' else 0) * p)
+    params[name] = p
+  return params
+
+
+def test_adam():
+  result = run(optimizers.adam(schedule=lambda _: RATE, b1=0.9, b2=0.99, eps=1e-8, clip=0.0))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), result, numpy_adam())
+
+
+def test_adamw_decays_kernels_only():
+  result = run(optimizers.adamw(schedule=lambda _: RATE, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.3, clip=0.0))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), result, numpy_adam(decay=0.3))
+
+
+@pytest.mark.parametrize('momentum', [0.0, 0.9])
+def test_sgd(momentum):
+  result = run(optimizers.sgd(schedule=lambda _: RATE, momentum=momentum, clip=0.0))
+  expected = arrays(tree(0))
+  for name, p in expected.items():
+    velocity = 0.0
+    for step in range(3):
+      velocity = momentum * velocity + arrays(tree(step + 1))[name]
+      p = p - RATE * velocity
+    expected[name] = p
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), result, expected)
+
+
+def test_clipping_is_by_the_norm_of_the_whole_gradient():
+  clipped = optimizers.sgd(schedule=lambda _: 1.0, momentum=0.0, clip=0.5)
+  grads = tree(1)
+  updates, _ = clipped.update(grads, clipped.init(tree(0)), tree(0))
+  norm = np.sqrt(sum((g**2).sum() for g in arrays(grads).values()))
+  for name, update in arrays(updates).items():
+    np.testing.assert_allclose(update, -arrays(grads)[name] * 0.5 / norm, rtol=1e-5)
+  assert float(optax.tree.norm(updates)) == pytest.approx(0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_kernels_are_found_by_name_in_a_mixer_also_when_its_blocks_are_stacked(scan):
+  model = nnx.eval_shape(
+    lambda: MlpMixer(
+      image=(8, 8, 1), classes=3, patch=4, hidden=8, blocks=2, token_mlp=4, channel_mlp=8, scan=scan, rngs=nnx.Rngs(0)
+    )
+  )
+  mask = optimizers.is_kernel(nnx.state(model, nnx.Param))
+  decayed = {'/'.join(map(str, path)) for path, leaf in nnx.to_flat_state(mask) if jax.tree.leaves(leaf)[0]}
+  blocks = ['blocks'] if scan else ['blocks/0', 'blocks/1']
+  mlps = {f'{b}/{m}/{fc}/kernel' for b in blocks for m in ('token_mixing', 'channel_mixing') for fc in ('fc1', 'fc2')}
+  assert decayed == {'stem/kernel', 'head/kernel', *mlps}
+
+
+def test_a_negative_clip_is_refused():
+  with pytest.raises(MixerError, match=r'clip is -1'):
+    optimizers.adam(schedule=lambda _: RATE, b1=0.9, b2=0.99, eps=1e-8, clip=-1.0)

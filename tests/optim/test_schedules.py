@@ -1,0 +1,73 @@
+"""Schedules against the closed forms, durations, and what is refused."""
+
+import math
+
+import pytest
+
+from mixer_jax.errors import MixerError
+from mixer_jax.optim import schedules
+from mixer_jax.optim.schedules import Length
+
+
+@pytest.mark.parametrize(
+  ('duration', 'count'),
+  [
+    ('500 steps', 500),
+    ('1 step', 1),
+    ('10 epochs', 234),
+    ('0.5 epochs', 12),
+    ('5%', 50),
+    ('0', 0),
+    ('0.001 epochs', 1),
+  ],
+)
+def test_durations(duration, count):
+  assert schedules.steps(duration, 'total', epoch=23.4, total=1000) == count
+
+
+@pytest.mark.parametrize('duration', ['', '5', 'ten epochs', '-5 steps', '5 minutes', '5 epochs or so'])
+def test_durations_that_cannot_be_read(duration):
+  with pytest.raises(MixerError, match="warmup is .* must be like '500 steps'"):
+    schedules.steps(duration, 'warmup', epoch=23.4, total=1000)
+
+
+def test_a_part_of_a_run_needs_its_length():
+  with pytest.raises(MixerError):
+    schedules.steps('5%', 'total', epoch=23.4)
+
+
+LENGTH = Length(total=110, epoch=5.0)
+
+
+def test_warm_up_is_linear_from_zero():
+  schedule = schedules.cosine(peak=0.3, warmup='2 epochs', floor=0.01, length=LENGTH)
+  for step in range(11):
+    assert float(schedule(step)) == pytest.approx(0.3 * step / 10, rel=1e-6)
+
+
+def test_cosine_reaches_the_floor_at_the_last_step():
+  schedule = schedules.cosine(peak=0.3, warmup='10 steps', floor=0.01, length=LENGTH)
+  for step in (10, 11, 35, 60, 109, 110):
+    share = (step - 10) / 100
+    assert float(schedule(step)) == pytest.approx(0.01 + 0.29 * (1 + math.cos(math.pi * share)) / 2, rel=1e-5)
+
+
+def test_linear_reaches_the_floor_at_the_last_step():
+  schedule = schedules.linear(peak=0.3, warmup='10 steps', floor=0.05, length=LENGTH)
+  for step in (10, 47, 110):
+    assert float(schedule(step)) == pytest.approx(0.3 - 0.25 * (step - 10) / 100, rel=1e-5)
+
+
+def test_constant_stays_and_needs_no_warm_up():
+  assert [float(schedules.constant(peak=0.3, warmup='0', length=LENGTH)(s)) for s in (0, 50, 110)] == [
+    pytest.approx(0.3)
+  ] * 3
+
+
+def test_refusals():
+  with pytest.raises(MixerError, match='peak is 0'):
+    schedules.constant(peak=0, warmup='0', length=LENGTH)
+  with pytest.raises(MixerError, match=r"warmup is '22 epochs', 110 steps, but the whole run has 110"):
+    schedules.cosine(peak=1.0, warmup='22 epochs', floor=0.0, length=LENGTH)
+  with pytest.raises(MixerError, match=r'floor is 2.* peak'):
+    schedules.linear(peak=1.0, warmup='0', floor=2.0, length=LENGTH)

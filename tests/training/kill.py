@@ -1,0 +1,201 @@
+"""Kills a training run with SIGKILL at random moments, resumes it, and compares it in every bit with an unharmed one.
+
+  python tests/training/kill.py --config=configs/digits.py --kills=10 --seed=0 [--config.key=value ...]
+
+The moments are random fractions of the wall time of the unharmed run, start-up included. A run that reaches its end
+before the kills are used up is compared, and the next one takes the rest. Exit code 0 when nothing differs.
+
+`--hard` adds dropout, stochastic depth, augmentation and mixup to the config. The functions here serve the tests too.
+"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+HARD = {
+  'model': {'dropout': 0.1, 'stochastic_depth': 0.1},
+  'augment': {
+    'affine': {'degrees': 10.0, 'translate': 0.1, 'scale': 0.1, 'shear': 10.0},
+    'mixup': {'alpha': 0.5},
+  },
+}
+
+
+def tiny(**changes) -> dict:
+  """The config of a run of seconds with everything random on, and intervals that do not divide each other."""
+  from mixer_jax import config as configs
+
+  config = configs.load([f'--config={ROOT / "configs" / "digits.py"}'])
+  config['model'] |= {'hidden': 16, 'blocks': 2, 'token_mlp': 8, 'channel_mlp': 32, **HARD['model']}
+  config['schedule']['warmup'] = '5 steps'
+  config |= {'total': '60 steps', 'augment': HARD['augment']}
+  config |= {'log_every': '7 steps', 'eval_every': '25 steps', 'checkpoint_every': '10 steps'}
+  return config | changes
+
+
+def start(config: str, workdir: Path, extra: list[str], out: Path, **environment: str) -> subprocess.Popen:
+  """A training process, whose output goes to a file; what it compiles is kept beside the run."""
+  environment = {
+    **os.environ, 'GLIBC_TUNABLES': '', 'JAX_COMPILATION_CACHE_DIR': str(Path(workdir).parent / 'xla'),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1', 'PYTHONUNBUFFERED': '1',
+    'PYTHONPATH': os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]), **environment,
+  }  # fmt: skip
+  command = [sys.executable, '-m', 'mixer_jax.train', f'--config={config}', f'--workdir={workdir}', *extra]
+  with out.open('w') as file:
+    return subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+
+
+def wait(process: subprocess.Popen, seconds: float) -> int | None:
+  """The exit code, or None after `seconds` of waiting."""
+  try:
+    return process.wait(seconds)
+  except subprocess.TimeoutExpired:
+    return None
+
+
+def kill(process: subprocess.Popen) -> None:
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+
+
+def log_lines(workdir: Path) -> list[dict]:
+  """metrics.jsonl without the times."""
+  lines = [json.loads(line) for line in (Path(workdir) / 'metrics.jsonl').read_text().splitlines()]
+  return [{k: v for k, v in line.items() if not k.startswith('time/')} for line in lines]
+
+
+def last_state(workdir: Path) -> dict[str, np.ndarray]:
+  """The arrays of the last checkpoint by name: parameters, optimizer state, average, sums, step."""
+  import jax
+
+  from mixer_jax.optim.schedules import Length
+  from mixer_jax.training import checkpoints, experiment, loop
+
+  config = loop.read_config(Path(workdir)) | {'mesh': {'data': -1, 'fsdp': 1}}
+  built = experiment.build(config)
+  shapes = built.init_state(built.optimizer(Length(10**9, 1.0))[0], abstract=True)
+  reader = checkpoints.Checkpoints(workdir, read_only=True)
+  state = reader.restore_last(shapes, set_aside=False)
+  reader.close()
+  return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.flatten_with_path(state)[0]}
+
+
+def unequal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> list[str]:
+  """The names of the arrays that are not the same in every bit."""
+  same = lambda x, y: (x.dtype, x.shape, x.tobytes()) == (y.dtype, y.shape, y.tobytes())
+  return [name for name in sorted({*a, *b}) if not (name in a and name in b and same(a[name], b[name]))]
+
+
+def differences(reference: Path, other: Path) -> list[str]:
+  """What differs between two finished runs; times do not count."""
+  found = [f'state {name}' for name in unequal(last_state(reference), last_state(other))]
+  a, b = log_lines(reference), log_lines(other)
+  found += [f'metrics.jsonl has {len(a)} and {len(b)} lines'] if len(a) != len(b) else []
+  found += [f'metrics.jsonl line {i + 1}: {x} and {y}' for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y]
+  a, b = (json.loads((Path(d) / 'summary.json').read_text()) for d in (reference, other))
+  return found + [f'summary.json {key}' for key in ('metrics', 'best', 'parameters', 'steps') if a[key] != b[key]]
+
+
+def study(config: str, extra: list[str], *, kills: int, seed: int, folder: Path, limit: float = 3600) -> dict:
+  """Runs, kills, resumes; the record of it all."""
+  rng = np.random.default_rng(seed)
+  # The first run fills the compilation cache, so that the time of the second is that of a resumed one.
+  for name in ('first', 'reference'):
+    began = time.monotonic()
+    out = folder / f'{name}.txt'
+    if wait(start(config, folder / name, extra, out), limit):
+      raise RuntimeError(f'the unharmed run failed:\n{out.read_text()}')
+  seconds = time.monotonic() - began
+  record = {'seconds': seconds, 'kills': [], 'differences': differences(folder / 'first', folder / 'reference')}
+  run, last = 0, {}
+  while len(record['kills']) < kills or 'summary.json' not in last:
+    workdir, out = folder / f'killed_{run}', folder / f'killed_{run}.txt'
+    process = start(config, workdir, extra, out)
+    moment = rng.uniform() * seconds if len(record['kills']) < kills else limit
+    code = wait(process, moment)
+    last = {path.name for path in workdir.iterdir()} if workdir.is_dir() else set()
+    if code is None:
+      kill(process)
+      record['kills'].append({'run': run, 'after': moment, **moment_of_death(workdir, out.read_text())})
+      print(record['kills'][-1], flush=True)
+      last = {}
+      continue
+    if code:
+      raise RuntimeError(f'a resumed run failed:\n{out.read_text()}')
+    record['differences'] += [f'run {run}: {text}' for text in differences(folder / 'reference', workdir)]
+    run += 1
+  record['runs'] = run
+  return record
+
+
+def moment_of_death(workdir: Path, out: str) -> dict:
+  """Where a process was when it was killed, as far as its traces tell."""
+  resumed = re.search(r'resumed at step ([\d,]+)', out)
+  steps = [int(step) for step in re.findall(r'^step (\d+)/', out, re.M)]
+  folder = workdir / 'checkpoints'
+  names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+  return {
+    'from': int(resumed[1].replace(',', '')) if resumed else 0 if 'steps of' in out else None,
+    'logged': steps[-1] if steps else None,
+    'whole': sorted(int(name) for name in names if name.isdigit()),
+    'half_written': sorted(name for name in names if not name.isdigit()),
+  }
+
+
+def overrides(config: str) -> str:
+  """The text of a config file that is `config` with HARD in it."""
+  file, _, argument = config.partition(':')
+  return '\n'.join(
+    [
+      'import importlib.util',
+      f'spec = importlib.util.spec_from_file_location("plain", {str(Path(file).resolve())!r})',
+      'module = importlib.util.module_from_spec(spec)',
+      'spec.loader.exec_module(module)',
+      'def get_config(arg=None):',
+      f'  config = module.get_config({argument!r} or None)',
+      f'  config.model.update({HARD["model"]!r})',
+      f'  config.augment = {HARD["augment"]!r}',
+      '  return config',
+      '',
+    ]
+  )
+
+
+def main() -> None:
+  options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  options.add_argument('--config', required=True)
+  options.add_argument('--kills', type=int, default=10)
+  options.add_argument('--seed', type=int, default=0)
+  options.add_argument('--hard', action='store_true', help='with dropout, stochastic depth, augmentation and mixup')
+  known, extra = options.parse_known_args()
+  with tempfile.TemporaryDirectory() as folder:
+    config = known.config
+    if known.hard:
+      config = str(Path(folder) / 'hard.py')
+      Path(config).write_text(overrides(known.config))
+    began = time.monotonic()
+    record = study(config, extra, kills=known.kills, seed=known.seed, folder=Path(folder))
+    lines = len(log_lines(Path(folder) / 'reference'))
+    arrays = last_state(Path(folder) / 'reference')
+  print(f'unharmed run: {record["seconds"]:.1f} s; the whole study: {time.monotonic() - began:.0f} s')
+  print(f'compared: {len(arrays)} arrays ({sum(a.nbytes for a in arrays.values()):,} bytes), {lines} lines of the log')
+  for text in record['differences']:
+    print(f'DIFFERENT: {text}')
+  verdict = 'every bit the same' if not record['differences'] else f'{len(record["differences"])} differences'
+  print(f'verdict: {len(record["kills"])} kills in {record["runs"]} runs, {verdict}')
+  sys.exit(bool(record['differences']))
+
+
+if __name__ == '__main__':
+  sys.path.insert(0, str(ROOT))
+  main()

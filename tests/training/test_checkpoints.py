@@ -1,0 +1,300 @@
+"""Checkpoints: which are kept, what happens to damaged ones, whose error it is; nothing half-written is ever read."""
+
+import os
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from kill import differences, log_lines, tiny
+from orbax.checkpoint import CheckpointManager
+
+from mixer_jax.errors import MixerError
+from mixer_jax.training import checkpoints, loop
+from mixer_jax.training.state import TrainState
+
+# Orbax leaves the other reads of a checkpoint behind, running, when the first of them fails.
+pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+RNG = np.random.default_rng(0)
+
+
+def make_state(step, width=64):
+  """A state of which no two steps have the same bits; large enough not to lie inside TensorStore's index."""
+  random = np.random.default_rng(step)
+  params = {'kernel': jnp.asarray(random.normal(size=(width, 300)), jnp.float32), 'bias': jnp.full(width, step * 1.0)}
+  ema = jax.tree.map(lambda x: x / 2, params)
+  return TrainState(jnp.int32(step), params, (jnp.int32(step), params), ema, {'loss': jnp.float32(0.1 * step)})
+
+
+def shapes(width=64):
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+  return jax.tree.map(place, jax.eval_shape(lambda: make_state(0, width)))
+
+
+def assert_state(state, step):
+  jax.tree.map(np.testing.assert_array_equal, state, make_state(step))
+
+
+def write(folder, steps, best=None, scores=()):
+  """Checkpoints of those steps, every one on disk."""
+  manager = checkpoints.Checkpoints(folder, best=best)
+  scores = dict(zip(steps, scores, strict=False))
+  for step in steps:
+    manager.save(step, make_state(step), {best: scores[step]} if step in scores else {})
+  manager.close()
+
+
+def steps_on_disk(folder):
+  return sorted(int(path.name) for path in (folder / 'checkpoints').iterdir() if path.name.isdigit())
+
+
+# What is kept
+
+
+def test_the_last_two_and_the_best_are_kept_also_over_restarts(tmp_path):
+  write(tmp_path, [1, 2, 3], 'test/accuracy', [0.5, 0.9, 0.6])
+  assert steps_on_disk(tmp_path) == [2, 3]
+  write(tmp_path, [4, 5, 6], 'test/accuracy', [0.7, 0.8, 0.85])
+  assert steps_on_disk(tmp_path) == [2, 5, 6]
+  write(tmp_path, [7, 8], 'test/accuracy', [0.95, 0.1])
+  assert steps_on_disk(tmp_path) == [7, 8]
+  write(tmp_path, [9, 10, 11], 'test/accuracy', [0.2])  # those without a score are never the best
+  assert steps_on_disk(tmp_path) == [7, 10, 11]
+
+
+def test_without_a_metric_the_last_two_are_kept(tmp_path):
+  write(tmp_path, [1, 2, 3, 4])
+  assert steps_on_disk(tmp_path) == [3, 4]
+
+
+def test_what_is_read_is_what_was_written(tmp_path):
+  write(tmp_path, [3, 7])
+  manager = checkpoints.Checkpoints(tmp_path)
+  assert_state(manager.restore(shapes(), 3), 3)
+  assert_state(manager.restore_last(shapes(), set_aside=True), 7)
+  manager.close()
+
+
+def test_no_checkpoint_is_no_error(tmp_path):
+  manager = checkpoints.Checkpoints(tmp_path)
+  assert manager.restore_last(shapes(), set_aside=True) is None
+  manager.close()
+
+
+def test_a_read_only_run_directory_is_not_touched(tmp_path):
+  write(tmp_path, [1, 2])
+  (tmp_path / 'checkpoints' / '3.orbax-checkpoint-tmp').mkdir()
+  tree = lambda: sorted((str(p), p.stat().st_mtime_ns) for p in tmp_path.rglob('*') if p.is_file())
+  before, folders = tree(), sorted((tmp_path / 'checkpoints').iterdir())
+  damage_flipped(tmp_path / 'checkpoints' / '2')
+  changed = tree()
+  assert changed != before
+  manager = checkpoints.Checkpoints(tmp_path, read_only=True)
+  assert_state(manager.restore_last(shapes(), set_aside=False), 1)
+  manager.close()
+  assert (tree(), sorted((tmp_path / 'checkpoints').iterdir())) == (changed, folders)
+
+
+# Damage
+
+
+def data_files(checkpoint):
+  """The files that hold the arrays, largest first."""
+  return sorted(Path(checkpoint).glob('state/**/d/*'), key=lambda path: -path.stat().st_size)
+
+
+def damage_flipped(checkpoint):
+  """One byte of the largest data file, in the middle."""
+  content = bytearray(data_files(checkpoint)[0].read_bytes())
+  content[len(content) // 2] ^= 0x10
+  data_files(checkpoint)[0].write_bytes(content)
+
+
+def damage_truncated(checkpoint):
+  os.truncate(data_files(checkpoint)[0], data_files(checkpoint)[0].stat().st_size // 2)
+
+
+def damage_zero_bytes(checkpoint):
+  for path in data_files(checkpoint):
+    os.truncate(path, 0)
+
+
+def damage_random_bytes(checkpoint):
+  for path in data_files(checkpoint):
+    path.write_bytes(RNG.bytes(path.stat().st_size))
+
+
+def damage_index_gone(checkpoint):
+  (checkpoint / 'state' / 'manifest.ocdbt').unlink()
+
+
+def damage_metadata_gone(checkpoint):
+  (checkpoint / 'state' / '_METADATA').unlink()
+
+
+def damage_metadata_empty(checkpoint):
+  os.truncate(checkpoint / 'state' / '_METADATA', 0)
+
+
+def damage_arrays_gone(checkpoint):
+  shutil.rmtree(checkpoint / 'state')
+
+
+def damage_everything_empty(checkpoint):
+  """As after a power cut: all the names are there, nothing in them."""
+  for path in checkpoint.rglob('*'):
+    if path.is_file():
+      os.truncate(path, 0)
+
+
+DAMAGES = [value for name, value in sorted(globals().items()) if name.startswith('damage_')]
+
+
+@pytest.mark.parametrize('damage', DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_damaged_checkpoint_is_passed_over_aloud(damage, tmp_path, capfd):
+  write(tmp_path, [5, 10])
+  damage(tmp_path / 'checkpoints' / '10')
+  manager = checkpoints.Checkpoints(tmp_path)
+  assert_state(manager.restore_last(shapes(), set_aside=True), 5)
+  warnings = [line for line in capfd.readouterr().err.splitlines() if line]
+  assert len(warnings) == 1
+  assert warnings[0].startswith('warning: the checkpoint of step 10 is damaged (')
+  assert (tmp_path / 'damaged_checkpoint_10').is_dir() and steps_on_disk(tmp_path) == [5]
+  manager.save(10, make_state(10), {})  # the run comes to that step again
+  manager.close()
+  manager = checkpoints.Checkpoints(tmp_path)
+  assert_state(manager.restore_last(shapes(), set_aside=True), 10)
+  manager.close()
+
+
+def test_every_flipped_byte_of_the_arrays_is_noticed(tmp_path):
+  write(tmp_path, [1])
+  manager = checkpoints.Checkpoints(tmp_path, read_only=True)
+  files = [path for path in data_files(tmp_path / 'checkpoints' / '1') if path.stat().st_size > 10_000]
+  assert files
+  for path in files:
+    content = path.read_bytes()
+    for place in np.random.default_rng(1).integers(0, len(content), 5):
+      path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+      with pytest.raises(MixerError, match='the checkpoint of step 1 in .* is damaged'):
+        manager.restore(shapes(), 1)
+    path.write_bytes(content)
+  assert_state(manager.restore(shapes(), 1), 1)
+  manager.close()
+
+
+def test_a_step_damaged_twice_is_set_aside_twice(tmp_path):
+  for _ in range(3):
+    write(tmp_path, [5, 10])
+    damage_truncated(tmp_path / 'checkpoints' / '10')
+    manager = checkpoints.Checkpoints(tmp_path)
+    assert_state(manager.restore_last(shapes(), set_aside=True), 5)
+    manager.close()
+  assert len(list(tmp_path.glob('damaged_checkpoint_10*'))) == 3
+
+
+def test_all_damaged_is_an_error_and_no_fresh_start(tmp_path):
+  write(tmp_path, [5, 10])
+  for step in (5, 10):
+    damage_truncated(tmp_path / 'checkpoints' / str(step))
+  manager = checkpoints.Checkpoints(tmp_path)
+  with pytest.raises(MixerError, match=r'none of the checkpoints \[5, 10\] in .* can be read; start again in another'):
+    manager.restore_last(shapes(), set_aside=True)
+  manager.close()
+
+
+def test_a_checkpoint_of_another_model_is_refused_and_not_set_aside(tmp_path):
+  write(tmp_path, [1])
+  manager = checkpoints.Checkpoints(tmp_path)
+  for call in (lambda s: manager.restore(s, 1), lambda s: manager.restore_last(s, set_aside=True)):
+    with pytest.raises(MixerError, match=r'another model: params/bias is \(64,\) there, but \(65,\) here'):
+      call(shapes(width=65))
+    with pytest.raises(MixerError, match=r'another model: ema/bias is \(64,\) there, but missing here'):
+      call(shapes()._replace(ema=None))
+  assert steps_on_disk(tmp_path) == [1]
+  manager.close()
+
+
+@pytest.mark.parametrize('damage', [damage_truncated, damage_flipped])
+def test_training_goes_on_from_the_one_before_to_the_same_bits(damage, tmp_path, capfd, tiny_run):
+  shutil.copytree(tiny_run, tmp_path / 'run')
+  workdir = tmp_path / 'run'
+  last = max(steps_on_disk(workdir))
+  damage(workdir / 'checkpoints' / str(last))
+  (workdir / 'summary.json').unlink()
+  assert loop.train_and_evaluate(tiny(), workdir)
+  assert f'warning: the checkpoint of step {last} is damaged' in capfd.readouterr().err
+  assert (workdir / f'damaged_checkpoint_{last}').is_dir()
+  assert log_lines(workdir)
+  assert differences(tiny_run, workdir) == []
+
+
+@pytest.fixture(scope='module')
+def tiny_run(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('tiny') / 'run'
+  loop.train_and_evaluate(tiny(total='20 steps'), workdir)
+  return workdir
+
+
+# Writes
+
+
+def test_the_error_of_a_write_in_the_background_is_raised_at_close(tmp_path, monkeypatch):
+  manager = checkpoints.Checkpoints(tmp_path)
+  manager.save(1, make_state(1), {})
+  monkeypatch.setattr(Path, 'rename', failing)
+  monkeypatch.setattr(os, 'rename', failing)
+  monkeypatch.setattr(os, 'replace', failing)
+  manager.save(2, make_state(2), {})
+  with pytest.raises(MixerError, match='checkpoint could not be written in .*no space left on the device'):
+    manager.close()
+  monkeypatch.undo()
+  manager = checkpoints.Checkpoints(tmp_path)
+  assert_state(manager.restore_last(shapes(), set_aside=True), 1)
+  manager.close()
+
+
+def failing(*_, **__):
+  raise OSError(28, 'No space left on device')
+
+
+def test_a_step_is_written_once(tmp_path, monkeypatch):
+  calls = []
+  original = CheckpointManager.save
+  monkeypatch.setattr(
+    CheckpointManager, 'save', lambda self, step, **k: (calls.append(step), original(self, step, **k))
+  )
+  manager = checkpoints.Checkpoints(tmp_path)
+  for _ in range(2):
+    manager.save(4, make_state(4), {})
+  manager.close()
+  assert calls == [4]
+
+
+def test_what_a_killed_process_left_half_written_is_removed_and_never_read(tmp_path):
+  write(tmp_path, [1, 2])
+  folder = tmp_path / 'checkpoints'
+  for step in (3, 4):
+    shutil.copytree(folder / '2', folder / f'{step}.orbax-checkpoint-tmp')
+  manager = checkpoints.Checkpoints(tmp_path)
+  assert manager.steps() == [1, 2]
+  assert_state(manager.restore_last(shapes(), set_aside=True), 2)
+  manager.save(3, make_state(3), {})
+  manager.close()
+  assert sorted(path.name for path in folder.iterdir()) == ['2', '3']
+
+
+def test_the_checksum_sees_every_bit_and_no_layout():
+  state = make_state(1)
+  value = int(checkpoints.checksum(state))
+  for place in ((0, 0), (63, 299), (17, 5)):
+    kernel = np.array(state.params['kernel'])
+    kernel.view(np.uint32)[place] ^= 1 << 30
+    changed = state._replace(params=state.params | {'kernel': jnp.asarray(kernel)})
+    assert int(checkpoints.checksum(changed)) != value
+  swapped = state._replace(params=state.params | {'kernel': state.params['kernel'][::-1]})
+  assert int(checkpoints.checksum(swapped)) != value
+  assert int(checkpoints.checksum(jax.tree.map(np.asarray, state))) == value
