@@ -5,7 +5,8 @@ Source: an MNIST implementation of MLP-Mixer in PyTorch (patch 7, 3 blocks, Laye
   the first epoch and about 99% in the end. Initialisers as torch.nn.Linear's. Pixels are normalised here.
 Arguments: none for that recipe, 20 epochs; `:best` for ours: affine jitter and elastic distortion (Simard et al. 2003),
   AdamW with cosine decay, label smoothing and an average of the parameters, 40 epochs.
-Expected: RESULT
+Expected: 97.65% after the first epoch of the published recipe; 99.46% with `:best` (seed 0), 18 minutes on 2 busy
+  cores; docs/results/mnist.md.
 Data: the four IDX files in mnist/ of the data directory.
 Command: python -m mixer_jax.train --config=configs/mnist.py:best --workdir=runs/mnist
 """

@@ -31,7 +31,9 @@ class Checkpoints:
       preservation_policy=self, read_only=read_only, create=not read_only, cleanup_tmp_directories=not read_only
     )
     with self._reported('opened'):
-      self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=('state',))
+      # With the handler given, not the name alone, the metadata can be read before the first save or restore.
+      handlers = {'state': ocp.StandardCheckpointHandler()}
+      self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
     for step in self.steps():
       with contextlib.suppress(Exception):  # Unreadable metadata: whoever restores that step will hear of it.
         self._note(step, self._written(step).get('metrics', {}))
@@ -44,7 +46,7 @@ class Checkpoints:
     if step in self._manager.all_steps():
       return
     self._note(step, metrics)
-    with self._reported(f'of step {step} written'):
+    with self._reported(f'written at step {step}'):
       self._manager.save(
         step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)),
         custom_metadata={'checksum': int(checksum(state)), 'metrics': metrics},

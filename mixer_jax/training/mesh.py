@@ -20,7 +20,7 @@ def make_mesh(*, data: int, fsdp: int) -> Mesh:
   """
   devices = jax.devices()
   shape = [data, fsdp]
-  if shape.count(-1) == 1 and len(devices) % -(data * fsdp) == 0:
+  if shape.count(-1) == 1 and data * fsdp and len(devices) % -(data * fsdp) == 0:
     shape[shape.index(-1)] = len(devices) // -(data * fsdp)
   if min(shape) < 1 or shape[0] * shape[1] != len(devices):
     raise MixerError(

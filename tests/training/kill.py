@@ -9,6 +9,7 @@ before the kills are used up is compared, and the next one takes the rest. Exit 
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -46,13 +47,37 @@ def tiny(**changes) -> dict:
 def start(config: str, workdir: Path, extra: list[str], out: Path, **environment: str) -> subprocess.Popen:
   """A training process, whose output goes to a file; what it compiles is kept beside the run."""
   environment = {
-    **os.environ, 'GLIBC_TUNABLES': '', 'JAX_COMPILATION_CACHE_DIR': str(Path(workdir).parent / 'xla'),
+    **os.environ, 'GLIBC_TUNABLES': '', 'JAX_COMPILATION_CACHE_DIR': os.environ.get('JAX_COMPILATION_CACHE_DIR') or str(Path(workdir).parent / 'xla'),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1', 'PYTHONUNBUFFERED': '1',
     'PYTHONPATH': os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]), **environment,
   }  # fmt: skip
   command = [sys.executable, '-m', 'mixer_jax.train', f'--config={config}', f'--workdir={workdir}', *extra]
   with out.open('w') as file:
     return subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+
+
+@contextlib.contextmanager
+def compilation_cache(folder: Path):
+  """Programs that this process and those it starts compile are kept there, so that a second run is quick."""
+  import jax
+  from jax.experimental.compilation_cache import compilation_cache as cache
+
+  settings = {
+    'jax_compilation_cache_dir': str(folder), 'jax_persistent_cache_min_compile_time_secs': 0.1,
+    'jax_persistent_cache_min_entry_size_bytes': -1,
+  }  # fmt: skip
+  before = {name: getattr(jax.config, name) for name in settings}, os.environ.get('JAX_COMPILATION_CACHE_DIR', '')
+  try:
+    for name, value in settings.items():
+      jax.config.update(name, value)
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = str(folder)
+    cache.reset_cache()
+    yield
+  finally:
+    for name, value in before[0].items():
+      jax.config.update(name, value)
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = before[1]
+    cache.reset_cache()
 
 
 def wait(process: subprocess.Popen, seconds: float) -> int | None:
@@ -120,6 +145,7 @@ def study(config: str, extra: list[str], *, kills: int, seed: int, folder: Path,
   run, last = 0, {}
   while len(record['kills']) < kills or 'summary.json' not in last:
     workdir, out = folder / f'killed_{run}', folder / f'killed_{run}.txt'
+    fresh, began = not workdir.exists(), time.monotonic()
     process = start(config, workdir, extra, out)
     moment = rng.uniform() * seconds if len(record['kills']) < kills else limit
     code = wait(process, moment)
@@ -132,6 +158,8 @@ def study(config: str, extra: list[str], *, kills: int, seed: int, folder: Path,
       continue
     if code:
       raise RuntimeError(f'a resumed run failed:\n{out.read_text()}')
+    if fresh:  # On a busy machine the reference may have been slow: moments after the end kill nobody.
+      seconds = min(seconds, time.monotonic() - began)
     record['differences'] += [f'run {run}: {text}' for text in differences(folder / 'reference', workdir)]
     run += 1
   record['runs'] = run

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from kill import differences, log_lines, tiny
+from kill import compilation_cache, differences, log_lines, tiny
 from orbax.checkpoint import CheckpointManager
 
 from mixer_jax.errors import MixerError
@@ -18,6 +18,12 @@ from mixer_jax.training.state import TrainState
 # Orbax leaves the other reads of a checkpoint behind, running, when the first of them fails.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def cache(tmp_path_factory):
+  with compilation_cache(tmp_path_factory.getbasetemp() / 'xla'):
+    yield
 
 
 def make_state(step, width=64):
@@ -225,7 +231,7 @@ def test_training_goes_on_from_the_one_before_to_the_same_bits(damage, tmp_path,
   last = max(steps_on_disk(workdir))
   damage(workdir / 'checkpoints' / str(last))
   (workdir / 'summary.json').unlink()
-  assert loop.train_and_evaluate(tiny(), workdir)
+  assert loop.train_and_evaluate(tiny(total='20 steps'), workdir)
   assert f'warning: the checkpoint of step {last} is damaged' in capfd.readouterr().err
   assert (workdir / f'damaged_checkpoint_{last}').is_dir()
   assert log_lines(workdir)
@@ -243,8 +249,8 @@ def tiny_run(tmp_path_factory):
 
 
 def test_the_error_of_a_write_in_the_background_is_raised_at_close(tmp_path, monkeypatch):
+  write(tmp_path, [1])
   manager = checkpoints.Checkpoints(tmp_path)
-  manager.save(1, make_state(1), {})
   monkeypatch.setattr(Path, 'rename', failing)
   monkeypatch.setattr(os, 'rename', failing)
   monkeypatch.setattr(os, 'replace', failing)
@@ -298,3 +304,16 @@ def test_the_checksum_sees_every_bit_and_no_layout():
   swapped = state._replace(params=state.params | {'kernel': state.params['kernel'][::-1]})
   assert int(checkpoints.checksum(swapped)) != value
   assert int(checkpoints.checksum(jax.tree.map(np.asarray, state))) == value
+
+
+def test_a_state_without_an_average(tmp_path):
+  manager = checkpoints.Checkpoints(tmp_path)
+  manager.save(1, make_state(1)._replace(ema=None), {})
+  manager.close()
+  manager = checkpoints.Checkpoints(tmp_path)
+  state = manager.restore(shapes()._replace(ema=None), 1)
+  assert state.ema is None
+  assert_state(state._replace(ema=make_state(1).ema), 1)
+  with pytest.raises(MixerError, match='another model: ema/bias is missing there, but'):
+    manager.restore(shapes(), 1)
+  manager.close()

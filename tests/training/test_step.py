@@ -84,11 +84,10 @@ def test_the_average_follows_its_equation():
 
 def test_everything_random_depends_on_the_seed_and_the_step_alone():
   augment = {'affine': {'degrees': 10.0}}
-  experiment, optimizer = build(augment=augment, model={'dropout': 0.2, 'stochastic_depth': 0.2})
+  schedule = {'name': 'constant', 'peak': 0.01, 'warmup': '0'}
+  experiment, optimizer = build(augment=augment, schedule=schedule, model={'dropout': 0.2, 'stochastic_depth': 0.2})
   step = jax.jit(experiment.train_step(optimizer))
-  start = experiment.init_state(optimizer)
-  for _ in range(2):  # The head starts from zero and the warm-up from a rate of 0: until then all losses are equal.
-    start = step(start, batch())
+  start = step(experiment.init_state(optimizer), batch())  # Before this step the head is zero, and all losses equal.
   first, again = step(start, batch(1)), step(start, batch(1))
   jax.tree.map(np.testing.assert_array_equal, first, again)
   other = step(start._replace(step=jnp.int32(9)), batch(1))

@@ -1,0 +1,381 @@
+"""Every config: complete, buildable, one step and one evaluation; every key is read and changes what it should."""
+
+import ast
+import functools
+import inspect
+import json
+import math
+import textwrap
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from PIL import Image
+
+import mixer_jax
+from mixer_jax import config as configs
+from mixer_jax.data import augment, batches, sources
+from mixer_jax.errors import MixerError
+from mixer_jax.models import MODELS
+from mixer_jax.models import layers as model_layers
+from mixer_jax.models.mixer import SIZES
+from mixer_jax.optim.optimizers import OPTIMIZERS
+from mixer_jax.optim.schedules import SCHEDULES, Length
+from mixer_jax.training import experiment as experiments
+from mixer_jax.training import loop
+from mixer_jax.training import mesh as meshes
+from mixer_jax.training.step import make_eval_loop, make_train_loop
+from mixer_jax.training.tasks import TASKS
+
+FOLDER = Path(mixer_jax.__file__).parents[1] / 'configs'
+# PATH stands for a folder that the tests make.
+CONFIGS = {
+  'digits': [''],
+  'mnist': ['', ':best'],
+  'cifar10': ['', ':20'],
+  'imagenet': ['', *(f':{size}' for size in SIZES if size != 'B/16')],
+  'image_folder': [':PATH'],
+}
+NAMES = [(file, argument) for file, arguments in CONFIGS.items() for argument in arguments]
+every_config = pytest.mark.parametrize('file, argument', NAMES, ids=[f'{f}{a}' for f, a in NAMES])
+SECTIONS = ('model', 'task', 'data', 'augment', 'optimizer', 'schedule', 'mesh')
+
+
+@pytest.fixture(scope='session')
+def images(tmp_path_factory):
+  """A folder of images of three classes."""
+  folder = tmp_path_factory.mktemp('images')
+  random = np.random.default_rng(0)
+  for name in ('cat', 'dog', 'owl'):
+    (folder / 'train' / name).mkdir(parents=True)
+    for i in range(2):
+      Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / 'train' / name / f'{i}.png')
+  return folder
+
+
+@pytest.fixture
+def load(images):
+  return lambda file, argument='', *overrides: configs.load(
+    [f'--config={FOLDER / file}.py{argument.replace("PATH", str(images))}', *overrides]
+  )
+
+
+def test_no_config_is_left_out():
+  assert {path.stem for path in FOLDER.glob('*.py')} == set(CONFIGS)
+
+
+@every_config
+def test_loads_and_survives_json(file, argument, load):
+  config = load(file, argument)
+  assert json.loads(json.dumps(config)) == config
+
+
+@pytest.mark.parametrize('file', CONFIGS)
+def test_docstring_has_the_command(file):
+  text = ast.get_docstring(ast.parse((FOLDER / f'{file}.py').read_text()))
+  command = text.partition('Command:')[2]
+  assert 'python -m mixer_jax.train' in command
+  assert f'--config=configs/{file}.py' in command and '--workdir=' in command
+  assert 'Source:' in text
+
+
+@every_config
+def test_builds_steps_and_evaluates(file, argument, load):
+  """One step and one evaluation on random pixels.
+
+  For time, the batches are of two examples a device, and the models have two narrow blocks; what else the config says
+  stays: patches, augmentations, scan and remat, dtype, loss, optimizer.
+  """
+  config = load(file, argument)
+  experiments.build(config)
+  # Warm-ups begin with a learning rate of 0, which moves nothing.
+  config['schedule']['warmup'] = '0'
+  config['model'] |= {'blocks': 2, 'hidden': 8, 'token_mlp': 6, 'channel_mlp': 10}
+  size = 2 * jax.device_count()
+  config |= {'batch_size': size, 'eval_batch_size': size}
+  before, state, metrics = step_and_evaluate(json.dumps(config))
+  sums = jax.device_get(state.sums)
+  assert int(state.step) == 1 and sums['examples'] == size
+  assert np.isfinite(sums['loss']) and np.isfinite(sums['grad_norm']) and sums['grad_norm'] > 0
+  after = jax.tree.leaves(jax.device_get(state.params))
+  assert any(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+  assert all(np.isfinite(leaf).all() for leaf in after)
+  assert (state.ema is not None) == (config['ema'] > 0)
+  assert np.isfinite(metrics['loss']) and 0 <= metrics['accuracy'] <= 1
+  assert set(metrics) == ({'loss', 'accuracy', 'top5'} if config['data']['classes'] > 5 else {'loss', 'accuracy'})
+
+
+@functools.cache  # Narrowed, S/16 and B/16 are the same, and so are S/32 and B/32.
+def step_and_evaluate(config):
+  """The parameters before a step, the state after it, and the metrics of three examples for every two devices."""
+  experiment = experiments.build(json.loads(config))
+  size = experiment.settings.batch_size
+  random = np.random.default_rng(0)
+  classes = experiment.data.classes
+  arrays = {
+    'image': random.integers(0, 256, (size + size // 2, *experiment.data.image), np.uint8),
+    'label': random.integers(0, classes, size + size // 2).astype(np.int32),
+  }
+  read = lambda i: {k: v[i] for k, v in arrays.items()}
+  source = sources.Source(tuple(map(str, range(classes))), arrays, read, size + size // 2)
+  feeder = batches.Feeder(source, seed=0, batch_size=size, mesh=experiment.mesh, resident_mib=math.inf, workers=0)
+  optimizer, _ = experiment.optimizer(Length(100, 10.0))
+  state = experiment.init_state(optimizer)
+  before = jax.tree.leaves(jax.device_get(state.params))
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+  sharding = meshes.over_batch(experiment.mesh)
+  state = make_train_loop(experiment.train_step(optimizer), shardings, sharding)(state, feeder.train(0, 1), 1)
+  eval_loop = make_eval_loop(experiment.eval_step(), experiment.metrics, sharding)
+  return before, state, loop.evaluate(eval_loop, state.params, feeder)
+
+
+# ---- every key is read
+
+TINY = (
+  '--config.model.blocks=1', '--config.model.hidden=8', '--config.model.token_mlp=4', '--config.model.channel_mlp=6',
+  '--config.batch_size=16', '--config.total=2 steps', '--config.schedule.warmup=0', '--config.augment={}',
+)  # fmt: skip
+
+
+def recorded(cls, seen):
+  """The dataclass, noting which fields of it are looked at."""
+
+  class Recorded(cls):
+    def __getattribute__(self, name):
+      seen.add(name)
+      return super().__getattribute__(name)
+
+  return Recorded
+
+
+def test_every_key_of_config_and_data_is_read(load, tmp_path, monkeypatch):
+  seen = {'config': set(), 'data': set()}
+  settings, data = experiments.Settings, experiments.Data
+  monkeypatch.setattr(experiments, 'Settings', recorded(settings, seen['config']))
+  monkeypatch.setattr(experiments, 'Data', recorded(data, seen['data']))
+  assert loop.train_and_evaluate(load('digits', '', *TINY), tmp_path / 'run')
+  assert set(settings.__dataclass_fields__) - seen['config'] == set()
+  assert set(data.__dataclass_fields__) - seen['data'] == set()
+
+
+def functions_of_sections():
+  """The functions that settings go to, and all others in their files."""
+  makers = [*TASKS.values(), *OPTIMIZERS.values(), *SCHEDULES.values(), *augment.AUGMENTATIONS.values()]
+  makers = [maker.func if isinstance(maker, functools.partial) else maker for maker in makers]
+  modules = {inspect.getmodule(maker) for maker in [*MODELS.values(), *makers]} | {model_layers, meshes}
+  trees = [(module.__name__, ast.parse(inspect.getsource(module))) for module in modules]
+  functions = [(name, node) for name, tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+  found = {node.name for _, node in functions}
+  assert {maker.__name__ for maker in makers} <= found and '__init__' in found
+  return functions
+
+
+def unread(function):
+  arguments = function.args
+  names = {a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)} - {'self'}
+  read = {n.id for part in function.body for n in ast.walk(part) if isinstance(n, ast.Name)}
+  return {name for name in names - read if not name.startswith('_')}
+
+
+def test_every_parameter_of_a_section_is_used():
+  functions = functions_of_sections()
+  assert len(functions) > 40
+  unused = {f'{module}.{function.name}': names for module, function in functions if (names := unread(function))}
+  assert unused == {}
+
+
+def test_an_unused_parameter_would_be_noticed():
+  text = """
+    def f(a, *, b, _c):
+      return a
+  """
+  assert unread(ast.parse(textwrap.dedent(text)).body[0]) == {'b'}
+
+
+@pytest.mark.parametrize('section', [None, *SECTIONS])
+def test_an_unknown_key_is_refused_by_name(section, load):
+  config = load('digits')
+  (config if section is None else config[section])['colour'] = 3
+  with pytest.raises(MixerError, match='colour'):
+    experiments.build(config)
+
+
+@pytest.mark.parametrize('section', ['seed', 'total', *SECTIONS])
+def test_a_missing_key_is_refused_by_name(section, load):
+  config = load('digits')
+  del config[section]
+  with pytest.raises(MixerError, match=section):
+    experiments.build(config)
+
+
+# ---- every key changes the result
+
+
+@pytest.fixture(scope='session')
+def digits():
+  return functools.cache(lambda split: sources.load('digits', split, image=(8, 8, 1), classes=10))
+
+
+def after_three_steps(config, digits):
+  """All parameters, and their average."""
+  experiment = experiments.build(config)
+  source = digits(config['data']['train'])
+  optimizer, _ = experiment.optimizer(experiment.length(len(source)))
+  state = experiment.init_state(optimizer)
+  step = jax.jit(experiment.train_step(optimizer))
+  for i in range(3):
+    rows = batches.rows_of_step(config['seed'], i, config['batch_size'], len(source))
+    state = step(state, {name: array[rows] for name, array in source.arrays.items()})
+  return state.params, state.ema
+
+
+def of_model(config, digits):
+  """What every layer gives in training, at the first parameters."""
+  experiment = experiments.build(config)
+  image = digits('train').arrays['image'][:16] / np.float32(255)
+  rngs = lambda: nnx.Rngs(dropout=jax.random.key(1))
+  return jax.jit(lambda: experiment.init_model()(image, rngs=rngs(), intermediates=True))()
+
+
+def of_task(config, _):
+  """The loss of an example in training."""
+  logits = jax.random.normal(jax.random.key(0), (16, 10))
+  return experiments.build(config).scores(logits, {'label': np.arange(16) % 10}, training=True)['loss']
+
+
+def of_pixels(config, digits):
+  """What the model sees in training."""
+  batch = {name: array[:16] for name, array in digits('train').arrays.items()}
+  return jax.jit(experiments.build(config).prepare)(batch, jax.random.key(2))
+
+
+def of_optimizer(config, digits):
+  """A kernel after three steps down the same gradients."""
+  experiment = experiments.build(config)
+  optimizer, _ = experiment.optimizer(experiment.length(len(digits('train'))))
+  draw = lambda i: nnx.State({'kernel': nnx.Param(jax.random.normal(jax.random.key(i), (4, 3)))})
+  params = draw(9)
+  state = optimizer.init(params)
+  for i in range(3):
+    updates, state = optimizer.update(draw(i), state, params)
+    params = optax.apply_updates(params, updates)
+  return params
+
+
+BASE = (
+  '--config.model.blocks=2', '--config.model.hidden=8', '--config.model.token_mlp=4', '--config.model.channel_mlp=6',
+  '--config.batch_size=16', '--config.total=8 steps', '--config.schedule.warmup=0',
+)  # fmt: skip
+# Whole steps take seconds to compile, so only some keys go all the way, at least one of each section.
+CHANGES = {
+  after_three_steps: {
+    'seed': 1,
+    'batch_size': 24,
+    'ema': 0.05,
+    'model.dropout': 0.5,
+    'task.label_smoothing': 0.3,
+    'data.train': 'train[:50%]',
+    'data.mean': [0.5],
+    'augment.affine.degrees': 30.0,
+    'optimizer.weight_decay': 0.5,
+    'schedule.peak': 0.01,
+  },
+  of_model: {
+    'seed': 1,
+    'model.patch': 4,
+    'model.hidden': 10,
+    'model.blocks': 3,
+    'model.token_mlp': 5,
+    'model.channel_mlp': 7,
+    'model.dropout': 0.5,
+    'model.stochastic_depth': 0.9,
+    'model.dtype': 'bfloat16',
+    'model.gelu': 'exact',
+    'model.norm_over': 'tokens',
+    'model.first': 'channels',
+    'model.pool': 'flatten',
+    'model.head': [9],
+    'model.head_bias': -1.0,
+    'model.init': 'torch',
+  },
+  of_task: {'task.loss': 'sigmoid', 'task.label_smoothing': 0.3},
+  of_pixels: {
+    'data.mean': [0.5],
+    'data.std': [0.5],
+    'augment.affine.degrees': 30.0,
+    'augment.affine.translate': 0.3,
+    'augment.affine.scale': 0.3,
+    'augment.affine.shear': 30.0,
+    'augment.flip': {},
+  },
+  of_optimizer: {
+    'total': '6 steps',
+    'optimizer.b1': 0.5,
+    'optimizer.b2': 0.5,
+    'optimizer.eps': 0.01,
+    'optimizer.weight_decay': 0.5,
+    'optimizer.clip': 0.1,
+    'schedule.name': 'linear',
+    'schedule.peak': 0.01,
+    'schedule.floor': 1e-3,
+    'schedule.warmup': '2 steps',
+  },
+}
+
+
+def equal(a, b):
+  a, b = jax.tree.leaves(a), jax.tree.leaves(b)
+  return len(a) == len(b) and all(map(np.array_equal, a, b))
+
+
+@pytest.fixture(scope='module')
+def base(digits):
+  """What the config as it stands gives; twice the same, else that a change makes a difference would say nothing."""
+
+  @functools.cache
+  def base(measure):
+    config = configs.load([f'--config={FOLDER}/digits.py', *BASE])
+    first = measure(config, digits)
+    assert equal(first, measure(config, digits))
+    return first
+
+  return base
+
+
+@pytest.mark.parametrize(
+  'measure, key', [pytest.param(m, key, id=f'{m.__name__}-{key}') for m, keys in CHANGES.items() for key in keys]
+)
+def test_a_key_changes_the_result(measure, key, load, digits, base):
+  config = load('digits', '', *BASE)
+  *path, last = key.split('.')
+  section = functools.reduce(dict.__getitem__, path, config)
+  assert section.get(last) != CHANGES[measure][key]
+  section[last] = CHANGES[measure][key]
+  assert not equal(measure(config, digits), base(measure))
+
+
+def test_every_key_of_digits_is_among_the_changes(load):
+  """But for the names of the only entry of a table, what the data fix, and what says when and how, not what."""
+  keys = {key for changes in CHANGES.values() for key in changes}
+  left = {key for key in flat(load('digits')) if key not in keys}
+  assert left == {
+    'accumulate', 'eval_batch_size', 'log_every', 'eval_every', 'checkpoint_every', 'mesh.data', 'mesh.fsdp',
+    'model.name', 'task.name', 'optimizer.name', 'data.name', 'data.val', 'data.test', 'data.image', 'data.classes',
+    'data.resident_mib', 'data.workers',
+  }  # fmt: skip
+
+
+def flat(tree, prefix=''):
+  for name, value in tree.items():
+    yield from flat(value, f'{prefix}{name}.') if isinstance(value, dict) else [f'{prefix}{name}']
+
+
+def test_rescale_changes_the_result_of_stochastic_depth(load, digits):
+  config = load('digits', '', *BASE)
+  config['model'] |= {'stochastic_depth': 0.5}
+  dropped = of_model(config, digits)
+  config['model'] |= {'rescale': True}
+  assert not equal(of_model(config, digits), dropped)

@@ -1,0 +1,144 @@
+"""A run that was stopped or killed and resumed ends with the same bits as one that was not."""
+
+import os
+import signal
+
+import kill
+import numpy as np
+import pytest
+
+from mixer_jax.training import checkpoints, loop
+
+
+@pytest.fixture(scope='module', autouse=True)
+def cache(tmp_path_factory):
+  with kill.compilation_cache(tmp_path_factory.getbasetemp() / 'xla'):
+    yield
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """The run directory of a run that nothing disturbed."""
+  workdir = tmp_path_factory.mktemp('whole') / 'run'
+  assert loop.train_and_evaluate(kill.tiny(), workdir)['steps'] == 60
+  return workdir
+
+
+def signalled(monkeypatch, at, number=signal.SIGTERM):
+  """Sends this process a signal when a feed from step `at` on is asked for, once."""
+  original, left = loop.batches.Feeder.train, [at]
+
+  def train(self, step, count):
+    if left and step + count > left[0]:
+      left.clear()
+      os.kill(os.getpid(), number)
+    return original(self, step, count)
+
+  monkeypatch.setattr(loop.batches.Feeder, 'train', train)
+
+
+def test_the_reference_has_everything_random_on_and_learns_something(whole):
+  config = loop.read_config(whole)
+  assert config['model']['dropout'] and config['model']['stochastic_depth'] and config['ema']
+  assert set(config['augment']) == {'affine', 'mixup'}
+  lines = kill.log_lines(whole)
+  logged = [line['step'] for line in lines if 'train/loss' in line]
+  assert logged == [*range(7, 60, 7), 60]
+  assert [line['step'] for line in lines if 'test/loss' in line] == [25, 50, 60]
+  state = kill.last_state(whole)
+  assert state['.step'] == 60
+  assert {name.split('[')[0].split('.')[1] for name in state} == {'step', 'params', 'opt_state', 'ema', 'sums'}
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_stopped_between_two_lines_of_the_log(number, whole, tmp_path, monkeypatch, capfd):
+  monkeypatch.setattr(loop, 'CALL_SECONDS', 0.0)  # single steps, so that the stop falls between all intervals
+  with monkeypatch.context() as patch:
+    signalled(patch, 32, number)
+    assert loop.train_and_evaluate(kill.tiny(), tmp_path / 'run') is None
+  assert f'stopped by {number.name} at step 33, saved' in capfd.readouterr().out
+  assert not (tmp_path / 'run' / 'summary.json').exists()
+  assert loop.train_and_evaluate(kill.tiny(), tmp_path / 'run')
+  assert 'resumed at step 33' in capfd.readouterr().out
+  assert kill.differences(whole, tmp_path / 'run') == []
+
+
+def test_a_signal_between_the_last_look_and_the_next_is_heard(tmp_path, monkeypatch, capfd):
+  original, left = loop._agreed, [1]
+
+  def agreed(value):
+    result = original(value)
+    if left and value == 0:  # the look at the stop itself, which has already been answered with no
+      left.clear()
+      os.kill(os.getpid(), signal.SIGTERM)
+    return result
+
+  monkeypatch.setattr(loop, '_agreed', agreed)
+  assert loop.train_and_evaluate(kill.tiny(), tmp_path / 'run') is None
+  assert 'stopped by SIGTERM at step' in capfd.readouterr().out
+
+
+def test_handlers_are_given_back(tmp_path):
+  before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+  with loop.Stop():
+    assert signal.getsignal(signal.SIGTERM) != before[0]
+  assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+@pytest.mark.parametrize('seconds', [0.003, 1e9])
+def test_how_a_run_is_cut_into_calls_does_not_matter(seconds, whole, tmp_path, monkeypatch):
+  monkeypatch.setattr(loop, 'CALL_SECONDS', seconds)
+  loop.train_and_evaluate(kill.tiny(), tmp_path / 'run')
+  assert kill.differences(whole, tmp_path / 'run') == []
+
+
+def test_two_kills_at_random_moments(whole, tmp_path):
+  """The full study is `python tests/training/kill.py`; see docs/results/resume.md."""
+  config = tmp_path / 'config.py'
+  config.write_text(
+    f'from ml_collections import ConfigDict\nget_config = lambda arg=None: ConfigDict({kill.tiny()!r})\n'
+  )
+  record = kill.study(str(config), [], kills=2, seed=0, folder=tmp_path, limit=200)
+  assert len(record['kills']) == 2
+  assert record['differences'] == []
+
+
+def test_what_was_logged_after_the_checkpoint_is_dropped_once(whole, tmp_path):
+  """As a kill right after a line leaves it: lines beyond the checkpoint, the last of them cut short."""
+  workdir = tmp_path / 'run'
+  with pytest.MonkeyPatch.context() as patch:
+    signalled(patch, 40)
+    patch.setattr(loop, 'CALL_SECONDS', 0.0)
+    loop.train_and_evaluate(kill.tiny(), workdir)
+  with (workdir / 'metrics.jsonl').open('a') as file:
+    file.write('{"step": 42, "train/loss": 99.0, "time/seconds": 1.0}\n{"step": 49, "train/lo')
+  loop.train_and_evaluate(kill.tiny(), workdir)
+  assert kill.differences(whole, workdir) == []
+
+
+def test_the_comparison_sees_a_single_bit(whole):
+  a = kill.last_state(whole)
+  b = {name: value.copy() for name, value in a.items()}
+  assert kill.unequal(a, b) == []
+  name = max(b, key=lambda name: b[name].nbytes)
+  b[name].reshape(-1).view(np.uint32)[3] ^= 1
+  assert kill.unequal(a, b) == [name]
+  del b[name]
+  assert kill.unequal(a, b) == [name]
+
+
+def test_a_finished_run_is_left_as_it_is(whole):
+  before = kill.last_state(whole), kill.log_lines(whole)
+  assert loop.train_and_evaluate(kill.tiny(), whole)['steps'] == 60
+  after = kill.last_state(whole), kill.log_lines(whole)
+  assert kill.unequal(before[0], after[0]) == [] and before[1] == after[1]
+
+
+def test_the_state_of_a_stop_holds_the_sums_so_far(tmp_path, monkeypatch):
+  monkeypatch.setattr(loop, 'CALL_SECONDS', 0.0)
+  signalled(monkeypatch, 10)
+  loop.train_and_evaluate(kill.tiny(), tmp_path / 'run')
+  state = kill.last_state(tmp_path / 'run')
+  assert state['.step'] == 11
+  assert state[".sums['steps']"] == 4  # since the line of step 7
+  assert checkpoints.Checkpoints(tmp_path / 'run', read_only=True).steps() == [10, 11]
