@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 from mixer_jax import config as configs
 from mixer_jax.errors import MixerError
 
-
 FILE = """
 from ml_collections import ConfigDict
 

@@ -32,9 +32,10 @@ DOORS = ('train', 'evaluate', 'predict', 'describe', 'benchmark')
 DIGITS = f'--config={ROOT}/configs/digits.py'
 # A small Mixer for 20 steps, quickly compiled: what these tests look at does not depend on its size.
 SMALL = (
-  '--config.augment={}', '--config.model.hidden=16', '--config.model.blocks=1', '--config.model.token_mlp=8', '--config.model.channel_mlp=24',
-  '--config.batch_size=32', '--config.total=20 steps', '--config.schedule.warmup=2 steps', '--config.log_every=5 steps',
-  '--config.eval_every=10 steps', '--config.checkpoint_every=10 steps',
+  '--config.augment={}', '--config.model.blocks=1', '--config.model.hidden=16', '--config.model.token_mlp=8',
+  '--config.model.channel_mlp=24', '--config.batch_size=32', '--config.total=20 steps',
+  '--config.schedule.warmup=2 steps', '--config.log_every=5 steps', '--config.eval_every=10 steps',
+  '--config.checkpoint_every=10 steps',
 )  # fmt: skip
 EVALUATIONS, LOGGED = (10, 20), (5, 10, 15, 20)
 
@@ -221,7 +222,7 @@ def test_predict(run, restored, photos, tmp_path, capsys):
     assert row[1::2] == [restored.classes[k] for k in order]
     shown = [float(p) for p in row[2::2]]
     np.testing.assert_allclose(shown, each[order], atol=2e-6)
-    assert shown == sorted(shown, reverse=True) and 0 < shown[-1] and sum(shown) <= 1
+    assert shown == sorted(shown, reverse=True) and shown[-1] > 0 and sum(shown) <= 1
   assert [p.name for p in tmp_path.iterdir()] == ['classes.csv']
 
 
@@ -347,6 +348,14 @@ def test_an_error_in_a_process_of_its_own(tmp_path):
   assert len(result.stderr.splitlines()) == 1
   assert result.stderr.startswith('error: batch_size is 32, which 3 devices do not divide')
   assert not list(tmp_path.iterdir())
+
+
+def test_evaluation_on_devices_that_do_not_divide_the_batch_of_the_training(run):
+  result = process('evaluate', f'--workdir={run}', XLA_FLAGS='--xla_force_host_platform_device_count=3')
+  assert result.returncode == 0, result.stderr
+  evaluated, trained = json.loads(result.stdout), json.loads((run / 'summary.json').read_text())['metrics']
+  assert evaluated['accuracy'] == pytest.approx(trained['test/accuracy'], abs=1e-6)
+  assert evaluated['loss'] == pytest.approx(trained['test/loss'], rel=1e-5)
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -2,14 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import jax
 from flax import nnx
 
 from mixer_jax.errors import MixerError
 from mixer_jax.optim.schedules import Length
 from mixer_jax.training import experiment as experiments
 from mixer_jax.training.checkpoints import Checkpoints
+from mixer_jax.training.logging import read_metrics
 from mixer_jax.training.loop import read_config
 
 
@@ -22,19 +24,22 @@ class Run(NamedTuple):
   classes: list[str]
 
 
-def restore(workdir: str | Path, *, step: str = 'last', settings: dict[str, Any] | None = None) -> Run:
+def restore(workdir: str | Path, *, step: str = 'last') -> Run:
   """Rebuilds a run's model from its config.json and loads a checkpoint.
 
   Args:
     step: `last`, `best` (by the metric that the run kept it for) or a number.
-    settings: keys of the config to replace; the mesh is always that of the devices here.
 
   Raises:
     MixerError: no run directory, no such checkpoint, none that can be read.
   """
   workdir = Path(workdir)
-  config = read_config(workdir) | {'mesh': {'data': -1, 'fsdp': 1}} | (settings or {})
-  experiment = experiments.build(config)
+  config = read_config(workdir)
+  # What the devices of the training divided, those here may not: nothing is trained, and evaluation batches may grow.
+  devices = jax.device_count()
+  evaluated = -(-config['eval_batch_size'] // devices) * devices
+  here = {'mesh': {'data': -1, 'fsdp': 1}, 'batch_size': devices, 'accumulate': 1, 'eval_batch_size': evaluated}
+  experiment = experiments.build(config | here)
   shapes = experiment.init_state(experiment.optimizer(Length(10**9, 1.0))[0], abstract=True)
   if not (workdir / 'checkpoints').is_dir():
     raise MixerError(f'{workdir} has no checkpoints; train there first')
@@ -57,8 +62,6 @@ def restore(workdir: str | Path, *, step: str = 'last', settings: dict[str, Any]
 
 def best_step(workdir: Path, steps: list[int]) -> int | None:
   """The step among those kept whose first held-out accuracy is the highest."""
-  from mixer_jax.training.logging import read_metrics
-
   lines = [line for line in read_metrics(workdir) if line['step'] in steps]
   for metric in ('val/accuracy', 'test/accuracy'):
     scored = [line for line in lines if metric in line]

@@ -46,14 +46,20 @@ def tiny(**changes) -> dict:
 
 def start(config: str, workdir: Path, extra: list[str], out: Path, **environment: str) -> subprocess.Popen:
   """A training process, whose output goes to a file; what it compiles is kept beside the run."""
+  cache = os.environ.get('JAX_COMPILATION_CACHE_DIR') or str(Path(workdir).parent / 'xla')
   environment = {
-    **os.environ, 'GLIBC_TUNABLES': '', 'JAX_COMPILATION_CACHE_DIR': os.environ.get('JAX_COMPILATION_CACHE_DIR') or str(Path(workdir).parent / 'xla'),
+    **os.environ, 'GLIBC_TUNABLES': '', 'JAX_COMPILATION_CACHE_DIR': cache,
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1', 'PYTHONUNBUFFERED': '1',
     'PYTHONPATH': os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]), **environment,
   }  # fmt: skip
   command = [sys.executable, '-m', 'mixer_jax.train', f'--config={config}', f'--workdir={workdir}', *extra]
   with out.open('w') as file:
     return subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+
+
+def devices(count: int) -> str:
+  """XLA_FLAGS that simulate so many devices, beside those of the environment."""
+  return f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={count}'
 
 
 @contextlib.contextmanager

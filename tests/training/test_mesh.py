@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import jax
+import kill
 import numpy as np
 import pytest
-from kill import ROOT, tiny
 
 from mixer_jax.data import batches
 from mixer_jax.errors import MixerError
@@ -32,7 +32,7 @@ SGD = {'name': 'sgd', 'momentum': 0.9, 'clip': 0.0}
 
 def build(layout, **changes):
   data, fsdp = (int(n) for n in layout.split('x'))
-  config = tiny(optimizer=SGD, mesh={'data': data, 'fsdp': fsdp}, eval_batch_size=64, **changes)
+  config = kill.tiny(optimizer=SGD, mesh={'data': data, 'fsdp': fsdp}, eval_batch_size=64, **changes)
   config['schedule'] = {'name': 'constant', 'peak': 0.1, 'warmup': '0'}
   built = experiment.build(config)
   return built, built.optimizer(Length(60, 22.5))[0]
@@ -99,7 +99,7 @@ def work(folder, layouts):
 
 
 def plain_model():
-  return tiny()['model'] | {'dropout': 0.0, 'stochastic_depth': 0.0}
+  return kill.tiny()['model'] | {'dropout': 0.0, 'stochastic_depth': 0.0}
 
 
 @pytest.fixture(scope='module')
@@ -107,8 +107,8 @@ def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('meshes')
   for devices in (8, 1):  # 8 first: the process with one device opens what they wrote
     environment = {
-      **os.environ, 'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={devices}', 'JAX_PLATFORMS': 'cpu',
-      'GLIBC_TUNABLES': '', 'PYTHONPATH': str(ROOT),
+      **os.environ, 'XLA_FLAGS': kill.devices(devices), 'JAX_PLATFORMS': 'cpu',
+      'GLIBC_TUNABLES': '', 'PYTHONPATH': str(kill.ROOT),
     }  # fmt: skip
     command = [sys.executable, __file__, str(folder), LAYOUTS[devices]]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
