@@ -41,9 +41,8 @@ def run(main: Callable[[list[str]], None]) -> None:
 def keep_memory() -> None:
   """Starts this process again with a malloc that keeps what it once got; must come before jax is imported.
 
-  On CPUs a train step returns its temporaries to the system and gets them back page by page, which takes a third of
-  the time of a step of S/16. glibc reads these settings only as a process starts. Whoever has set GLIBC_TUNABLES,
-  be it to nothing, keeps that.
+  On CPUs a train step returns its temporaries to the system and gets them back page by page. glibc reads these
+  settings only as a process starts. Whoever has set GLIBC_TUNABLES, be it to nothing, keeps that.
   """
   if platform.libc_ver()[0] != 'glibc' or 'GLIBC_TUNABLES' in os.environ:
     return
