@@ -49,7 +49,7 @@ class MlpBlock(nnx.Module):
 class MixerBlock(nnx.Module):
   """x + token_mixing(LayerNorm(x)), then x + channel_mixing(LayerNorm(x)).
 
-  Deviations for the Mixer of the MNIST seed, not the paper's: `norm_over='tokens'` normalises over the tokens, and
+  Deviations for the Mixer of configs/mnist.py, not the paper's: `norm_over='tokens'` normalises over the tokens, and
   `first='channels'` mixes the channels before the tokens.
   """
 
@@ -94,7 +94,7 @@ class MlpMixer(nnx.Module):
     rescale: divide kept branches by the keeping probability (timm) or not (the original).
     norm_over, first: see MixerBlock.
     pool: `mean` (LayerNorm, then the mean over the tokens) or `flatten` (all tokens side by side, channel by
-      channel, no LayerNorm: the MNIST seed's).
+      channel, no LayerNorm: configs/mnist.py).
     head: widths of hidden GELU layers before the logits; none in the paper.
     head_bias: what the logits' bias starts from, e.g. -6.9 = log(1/1000) for sigmoid cross-entropy on 1000 classes.
     init: `original` or `torch`, see layers.linear. `original` starts the logits' kernel from zero.

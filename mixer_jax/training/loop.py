@@ -76,12 +76,12 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
   eval_loop = make_eval_loop(experiment.eval_step(), experiment.metrics, sharding)
 
   first = jax.process_index() == 0
-  lock = opened.enter_context(start_workdir(workdir, config, source.classes)) if first else None
+  if first:
+    opened.enter_context(start_workdir(workdir, config, source.classes))
   best = f'{next(iter(heldout))}/accuracy' if heldout else None
   checkpoints = Checkpoints(workdir, best=best)
   state = checkpoints.restore_last(shapes, set_aside=True)
-  resumed = state is not None
-  state = state if resumed else experiment.init_state(optimizer)
+  state = experiment.init_state(optimizer) if state is None else state
   step = int(state.step)
   log = Log(workdir, step=step, total=length.total, write=first)
   opened.callback(log.close)
@@ -129,7 +129,6 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
   log.close()
   if not first:
     return None
-  lock.close()
   if step < length.total:
     print(
       f'stopped by {stop.name or "another process"} at step {step}, saved; the same command goes on from here',

@@ -61,7 +61,7 @@ def make_train_step(
       # A short memory at first, or the average would hold on to the first parameters for 1 / (1 - ema) steps.
       decay = jnp.minimum(ema, (1 + state.step) / (10 + state.step))
       average = optax.incremental_update(params, state.ema, 1 - decay)
-    sums |= {'grad_norm': norm(grads), 'steps': jnp.float32(1)}
+    sums |= {'grad_norm': optax.tree.norm(grads), 'steps': jnp.float32(1)}
     sums |= {'examples': jnp.float32(jax.tree.leaves(batch)[0].shape[0])}
     sums = jax.tree.map(jnp.add, state.sums, {name: sums[name] for name in state.sums})
     return TrainState(state.step + 1, params, opt_state, average, sums)
@@ -78,11 +78,6 @@ def make_eval_step(graphdef: nnx.GraphDef, *, scores: Callable, prepare: Callabl
     return {name: (value * mask).sum() for name, value in scores(logits, batch).items()} | {'examples': mask.sum()}
 
   return eval_step
-
-
-def norm(tree) -> jax.Array:
-  """The global norm; as products, since XLA for CPUs writes squares to memory before it adds them up."""
-  return jnp.sqrt(sum(jnp.tensordot(x, x, axes=x.ndim) for x in jax.tree.leaves(tree)))
 
 
 def is_finite(sums: dict[str, jax.Array]) -> jax.Array:
