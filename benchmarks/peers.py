@@ -3,11 +3,13 @@
   python benchmarks/peers.py --what all --rounds 7 --torch-python PATH --json speed.json
 
 mnist: the network of configs/mnist.py, batch 64, Adam, no augmentation, data in memory; against PyTorch.
-s16: Mixer-S/16 at 224 pixels, batch 32, Adam; against a plain Flax version (below) and timm's in PyTorch.
+s16: Mixer-S/16 at 224 pixels, batch 32, Adam; against the original's code in plain Flax (below), the same with its
+  stem as a linear layer on patches, and timm's in PyTorch.
 
 Every side runs its steps while the others wait, round after round in turn, so that what else the machine does
-meets all alike. All are measured twice: with the malloc settings that mixer_jax gives itself (kept) and without
-(default). Ratios are medians of the rounds' ratios.
+meets all alike. Ratios are medians of the rounds' ratios. Page faults weigh on a CPU, so all is measured under three
+settings of malloc: as users start the programs (huge pages for JAX, whose doors ask for them, the system's default for
+PyTorch), huge pages for both, and the default for both.
 """
 
 import argparse
@@ -19,16 +21,19 @@ import sys
 import time
 from pathlib import Path
 
+from mixer_jax.doors import HUGE_PAGES
+
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = {'mnist': 64, 's16': 32}
 STEPS = {'mnist': 100, 's16': 1}  # of a round
+SIDES_WITH_HUGE_PAGES = {'started': ('jax',), 'huge': ('jax', 'torch'), 'default': ()}
 
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--what', choices=('mnist', 's16', 'all'), default='all')
   parser.add_argument('--rounds', type=int, default=7)
-  parser.add_argument('--malloc', choices=('kept', 'default', 'both'), default='both')
+  parser.add_argument('--malloc', choices=(*SIDES_WITH_HUGE_PAGES, 'all'), default='all')
   parser.add_argument('--torch-python', default=sys.executable, help='a Python that has torch and timm')
   parser.add_argument('--json', type=Path, help='where the numbers go, the raw ones too')
   parser.add_argument('--worker', choices=('mnist', 's16'), help=argparse.SUPPRESS)
@@ -37,7 +42,7 @@ def main():
     return work(args.worker)
   results = {}
   for what in ('mnist', 's16') if args.what == 'all' else (args.what,):
-    for malloc in ('kept', 'default') if args.malloc == 'both' else (args.malloc,):
+    for malloc in SIDES_WITH_HUGE_PAGES if args.malloc == 'all' else (args.malloc,):
       results[f'{what}/{malloc}'] = measure(what, malloc, args.rounds, args.torch_python)
       show(f'{what}, malloc {malloc}', results[f'{what}/{malloc}'])
   if args.json:
@@ -48,20 +53,18 @@ def measure(what: str, malloc: str, rounds: int, torch_python: str) -> dict:
   """Seconds a step of every round by side, and what the sides say of themselves."""
   env = {k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'}
   env['PYTHONPATH'] = os.pathsep.join([str(ROOT), *filter(None, [env.get('PYTHONPATH')])])
-  if malloc == 'kept':
-    code = 'import os; from mixer_jax import doors; doors.keep_memory(); print(os.environ["GLIBC_TUNABLES"])'
-    asked = subprocess.run([sys.executable, '-c', code], env=env, check=True, capture_output=True, text=True)
-    env['GLIBC_TUNABLES'] = asked.stdout.strip()
+  huge = {**env, 'GLIBC_TUNABLES': HUGE_PAGES}
+  jax_env, torch_env = (huge if side in SIDES_WITH_HUGE_PAGES[malloc] else env for side in ('jax', 'torch'))
   threads = len(os.sched_getaffinity(0))
   torch_side = Path(__file__).with_name('peers_torch.py')
   jax_command = [sys.executable, __file__, '--worker', what]
   torch_command = [torch_python, torch_side, what, '--batch', BATCH[what], '--threads', threads]
   # The second side starts when the first has compiled and waits.
-  with Side(jax_command, env) as ours, Side(torch_command, env) as torch:
+  with Side(jax_command, jax_env) as ours, Side(torch_command, torch_env) as torch:
     says = {**ours.says, **torch.says}
     for key in ('versions', 'parameters'):
       says[key] = {**ours.says[key], **torch.says[key]}
-    sides = [*((name, ours) for name in ours.says['sides']), ('torch', torch)]
+    sides = [(name, side) for side in (ours, torch) for name in side.says['sides']]
     seconds = {name: [] for name, _ in sides}
     print(f'{what}, malloc {malloc}: measuring', file=sys.stderr, flush=True)
     for i in range(rounds + 1):
@@ -79,16 +82,16 @@ def measure(what: str, malloc: str, rounds: int, torch_python: str) -> dict:
 
 
 def show(title: str, result: dict) -> None:
-  print(title, result['versions'], f'Adam of torch: {result["adam"]}')
+  print(title, result['versions'])
   for name, rate in result['examples_per_second'].items():
     ms = [1e3 * value for value in result['seconds_per_step'][name]]
     print(
-      f'  {name:6} {rate:8.1f} examples/s  {statistics.median(ms):8.2f} ms a step'
+      f'  {name:12} {rate:8.1f} examples/s  {statistics.median(ms):8.2f} ms a step'
       f' ({min(ms):.2f} to {max(ms):.2f})  ours is {result["ours_is_faster_by"][name]:.2f} times as fast'
       f'  {result["parameters"][name]:,} parameters'
     )
   for name, cost in result['compiled'].items():
-    print(f'  {name:6} ' + ', '.join(f'{key} {value:.4g}' for key, value in cost.items()))
+    print(f'  {name:12} ' + ', '.join(f'{key} {value:.4g}' for key, value in cost.items()))
   sys.stdout.flush()
 
 
@@ -130,8 +133,8 @@ def work(what: str) -> None:
   from mixer_jax.models import MODELS
 
   answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
-  MODELS['plain_mixer'] = make_plain_mixer()
-  sides = ('ours', 'plain') if what == 's16' else ('ours',)
+  MODELS |= {'plain': make_plain_mixer('conv'), 'plain_linear': make_plain_mixer('linear')}
+  sides = ('ours', 'plain', 'plain_linear') if what == 's16' else ('ours',)
   made = {side: make_side(what, side) for side in sides}
   says = {
     'sides': sides,
@@ -210,12 +213,13 @@ def make_config(what: str, side: str) -> dict:
   config |= {'augment': {}, 'total': '1000000', 'batch_size': BATCH[what]}
   if what == 's16':
     config['data'] |= {'image': [224, 224, 3], 'classes': 1000, 'mean': [0.5] * 3, 'std': [0.5] * 3}
-    config['model'] = {'name': 'mixer' if side == 'ours' else 'plain_mixer', **SIZES['S/16']}
+    config['model'] = {'name': 'mixer' if side == 'ours' else side, **SIZES['S/16']}
   return config
 
 
-def make_plain_mixer():
-  """The original's code in Flax NNX, line by line: two swapaxes, stock LayerNorm, GELU and convolution."""
+def make_plain_mixer(stem: str):
+  """The original's code in Flax NNX, line by line: two swapaxes, stock LayerNorm, GELU and convolution (or not)."""
+  import einops
   import jax.numpy as jnp
   from flax import nnx
 
@@ -247,12 +251,18 @@ def make_plain_mixer():
     ):  # fmt: skip
       tokens = (image[0] // patch) * (image[1] // patch)
       sizes = (patch, patch)
-      self.stem = nnx.Conv(image[2], hidden, sizes, strides=sizes, padding='VALID', rngs=rngs)
+      if stem == 'conv':
+        self.stem = nnx.Conv(image[2], hidden, sizes, strides=sizes, padding='VALID', rngs=rngs)
+      else:
+        self.stem = nnx.Linear(image[2] * patch * patch, hidden, rngs=rngs)
+      self.patch = patch
       self.blocks = nnx.List([MixerBlock(tokens, hidden, token_mlp, channel_mlp, rngs) for _ in range(blocks)])
       self.norm = nnx.LayerNorm(hidden, rngs=rngs)
       self.head = nnx.Linear(hidden, classes, kernel_init=nnx.initializers.zeros, rngs=rngs)
 
     def __call__(self, image, *, rngs=None):
+      if stem == 'linear':
+        image = einops.rearrange(image, 'b (h p) (w q) c -> b h w (p q c)', p=self.patch, q=self.patch)
       x = self.stem(image)
       x = x.reshape(x.shape[0], -1, x.shape[-1])
       for block in self.blocks:

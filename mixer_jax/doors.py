@@ -1,4 +1,4 @@
-"""What the doors share: options, one clear line on a user's error, the compilation cache, memory for CPUs."""
+"""What the doors share: options, one clear line on a user's error, the compilation cache, huge pages for CPUs."""
 
 import argparse
 import os
@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mixer_jax.errors import MixerError
+
+HUGE_PAGES = 'glibc.malloc.hugetlb=1'
 
 
 def parser(door: str, text: str) -> argparse.ArgumentParser:
@@ -38,17 +40,15 @@ def run(main: Callable[[list[str]], None]) -> None:
     sys.exit(141)
 
 
-def keep_memory() -> None:
-  """Starts this process again with a malloc that keeps what it once got; must come before jax is imported.
+def use_huge_pages() -> None:
+  """Starts this process again with a malloc that asks for huge pages; must come before jax is imported.
 
-  On CPUs a train step returns its temporaries to the system and gets them back page by page. glibc reads these
-  settings only as a process starts. Whoever has set GLIBC_TUNABLES, be it to nothing, keeps that.
+  On CPUs a train step gets its temporaries page by page, and so spends much of its time on page faults. glibc reads
+  this setting only as a process starts. Whoever has set GLIBC_TUNABLES, be it to nothing, keeps that.
   """
-  if platform.libc_ver()[0] != 'glibc' or 'GLIBC_TUNABLES' in os.environ:
-    return
-  wanted = {'hugetlb': 1, 'mmap_max': 0, 'trim_threshold': 40_000_000_000, 'arena_max': 1}
-  os.environ['GLIBC_TUNABLES'] = ':'.join(f'glibc.malloc.{name}={value}' for name, value in wanted.items())
-  os.execv(sys.executable, sys.orig_argv)
+  if platform.libc_ver()[0] == 'glibc' and 'GLIBC_TUNABLES' not in os.environ:
+    os.environ['GLIBC_TUNABLES'] = HUGE_PAGES
+    os.execv(sys.executable, sys.orig_argv)
 
 
 def use_compilation_cache() -> None:

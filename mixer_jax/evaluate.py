@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> None:
   )
   options.add_argument('--checkpoint', default='last', help='last, best or a step')
   known = options.parse_args(arguments)
-  doors.keep_memory()
+  doors.use_huge_pages()
   doors.use_compilation_cache()
   from mixer_jax.data import batches
   from mixer_jax.training import loop, mesh, restore

@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> None:
   options.add_argument('--processes', type=int, help='how many processes there are')
   options.add_argument('--process', type=int, help='which one this is, from 0')
   known, rest = options.parse_known_args(arguments)
-  doors.keep_memory()
+  doors.use_huge_pages()
 
   from mixer_jax import config as configs
 

@@ -145,5 +145,5 @@ def test_streamed_training_is_resident_training(tmp_path):
   resident, streamed = train(tmp_path / 'resident'), train(tmp_path / 'streamed', resident_mib=0.0)
   assert len(resident) == 5
   for ours, theirs in zip(resident, streamed, strict=True):
-    # Evaluation sums are added up on the device in the one and on the host in the other.
-    assert ours == (theirs if 'train/loss' in ours else pytest.approx(theirs, rel=1e-6))
+    # One step in two programs: the compiler may add up a norm in another order, by the processor.
+    assert ours == pytest.approx(theirs, rel=1e-6)
