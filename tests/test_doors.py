@@ -25,7 +25,7 @@ from sklearn import datasets
 import mixer_jax
 from mixer_jax import doors
 from mixer_jax.data import batches, sources
-from mixer_jax.training import restore
+from mixer_jax.training import loop, restore
 
 ROOT = Path(mixer_jax.__file__).parents[1]
 DOORS = ('train', 'evaluate', 'predict', 'describe', 'benchmark')
@@ -482,7 +482,8 @@ def test_no_space_for_a_checkpoint(tmp_path, monkeypatch, refused):
 
 def test_a_loss_that_is_not_finite(tmp_path, refused):
   # Adam moves every parameter by 1e30 in the second step, so the loss of a later one overflows.
-  given = (DIGITS, *SMALL, '--config.schedule.peak=1e30', '--config.eval_every=1 steps', f'--workdir={tmp_path}')
+  every = ('--config.checkpoint_every=1 steps', '--config.log_every=1 steps')
+  given = (DIGITS, *SMALL, '--config.schedule.peak=1e30', *every, f'--workdir={tmp_path}')
   capture = {}
   real = batches.rows_of_step
 
@@ -497,8 +498,25 @@ def test_a_loss_that_is_not_finite(tmp_path, refused):
   last = int(re.search(r'checkpoint is of step (\d+)', message)[1])
   assert last == step  # so many steps were done before it
   assert str(capture[step][0]) + ', ' + str(capture[step][1]) in message
-  lines = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
-  assert all(math.isfinite(v) for line in lines if 'train/loss' in line for v in line.values())
+  assert_finite(tmp_path)
+
+
+def test_an_evaluation_that_is_not_finite(tmp_path, refused, monkeypatch):
+  real, calls = loop.evaluate, []
+
+  def evaluate(*arguments):
+    calls.append(arguments)
+    return real(*arguments) | ({'loss': math.nan} if len(calls) == 2 else {})
+
+  monkeypatch.setattr(loop, 'evaluate', evaluate)
+  parts = ['the evaluation after 8 steps is not finite', 'the last good checkpoint is of step 4', 'learning rate']
+  refused('train', DIGITS, *SMALL, '--config.eval_every=4 steps', f'--workdir={tmp_path}', parts=parts)
+  assert_finite(tmp_path)
+
+
+def assert_finite(workdir):
+  lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+  assert lines and all(math.isfinite(v) for line in lines for v in line.values())
 
 
 # ---- mistakes with a run

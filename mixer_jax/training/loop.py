@@ -117,6 +117,11 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
         params = state.params if state.ema is None else state.ema
         for name, feeder in eval_feeders.items():
           evaluated |= {f'{name}/{k}': v for k, v in evaluate(eval_loop, params, feeder).items()}
+        if not np.isfinite(sum(evaluated.values())):
+          raise MixerError(
+            f'the evaluation after {step} steps is not finite; {_last_good(checkpoints)}; lower the learning rate or'
+            ' clip the gradient'
+          )
         if evaluated:
           log.write(step, evaluated)
       if evaluated or step == length.total or every['checkpoint'] and step % every['checkpoint'] == 0:
@@ -266,15 +271,19 @@ def finish(workdir: Path, config: dict, experiment, length, seconds: float, best
 def fail_not_finite(step: int, sums: dict, settings, examples: int, checkpoints: Checkpoints) -> None:
   rows = batches.rows_of_step(settings.seed, step, settings.batch_size, examples)
   what = 'loss' if not np.isfinite(sums['loss']) else 'gradient'
-  checkpoints.close()
-  last = checkpoints.steps()[-1:]
-  saved = f'the last good checkpoint is of step {last[0]}' if last else 'there is no checkpoint yet'
   shown = ', '.join(str(row) for row in rows[:8]) + (', ...' if len(rows) > 8 else '')
   raise MixerError(
-    f'the {what} of step {step} is not finite; {saved}; the batch was rows {shown} of {settings.data["train"]}'
+    f'the {what} of step {step} is not finite; {_last_good(checkpoints)};'
+    f' the batch was rows {shown} of {settings.data["train"]}'
     f' (batches.rows_of_step(seed={settings.seed}, step={step}, batch_size={settings.batch_size}, size={examples}));'
     ' lower the learning rate, clip the gradient, or look at those rows'
   )
+
+
+def _last_good(checkpoints: Checkpoints) -> str:
+  checkpoints.close()
+  last = checkpoints.steps()[-1:]
+  return f'the last good checkpoint is of step {last[0]}' if last else 'there is no checkpoint yet'
 
 
 def _next(step: int, every: int) -> int:
