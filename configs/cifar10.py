@@ -25,7 +25,8 @@ def get_config(arg=None):
   config.ema = 0.0
   config.model = {
     'name': 'mixer', 'patch': 4, 'hidden': 128, 'blocks': 8, 'token_mlp': 64, 'channel_mlp': 512,
-    'dropout': 0.0, 'stochastic_depth': 0.0, 'dtype': 'float32',
+    'gelu': 'tanh', 'dropout': 0.0, 'stochastic_depth': 0.0, 'rescale': False, 'dtype': 'float32', 'scan': False,
+    'remat': False,
   }  # fmt: skip
   config.task = {'name': 'classification', 'loss': 'softmax', 'label_smoothing': 0.1}
   config.data = {

@@ -20,7 +20,8 @@ def get_config(arg=None):
   config.ema = 0.99
   config.model = {
     'name': 'mixer', 'patch': 2, 'hidden': 64, 'blocks': 4, 'token_mlp': 32, 'channel_mlp': 256,
-    'dropout': 0.0, 'stochastic_depth': 0.0, 'dtype': 'float32',
+    'gelu': 'tanh', 'dropout': 0.0, 'stochastic_depth': 0.0, 'rescale': False, 'dtype': 'float32', 'scan': False,
+    'remat': False,
   }  # fmt: skip
   config.task = {'name': 'classification', 'loss': 'softmax', 'label_smoothing': 0.1}
   config.data = {

@@ -2,9 +2,10 @@
 
 Source: the architecture of arXiv 2105.01601 at a size that a laptop trains; set --config.data.image,
   --config.model.patch and the widths for other sizes.
-Arguments: the folder, with PATH/train/CLASS/*.jpg (or png, webp, ...) and, if there is one, PATH/test or
-  PATH/val; without either, a random tenth of the training images is held out.
+Arguments: the folder, with PATH/train/CLASS/*.jpg (or png, webp, ...) and, as far as there are, PATH/val (which
+  chooses the best checkpoint) and PATH/test; without either, a random tenth of the training images is held out.
 Expected: depends on the images; from scratch, a few hundred a class are few.
+Hardware: a GPU or patience; `python -m mixer_jax.benchmark --config=...` says how long an epoch takes here.
 Command: python -m mixer_jax.train --config=configs/image_folder.py:PATH --workdir=runs/mine
 """
 
@@ -19,7 +20,8 @@ def get_config(arg=None):
     raise ValueError(
       f'{folder}/train is not a folder; use --config=configs/image_folder.py:PATH with PATH/train/CLASS/*.jpg'
     )
-  test = next((name for name in ('test', 'val') if (folder / name).is_dir()), 'train[90%:]')
+  val, test = (name if (folder / name).is_dir() else '' for name in ('val', 'test'))
+  train, val = ('train', val) if val or test else ('train[:90%]', 'train[90%:]')
   classes = [p for p in (folder / 'train').iterdir() if p.is_dir() and not p.name.startswith('.')]
   config = ConfigDict()
   config.seed = 0
@@ -30,13 +32,14 @@ def get_config(arg=None):
   config.ema = 0.999
   config.model = {
     'name': 'mixer', 'patch': 8, 'hidden': 256, 'blocks': 8, 'token_mlp': 128, 'channel_mlp': 1024,
-    'dropout': 0.0, 'stochastic_depth': 0.1, 'dtype': 'float32',
+    'gelu': 'tanh', 'dropout': 0.0, 'stochastic_depth': 0.1, 'rescale': False, 'dtype': 'float32', 'scan': False,
+    'remat': False,
   }  # fmt: skip
   config.task = {'name': 'classification', 'loss': 'softmax', 'label_smoothing': 0.1}
   config.data = {
-    'name': f'image_folder:{folder}', 'train': 'train[:90%]' if test == 'train[90%:]' else 'train', 'val': '',
-    'test': test, 'image': (96, 96, 3), 'classes': len(classes), 'mean': (0.485, 0.456, 0.406),
-    'std': (0.229, 0.224, 0.225), 'resident_mib': 2048.0, 'workers': 0,
+    'name': f'image_folder:{folder}', 'train': train, 'val': val, 'test': test, 'image': (96, 96, 3),
+    'classes': len(classes), 'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225), 'resident_mib': 2048.0,
+    'workers': 0,
   }  # fmt: skip
   config.augment = {
     'resized_crop': {'min_area': 0.25},

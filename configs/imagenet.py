@@ -6,7 +6,7 @@ Source: arXiv 2105.01601; the recipe is big_vision's mlp_mixer_i1k: Adam 1e-3 wi
   RandAugment(2, 15); images are first cropped to their centre square of 224 pixels, and the random crop is cut
   out of that, on the device; one per cent of the training images is held out as `val`.
 Expected: 76.3% for B/16 after 300 epochs (big_vision's number; not run here).
-Hardware: a TPU slice or 8 GPUs; the blocks of L and H are scanned and rematerialised to fit.
+Hardware: a TPU slice or 8 GPUs; the blocks of L and H are scanned and rematerialised to fit. Time: not measured here.
 Arguments: S/32, S/16, B/32, B/16 (default), L/32, L/16, H/14.
 Data: TFDS imagenet2012, prepared once as array_record; see README.
 Command: python -m mixer_jax.train --config=configs/imagenet.py:B/16 --workdir=runs/b16 --data_dir=DIR
@@ -30,8 +30,8 @@ def get_config(arg=None):
   config.accumulate = 1
   config.ema = 0.0
   config.model = {
-    'name': 'mixer', **SIZES[variant], 'head_bias': -6.9, 'dropout': 0.0, 'stochastic_depth': 0.1,
-    'dtype': 'bfloat16', 'scan': variant[0] in 'LH', 'remat': variant[0] in 'LH',
+    'name': 'mixer', **SIZES[variant], 'gelu': 'tanh', 'head_bias': -6.9, 'dropout': 0.0, 'stochastic_depth': 0.1,
+    'rescale': False, 'dtype': 'bfloat16', 'scan': variant[0] in 'LH', 'remat': variant[0] in 'LH',
   }  # fmt: skip
   config.task = {'name': 'classification', 'loss': 'sigmoid', 'label_smoothing': 0.0}
   config.data = {

@@ -121,7 +121,6 @@ def main(arguments: list[str]) -> None:
   options.add_argument('--seconds', type=float, default=20.0, help='about how long to time steps')
   options.add_argument('--json', action='store_true', help='print JSON')
   known, rest = options.parse_known_args(arguments)
-  doors.use_huge_pages()
   from mixer_jax import config as configs
 
   result = benchmark(configs.load(rest), known.seconds)
@@ -144,4 +143,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  doors.run(main)
+  doors.run(main, huge_pages=True)

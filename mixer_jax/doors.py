@@ -12,21 +12,24 @@ from mixer_jax.errors import MixerError
 HUGE_PAGES = 'glibc.malloc.hugetlb=1'
 
 
-def parser(door: str, text: str) -> argparse.ArgumentParser:
-  """Options of `python -m mixer_jax.DOOR`, --debug and --data_dir among them."""
+def parser(door: str, text: str, *, data: bool = False) -> argparse.ArgumentParser:
+  """Options of `python -m mixer_jax.DOOR`: --debug, and --data_dir for those that read data sets."""
   options = argparse.ArgumentParser(
     prog=f'python -m mixer_jax.{door}', description=text, allow_abbrev=False,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )  # fmt: skip
   options.add_argument('--debug', action='store_true', help='show the traceback of an error')
-  options.add_argument(
-    '--data_dir', help='where data sets lie (default: $MIXER_DATA_DIR, else the cache folder of the user)'
-  )
+  if data:
+    options.add_argument(
+      '--data_dir', help='where data sets lie (default: $MIXER_DATA_DIR, else the cache folder of the user)'
+    )
   return options
 
 
-def run(main: Callable[[list[str]], None]) -> None:
+def run(main: Callable[[list[str]], None], *, huge_pages: bool = False) -> None:
   """Runs a door: a user's mistake is printed as one line and exits with 1."""
+  if huge_pages:
+    use_huge_pages()
   try:
     main(sys.argv[1:])
   except MixerError as error:

@@ -10,16 +10,15 @@ from mixer_jax import doors
 
 
 def main(arguments: list[str]) -> None:
-  options = doors.parser('evaluate', __doc__)
+  options = doors.parser('evaluate', __doc__, data=True)
   options.add_argument('--workdir', required=True, help='the run directory')
   options.add_argument(
     '--split',
-    default='test',
-    help="test, val or train as the run's config has them, or a split such as 'train[:10%%]'",
+    help="test, val or train as the run's config has them, or a split such as 'train[:10%%]' (default: test, or val"
+    ' where the config has no test)',
   )
   options.add_argument('--checkpoint', default='last', help='last, best or a step')
   known = options.parse_args(arguments)
-  doors.use_huge_pages()
   doors.use_compilation_cache()
   from mixer_jax.data import batches
   from mixer_jax.training import loop, mesh, restore
@@ -27,16 +26,18 @@ def main(arguments: list[str]) -> None:
 
   run = restore.restore(known.workdir, step=known.checkpoint)
   experiment, data = run.experiment, run.experiment.data
-  split = getattr(data, known.split, '') if known.split in ('train', 'val', 'test') else known.split
-  source = data.source(split or known.split, known.data_dir)
+  split = known.split or ('test' if data.test else 'val')
+  split = (split in ('train', 'val', 'test') and getattr(data, split)) or split
+  source = data.source(split, known.data_dir)
+  loop.check_classes(known.workdir, run.classes, source.classes)
   feeder = batches.Feeder(
     source, seed=0, batch_size=experiment.settings.eval_batch_size, mesh=experiment.mesh,
     resident_mib=data.resident_mib, workers=data.workers,
   )  # fmt: skip
   eval_loop = make_eval_loop(experiment.eval_step(), experiment.metrics, mesh.over_batch(experiment.mesh))
   metrics = loop.evaluate(eval_loop, run.params, feeder)
-  print(json.dumps({'split': split or known.split, 'step': run.step, 'examples': len(source), **metrics}))
+  print(json.dumps({'split': split, 'step': run.step, 'examples': len(source), **metrics}))
 
 
 if __name__ == '__main__':
-  doors.run(main)
+  doors.run(main, huge_pages=True)

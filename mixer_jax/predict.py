@@ -43,7 +43,6 @@ def main(arguments: list[str]) -> None:
   options.add_argument('--output', required=True, help='the CSV file to write')
   options.add_argument('--checkpoint', default='last', help='last, best or a step')
   known = options.parse_args(arguments)
-  doors.use_huge_pages()
   doors.use_compilation_cache()
   import jax
   import numpy as np
@@ -91,4 +90,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  doors.run(main)
+  doors.run(main, huge_pages=True)

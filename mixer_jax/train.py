@@ -10,14 +10,15 @@ from mixer_jax import doors
 
 
 def main(arguments: list[str]) -> None:
-  options = doors.parser('train', __doc__)
+  options = doors.parser('train', __doc__, data=True)
   options.add_argument('--workdir', required=True, help='the run directory')
   options.add_argument('--distributed', action='store_true', help='join the other hosts, found by the environment')
   options.add_argument('--coordinator', help='HOST:PORT of the first process, instead of the environment')
   options.add_argument('--processes', type=int, help='how many processes there are')
   options.add_argument('--process', type=int, help='which one this is, from 0')
   known, rest = options.parse_known_args(arguments)
-  doors.use_huge_pages()
+  if not known.coordinator and (known.processes is not None or known.process is not None):
+    options.error('--processes and --process need --coordinator=HOST:PORT')
 
   from mixer_jax import config as configs
 
@@ -31,4 +32,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  doors.run(main)
+  doors.run(main, huge_pages=True)

@@ -8,8 +8,10 @@ import importlib
 import json
 import math
 import os
+import platform
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -21,6 +23,8 @@ import pytest
 from flax import nnx
 from PIL import Image
 from sklearn import datasets
+from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import RecordWriter, masked_crc32c
 
 import mixer_jax
 from mixer_jax import doors
@@ -121,6 +125,45 @@ def test_help_is_fast_and_needs_no_jax(name):
   assert result.stderr == ''
 
 
+# ---- what the doors set up
+
+
+def test_huge_pages():
+  code = 'import os, sys; from mixer_jax import doors; doors.use_huge_pages(); print(os.environ, os.getpid(), sys.argv)'
+  environment = {k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'} | {'PYTHONPATH': str(ROOT)}
+  start = lambda e: subprocess.Popen(
+    [sys.executable, '-c', code, 'a b', '--c'], env=e, stdout=subprocess.PIPE, text=True
+  )
+  process = start(environment)
+  told = process.communicate(timeout=60)[0]
+  assert f"{process.pid} ['-c', 'a b', '--c']" in told  # the same process, the same arguments
+  assert (doors.HUGE_PAGES in told) == (platform.libc_ver()[0] == 'glibc')
+  assert doors.HUGE_PAGES not in start(environment | {'GLIBC_TUNABLES': ''}).communicate(timeout=60)[0]
+
+
+def test_compiled_programs_are_kept(tmp_path):
+  # Large enough to take more than a tenth of a second to compile.
+  code = (
+    'from mixer_jax import doors\ndoors.use_compilation_cache()\nimport jax\n'
+    'print(jax.jit(lambda x: sum(jax.numpy.sort(x + i) for i in range(40)))(jax.numpy.arange(9.0)))'
+  )
+  environment = {k: v for k, v in os.environ.items() if k != 'JAX_COMPILATION_CACHE_DIR'}
+  environment |= {'PYTHONPATH': str(ROOT), 'XDG_CACHE_HOME': str(tmp_path), 'JAX_PLATFORMS': 'cpu'}
+  files = []
+  for _ in range(2):
+    subprocess.run([sys.executable, '-c', code], env=environment, check=True, capture_output=True)
+    files.append({p.name for p in (tmp_path / 'mixer_jax' / 'xla').iterdir() if p.name.endswith('-cache')})
+  assert files[0] and files[0] == files[1]
+
+
+def test_the_bar_of_a_terminal(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(sys.stderr, 'isatty', lambda: True, raising=False)
+  assert open_door('train', DIGITS, *SMALL, f'--workdir={tmp_path}/run') == 0
+  shown = capsys.readouterr()
+  assert '20/20' in shown.err and 'step 10  test/accuracy' in shown.err.replace('\r', '\n')
+  assert 'step 10' not in shown.out
+
+
 # ---- a whole run
 
 
@@ -128,8 +171,7 @@ def test_run_directory(run):
   assert {p.name for p in run.iterdir() if 'tfevents' not in p.name} == {
     'config.json', 'labels.json', 'metrics.jsonl', 'summary.json', 'checkpoints', 'figures', '.lock',
   }  # fmt: skip
-  events = list(run.glob('*tfevents*'))
-  assert len(events) == 1 and events[0].stat().st_size > 500
+  assert len(list(run.glob('*tfevents*'))) == 1
   assert sorted(int(p.name) for p in (run / 'checkpoints').iterdir() if p.name.isdecimal()) == list(EVALUATIONS)
   with Image.open(run / 'figures' / 'curves.png') as image:
     assert image.format == 'PNG' and np.asarray(image.convert('L')).std() > 1
@@ -153,6 +195,22 @@ def test_metrics(run):
   assert all(math.isfinite(value) for line in lines for value in line.values())
   # The logits start at zero, so the first losses are at log(10) and fall from there.
   assert train[-1]['train/loss'] < train[0]['train/loss'] < math.log(10) + 0.1
+
+
+def test_events(run):
+  (file,) = run.glob('*tfevents*')
+  data, events = file.read_bytes(), []
+  while data:  # of each record the length, its checksum, the event, its checksum
+    (length,) = struct.unpack('<Q', data[:8])
+    assert struct.unpack('<I', data[8:12])[0] == masked_crc32c(data[:8])
+    events.append(event_pb2.Event.FromString(data[12 : 12 + length]))
+    data = data[16 + length :]
+  assert events[0].file_version == 'brain.Event:2'
+  drawn = [(event.step, event.summary.value[0].tag, event.summary.value[0].simple_value) for event in events[1:]]
+  lines = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
+  wanted = [(line['step'], name, value) for line in lines for name, value in line.items() if name != 'step']
+  assert [d[:2] for d in drawn] == [w[:2] for w in wanted]
+  np.testing.assert_allclose([d[2] for d in drawn], [w[2] for w in wanted], rtol=1e-6)
 
 
 def test_summary(run):
@@ -343,10 +401,15 @@ def test_a_required_option(name, capsys):
   assert '--workdir' in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_process_without_a_coordinator(tmp_path, capsys):
+  assert open_door('train', DIGITS, f'--workdir={tmp_path}/run', '--processes=2', '--process=0') == 2
+  assert '--coordinator' in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_an_error_in_a_process_of_its_own(tmp_path):
   # Three devices do not divide 32 examples.
   arguments = (DIGITS, *SMALL, f'--workdir={tmp_path}/run')
-  result = process('train', *arguments, GLIBC_TUNABLES='', XLA_FLAGS='--xla_force_host_platform_device_count=3')
+  result = process('train', *arguments, XLA_FLAGS='--xla_force_host_platform_device_count=3')
   assert result.returncode == 1 and result.stdout == ''
   assert len(result.stderr.splitlines()) == 1
   assert result.stderr.startswith('error: batch_size is 32, which 3 devices do not divide')
@@ -449,6 +512,44 @@ def test_a_workdir_that_cannot_be(tmp_path, refused):
   assert (tmp_path / 'file').read_text() == 'mine\n' and len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')
+def test_a_workdir_that_may_not_be_written(tmp_path, refused):
+  (tmp_path / 'locked').mkdir(mode=0o500)
+  refused('train', DIGITS, *SMALL, f'--workdir={tmp_path}/locked', parts=[f'{tmp_path}/locked', 'Permission denied'])
+
+
+def test_a_run_goes_on_with_other_hardware(run, tmp_path):
+  shutil.copytree(run, tmp_path / 'run')
+  (tmp_path / 'run' / 'summary.json').unlink()
+  shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '20')
+  other = ('--config.mesh.data=2', '--config.mesh.fsdp=2', '--config.data.resident_mib=0.0')
+  devices = '--xla_force_host_platform_device_count=4'
+  result = process('train', DIGITS, *SMALL, '--config.ema=0.99', *other, f'--workdir={tmp_path}/run', XLA_FLAGS=devices)
+  assert result.returncode == 0, result.stderr
+  assert 'resumed at step 10' in result.stdout and 'data 2 x fsdp 2' in result.stdout
+  assert json.loads((tmp_path / 'run' / 'config.json').read_text())['mesh'] == {'data': 2, 'fsdp': 2}
+  ours, theirs = (json.loads((r / 'summary.json').read_text())['metrics'] for r in (tmp_path / 'run', run))
+  assert ours['train/loss'] == pytest.approx(theirs['train/loss'], rel=1e-4)
+
+
+def test_the_checkpoint_of_another_model(run, tmp_path, refused):
+  shutil.copytree(run, tmp_path / 'run')
+  config = json.loads((run / 'config.json').read_text())
+  config['model']['hidden'] = 32
+  (tmp_path / 'run' / 'config.json').write_text(json.dumps(config))
+  parts = ['another model', f'{tmp_path}/run/checkpoints', '16', '32']
+  refused('evaluate', f'--workdir={tmp_path}/run', parts=parts)
+  refused('train', DIGITS, *SMALL, '--config.model.hidden=32', f'--workdir={tmp_path}/run', parts=parts)
+
+
+def test_data_of_other_classes(run, tmp_path, refused):
+  shutil.copytree(run, tmp_path / 'run')
+  (tmp_path / 'run' / 'labels.json').write_text(json.dumps(list('0123456798')))
+  parts = ["class 8 is '9' in the run", "'8' in the data"]
+  refused('train', DIGITS, *SMALL, f'--workdir={tmp_path}/run', parts=parts)
+  refused('evaluate', f'--workdir={tmp_path}/run', parts=parts)
+
+
 def test_a_second_process_in_the_same_directory(run, refused):
   before = snapshot(run)
   with (run / '.lock').open() as lock:
@@ -461,10 +562,38 @@ def test_a_second_process_in_the_same_directory(run, refused):
 @pytest.mark.skipif(not Path('/dev/full').exists(), reason='no /dev/full')
 def test_no_space_for_the_log(tmp_path):
   (tmp_path / 'metrics.jsonl').symlink_to('/dev/full')
-  result = process('train', DIGITS, *SMALL, f'--workdir={tmp_path}', GLIBC_TUNABLES='')
+  result = process('train', DIGITS, *SMALL, f'--workdir={tmp_path}')
   assert result.returncode == 1
   assert len(result.stderr.splitlines()) == 1, result.stderr
   assert result.stderr.startswith(f'error: cannot write {tmp_path}/metrics.jsonl (No space left on device)')
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A file system of 120 KiB."""
+  folder = tmp_path / 'disk'
+  folder.mkdir()
+  command = ['mount', '-t', 'tmpfs', '-o', 'size=120k', 'tmpfs', folder]
+  if not shutil.which('mount') or subprocess.run(command, capture_output=True, check=False).returncode:
+    pytest.skip('file systems cannot be mounted here')
+  yield folder
+  subprocess.run(['umount', folder], check=True)
+
+
+def test_no_space_left(small_disk):
+  result = process('train', DIGITS, *SMALL, f'--workdir={small_disk}/run')
+  assert result.returncode == 1
+  assert len(result.stderr.splitlines()) == 1, result.stderr
+  assert result.stderr.startswith('error: ') and 'no space left on' in result.stderr.lower()
+
+
+def test_no_space_for_the_events(tmp_path, monkeypatch, refused):
+  # More lines than any queue holds: none may wait for a writer that is gone.
+  def flush(_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(RecordWriter, 'flush', flush)
+  refused('train', DIGITS, *SMALL, f'--workdir={tmp_path}/run', parts=[f'{tmp_path}/run', 'No space left on device'])
 
 
 def test_no_space_for_a_checkpoint(tmp_path, monkeypatch, refused):
@@ -517,6 +646,20 @@ def test_an_evaluation_that_is_not_finite(tmp_path, refused, monkeypatch):
 def assert_finite(workdir):
   lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
   assert lines and all(math.isfinite(v) for line in lines for v in line.values())
+
+
+def test_ctrl_c_in_a_terminal_spares_the_workers(tmp_path):
+  options = ('--config.data.workers=1', '--config.data.resident_mib=0.0', '--config.total=100000 steps')
+  command = [sys.executable, '-m', 'mixer_jax.train', DIGITS, *SMALL, *options, f'--workdir={tmp_path}/run']
+  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT), 'PYTHONUNBUFFERED': '1'}
+  pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
+  with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as process:
+    assert any(line.startswith('step 20/') for line in process.stdout)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of them
+    out, err = process.communicate(timeout=120)
+  assert process.returncode == 0, err
+  stopped = re.search(r'stopped by SIGINT at step (\d+), saved', out)
+  assert (tmp_path / 'run' / 'checkpoints' / stopped[1]).is_dir()
 
 
 # ---- mistakes with a run

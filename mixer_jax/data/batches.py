@@ -8,6 +8,7 @@ Evaluation feeds also hold `mask` [steps, batch]: 0 where the last batch was pad
 """
 
 import functools
+import signal
 from collections.abc import Callable, Iterator
 
 import grain
@@ -78,7 +79,7 @@ class Feeder:
     first = source[0]
     size = self.size * sum(np.asarray(v).nbytes for v in first.values())
     self.resident = size <= resident_mib * 2**20
-    self._stream, self._position = None, -1
+    self._stream, self._position, self._next = None, -1, None
     if self.resident:
       arrays = source.arrays if source.arrays is not None else sources.materialize(source)
       everywhere = jax.sharding.NamedSharding(mesh, axes())
@@ -90,8 +91,10 @@ class Feeder:
     if not self.resident:
       if step != self._position:
         self._stream = self._read(lambda i: (rows(step + i), None))
-      self._position = step + 1
-      return {'batches': self._send(next(self._stream))}
+        self._next = self._send(next(self._stream))
+      batch, self._position = self._next, step + 1
+      self._next = self._send(next(self._stream))  # goes to the device while this step is computed
+      return {'batches': batch}
     padded = np.zeros((CHUNK, self.batch_size), np.int32)
     padded[:count] = [rows(step + i) for i in range(count)]
     return {'data': self._data, 'rows': _put(padded, self._over_batch)}
@@ -130,7 +133,8 @@ class Feeder:
     if self.workers:
       if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain hands its flags to the workers, but no absl app has run here.
-      dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.workers))
+      options = grain.MultiprocessingOptions(num_workers=self.workers)
+      dataset = dataset.mp_prefetch(options, worker_init_fn=_ignore_interrupts)
     return iter(dataset)
 
   def _local_slice(self) -> slice:
@@ -143,6 +147,11 @@ class Feeder:
     return {
       name: jax.make_array_from_process_local_data(self._over_batch, a[None], shape(a)) for name, a in batch.items()
     }
+
+
+def _ignore_interrupts(*_) -> None:
+  """Ctrl-C reaches every process of a terminal; the workers go on, so that the run can finish its steps and save."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _put(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:

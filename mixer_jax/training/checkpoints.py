@@ -14,6 +14,8 @@ from jax.experimental import multihost_utils
 from mixer_jax.errors import MixerError
 from mixer_jax.training.state import TrainState
 
+NOT_DAMAGE = ('RESOURCE_EXHAUSTED', 'PERMISSION_DENIED', 'Permission denied', 'Too many open files')
+
 
 class Checkpoints:
   """The checkpoints of a run directory.
@@ -24,7 +26,8 @@ class Checkpoints:
   """
 
   def __init__(self, workdir: Path, *, best: str | None = None, read_only: bool = False):
-    logging.getLogger('absl').setLevel(logging.ERROR)  # Orbax tells every step of every save.
+    # Orbax tells every step of every save, and prints what it raises.
+    logging.getLogger('absl').setLevel(logging.CRITICAL)
     self.folder = Path(workdir).resolve() / 'checkpoints'
     self._best, self._values = best, {}
     options = ocp.CheckpointManagerOptions(
@@ -71,38 +74,47 @@ class Checkpoints:
   def restore_last(self, shapes: TrainState, *, set_aside: bool) -> TrainState | None:
     """The newest state that can be read; None when there is no checkpoint at all.
 
-    A damaged checkpoint is reported and passed over for the one before; `set_aside` also moves it out of the way, so
-    that the run can write that step again.
+    A damaged checkpoint is reported and passed over for the one before; when that one can be read, `set_aside` moves
+    the damaged one out of the way, so that the run can write that step again.
 
     Raises:
-      MixerError: there are checkpoints, but none can be read.
+      MixerError: there are checkpoints, but none can be read, or the machine cannot read them now.
     """
-    present = self.steps()
-    for step in reversed(present):
+    damaged = []
+    for step in reversed(self.steps()):
       try:
-        return self._restore(shapes, step)
+        state = self._restore(shapes, step)
       except MixerError:
         raise
       except Exception as error:  # Orbax and TensorStore raise whatever they like for a damaged file.
         reason = ' '.join(str(error).split())[:200]
-        print(
-          f'warning: the checkpoint of step {step} is damaged ({reason}); trying the one before',
-          file=sys.stderr,
-        )
-        if set_aside and jax.process_index() == 0:
-          aside = self.folder.parent / f'damaged_checkpoint_{step}'
-          while aside.exists():
-            aside = aside.with_name(aside.name + '_again')
-          shutil.move(self.folder / str(step), aside)
-      if set_aside:
-        if jax.process_count() > 1:
-          multihost_utils.sync_global_devices(f'checkpoint {step} set aside')
-        self._manager.reload()
-    if present:
+        if isinstance(error, MemoryError) or any(sign in str(error) for sign in NOT_DAMAGE):
+          raise MixerError(
+            f'the checkpoint of step {step} in {self.folder} cannot be read here and now ({reason}); mend that, then'
+            ' run the same command again'
+          ) from error
+        print(f'warning: the checkpoint of step {step} is damaged ({reason}); trying the one before', file=sys.stderr)
+        damaged.append(step)
+      else:
+        if set_aside and damaged:
+          self._set_aside(damaged)
+        return state
+    if damaged:
       raise MixerError(
-        f'none of the checkpoints {present} in {self.folder} can be read; start again in another --workdir'
+        f'none of the checkpoints {damaged[::-1]} in {self.folder} can be read; start again in another --workdir'
       )
     return None
+
+  def _set_aside(self, steps: list[int]) -> None:
+    if jax.process_index() == 0:
+      for step in steps:
+        aside = self.folder.parent / f'damaged_checkpoint_{step}'
+        while aside.exists():
+          aside = aside.with_name(aside.name + '_again')
+        shutil.move(self.folder / str(step), aside)
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices(f'checkpoints {steps} set aside')
+    self._manager.reload()
 
   def close(self) -> None:
     """Waits until everything is on disk."""

@@ -1,15 +1,19 @@
 """What a run tells: metrics.jsonl, TensorBoard, a progress bar or plain lines, summary.json."""
 
+import contextlib
 import errno
 import json
 import os
+import socket
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import tensorboardX
 import tqdm
+from tensorboardX import summary
+from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import RecordWriter
 
 from mixer_jax.errors import MixerError
 
@@ -57,9 +61,14 @@ class Log:
       if self.path.is_file() or not self.path.exists():
         os.replace(part, self.path)
       self._file = self.path.open('ab', buffering=0)
+      # Not SummaryWriter: its thread dies of a full disk, and then its queue blocks the run.
+      name = f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}'
+      self._events = RecordWriter(str(self.path.with_name(name)))
     except OSError as error:
       raise cannot_write(self.path, error) from error
-    self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1 if kept else None)
+    self._event(file_version='brain.Event:2')
+    if kept:  # What a killed process drew after this step is to go.
+      self._event(step=step + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
     if sys.stderr.isatty():
       self._bar = tqdm.tqdm(initial=step, total=total, unit='step', dynamic_ncols=True, smoothing=0.1)
 
@@ -82,10 +91,11 @@ class Log:
     try:
       if self._file.write(text) < len(text):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+      for name, value in scalars.items():
+        self._event(step=step, summary=summary.scalar(name, value))
+      self._events.flush()
     except OSError as error:
       raise cannot_write(self.path, error) from error
-    for name, value in scalars.items():
-      self._events.add_scalar(name, value, step)
     shown = '  '.join(f'{k} {v:.4g}' for k, v in scalars.items() if not k.startswith('time/'))
     if self._bar is not None:
       self._bar.write(f'step {step}  {shown}', file=sys.stderr)
@@ -94,10 +104,16 @@ class Log:
     left = (self.total - step) / max(rate, 1e-9)
     print(f'step {step}/{self.total}  {shown}  {rate:.1f} steps/s  {left:.0f} s left', flush=True)
 
+  def _event(self, **what) -> None:
+    self._events.write(event_pb2.Event(wall_time=time.time(), **what).SerializeToString())
+
   def close(self) -> None:
+    """Once is enough, twice does no harm."""
     if not self._write:
       return
+    self._write = False
     if self._bar is not None:
       self._bar.close()
     self._file.close()
-    self._events.close()
+    with contextlib.suppress(OSError):  # All was flushed line by line; what could not be was reported then.
+      self._events.close()

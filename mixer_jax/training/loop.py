@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +26,7 @@ from mixer_jax.training.logging import Log, cannot_write, read_metrics, write_js
 from mixer_jax.training.step import make_eval_loop, make_train_loop
 
 CALL_SECONDS = 1.0  # about how long one call into the compiled loop takes: how soon Ctrl-C is heard
+HARDWARE = ('mesh.', 'data.workers', 'data.resident_mib')  # keys in which a resumed run may differ
 
 
 def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path, *, data_dir: str | None = None) -> dict | None:
@@ -57,6 +58,8 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
   settings, data, mesh = experiment.settings, experiment.data, experiment.mesh
 
   source = data.source(data.train, data_dir)
+  if (workdir / 'labels.json').exists():
+    check_classes(workdir, read_json(workdir / 'labels.json'), source.classes)
   heldout = {name: data.source(split, data_dir) for name in ('val', 'test') if (split := getattr(data, name))}
   length = experiment.length(len(source))
   optimizer, schedule = experiment.optimizer(length)
@@ -108,7 +111,7 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
         scalars = {f'train/{name}': sums[name] / sums['examples'] for name in experiment.metrics}
         scalars |= {
           'train/grad_norm': sums['grad_norm'] / sums['steps'],
-          'train/learning_rate': float(schedule(step)),
+          'train/learning_rate': float(schedule(step - 1)),
         }
         log.write(step, scalars)
         state = state._replace(sums=jax.tree.map(lambda x: x * 0, state.sums))
@@ -120,7 +123,7 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
         if not np.isfinite(sum(evaluated.values())):
           raise MixerError(
             f'the evaluation after {step} steps is not finite; {_last_good(checkpoints)}; lower the learning rate or'
-            ' clip the gradient'
+            ' clip the gradient in another --workdir'
           )
         if evaluated:
           log.write(step, evaluated)
@@ -180,7 +183,7 @@ class Stop:
 
 
 def check_workdir(workdir: Path, config: dict) -> None:
-  """Refuses a run directory of another config, naming the first key that differs."""
+  """Refuses a run directory of another config, naming the first key that differs; the hardware's may."""
   path = workdir / 'config.json'
   if workdir.exists() and not workdir.is_dir():
     raise MixerError(f'--workdir={workdir} is a file, but must be a directory')
@@ -188,7 +191,7 @@ def check_workdir(workdir: Path, config: dict) -> None:
     return
   stored, given = _flat(read_config(workdir)), _flat(config)
   for key in sorted({*stored, *given}):
-    if stored.get(key) != given.get(key):
+    if not key.startswith(HARDWARE) and stored.get(key) != given.get(key):
       raise MixerError(
         f'{workdir} is the run of another config: {key} is {stored.get(key, "missing")!r} there, but'
         f' {given.get(key, "missing")!r} here; choose another --workdir'
@@ -197,11 +200,18 @@ def check_workdir(workdir: Path, config: dict) -> None:
 
 def read_config(workdir: Path) -> dict:
   """The resolved config of a run directory."""
-  path = workdir / 'config.json'
+  if not (workdir / 'config.json').exists():
+    raise MixerError(f'{workdir} is no run directory: it has no config.json')
+  config = read_json(workdir / 'config.json')
+  if not isinstance(config, dict):
+    raise MixerError(f'{workdir}/config.json holds no config; restore it, or start again in another --workdir')
+  return config
+
+
+def read_json(path: Path) -> Any:
+  """What a file of a run directory holds."""
   try:
     return json.loads(path.read_text())
-  except FileNotFoundError as error:
-    raise MixerError(f'{workdir} is no run directory: it has no config.json') from error
   except (OSError, ValueError) as error:
     raise MixerError(f'{path} cannot be read ({error}); restore it, or start again in another --workdir') from error
 
@@ -225,6 +235,17 @@ def start_workdir(workdir: Path, config: dict, classes: tuple[str, ...]) -> IO:
   write_json(workdir / 'config.json', config)
   write_json(workdir / 'labels.json', list(classes))
   return lock
+
+
+def check_classes(workdir: Path, stored: Sequence[str], here: Sequence[str]) -> None:
+  """Refuses data whose classes are not those that the run was trained on: its labels would mean something else."""
+  if list(stored) != list(here):
+    i = next((i for i, (a, b) in enumerate(zip(stored, here, strict=False)) if a != b), min(len(stored), len(here)))
+    name = lambda names: repr(names[i]) if i < len(names) else 'missing'
+    raise MixerError(
+      f'class {i} is {name(stored)} in the run {workdir}, but {name(here)} in the data here; give it the data it was'
+      ' trained on, or choose another --workdir'
+    )
 
 
 def describe_start(experiment, length, examples: int, step: int, resident: bool) -> str:
@@ -261,10 +282,14 @@ def finish(workdir: Path, config: dict, experiment, length, seconds: float, best
     'metrics': last,
     'best': {'chosen_by': best, **{k: v for k, v in of_best.items() if not k.startswith('time/')}},
   }
+  figure = workdir / 'figures' / 'curves.png'
+  try:
+    curves.draw(lines, figure)
+  except OSError as error:
+    raise cannot_write(figure, error) from error
   write_json(workdir / 'summary.json', summary)
-  curves.draw(lines, workdir / 'figures' / 'curves.png')
   shown = ', '.join(f'{k} {v:.4f}' for k, v in last.items() if k.split('/')[0] in ('val', 'test'))
-  print(f'{shown or "done"} after {length.total:,} steps, {seconds:.0f} s; curves: {workdir}/figures/curves.png')
+  print(f'{shown or "done"} after {length.total:,} steps, {seconds:.0f} s; curves: {figure}')
   return summary
 
 
@@ -276,7 +301,7 @@ def fail_not_finite(step: int, sums: dict, settings, examples: int, checkpoints:
     f'the {what} of step {step} is not finite; {_last_good(checkpoints)};'
     f' the batch was rows {shown} of {settings.data["train"]}'
     f' (batches.rows_of_step(seed={settings.seed}, step={step}, batch_size={settings.batch_size}, size={examples}));'
-    ' lower the learning rate, clip the gradient, or look at those rows'
+    ' look at those rows, or lower the learning rate or clip the gradient in another --workdir'
   )
 
 

@@ -1,6 +1,5 @@
 """A run directory -> the model that was trained there, on whatever devices are here."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from mixer_jax.optim.schedules import Length
 from mixer_jax.training import experiment as experiments
 from mixer_jax.training.checkpoints import Checkpoints
 from mixer_jax.training.logging import read_metrics
-from mixer_jax.training.loop import read_config
+from mixer_jax.training.loop import read_config, read_json
 
 
 class Run(NamedTuple):
@@ -37,7 +36,7 @@ def restore(workdir: str | Path, *, step: str = 'last') -> Run:
   config = read_config(workdir)
   # What the devices of the training divided, those here may not: nothing is trained, and evaluation batches may grow.
   devices = jax.device_count()
-  evaluated = -(-config['eval_batch_size'] // devices) * devices
+  evaluated = -(-config.get('eval_batch_size', 1) // devices) * devices
   here = {'mesh': {'data': -1, 'fsdp': 1}, 'batch_size': devices, 'accumulate': 1, 'eval_batch_size': evaluated}
   experiment = experiments.build(config | here)
   shapes = experiment.init_state(experiment.optimizer(Length(10**9, 1.0))[0], abstract=True)
@@ -53,11 +52,8 @@ def restore(workdir: str | Path, *, step: str = 'last') -> Run:
     state = checkpoints.restore(shapes, wanted)
   if state is None:
     raise MixerError(f'{workdir} has no checkpoint yet; train there first')
-  try:
-    classes = json.loads((workdir / 'labels.json').read_text())
-  except (OSError, ValueError) as error:
-    raise MixerError(f'{workdir}/labels.json cannot be read ({error}); restore it, or train again elsewhere') from error
-  return Run(experiment, state.params if state.ema is None else state.ema, int(state.step), classes)
+  params = state.params if state.ema is None else state.ema
+  return Run(experiment, params, int(state.step), read_json(workdir / 'labels.json'))
 
 
 def best_step(workdir: Path, steps: list[int]) -> int | None:

@@ -48,7 +48,7 @@ def start(config: str, workdir: Path, extra: list[str], out: Path, **environment
   """A training process, whose output goes to a file; what it compiles is kept beside the run."""
   cache = os.environ.get('JAX_COMPILATION_CACHE_DIR') or str(Path(workdir).parent / 'xla')
   environment = {
-    **os.environ, 'GLIBC_TUNABLES': '', 'JAX_COMPILATION_CACHE_DIR': cache,
+    **os.environ, 'JAX_COMPILATION_CACHE_DIR': cache,
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1', 'PYTHONUNBUFFERED': '1',
     'PYTHONPATH': os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]), **environment,
   }  # fmt: skip
