@@ -5,6 +5,7 @@ import functools
 import inspect
 import json
 import math
+import shutil
 import textwrap
 from pathlib import Path
 
@@ -41,6 +42,7 @@ CONFIGS = {
 }
 NAMES = [(file, argument) for file, arguments in CONFIGS.items() for argument in arguments]
 every_config = pytest.mark.parametrize('file, argument', NAMES, ids=[f'{f}{a}' for f, a in NAMES])
+KINDS = ('train', 'val', 'test')
 SECTIONS = ('model', 'task', 'data', 'augment', 'optimizer', 'schedule', 'mesh')
 
 
@@ -79,7 +81,7 @@ def test_docstring_has_the_command(file):
   command = text.partition('Command:')[2]
   assert 'python -m mixer_jax.train' in command
   assert f'--config=configs/{file}.py' in command and '--workdir=' in command
-  assert 'Source:' in text
+  assert all(f'{part}:' in text for part in ('Source', 'Expected', 'Hardware'))
 
 
 @every_config
@@ -209,6 +211,18 @@ def test_a_missing_key_is_refused_by_name(section, load):
   del config[section]
   with pytest.raises(MixerError, match=section):
     experiments.build(config)
+
+
+def test_image_folder_takes_the_splits_that_are_there(load, images, tmp_path):
+  shutil.copytree(images, tmp_path / 'all')
+  splits = lambda: [configs.load([f'--config={FOLDER}/image_folder.py:{tmp_path}/all'])['data'][k] for k in KINDS]
+  assert splits() == ['train[:90%]', 'train[90%:]', '']
+  shutil.copytree(images / 'train', tmp_path / 'all' / 'test')
+  assert splits() == ['train', '', 'test']
+  shutil.copytree(images / 'train', tmp_path / 'all' / 'val')
+  assert splits() == ['train', 'val', 'test']
+  shutil.rmtree(tmp_path / 'all' / 'test')
+  assert splits() == ['train', 'val', '']
 
 
 # ---- every key changes the result
@@ -355,13 +369,16 @@ def test_a_key_changes_the_result(measure, key, load, digits, base):
 
 
 def test_every_key_of_digits_is_among_the_changes(load):
-  """But for the names of the only entry of a table, what the data fix, and what says when and how, not what."""
+  """But for the names of the only entry of a table, what the data fix, and what says when and how, not what.
+
+  `rescale` has its test below, `scan` and `remat` theirs in tests/models/test_mixer.py.
+  """
   keys = {key for changes in CHANGES.values() for key in changes}
   left = {key for key in flat(load('digits')) if key not in keys}
   assert left == {
     'accumulate', 'eval_batch_size', 'log_every', 'eval_every', 'checkpoint_every', 'mesh.data', 'mesh.fsdp',
     'model.name', 'task.name', 'optimizer.name', 'data.name', 'data.val', 'data.test', 'data.image', 'data.classes',
-    'data.resident_mib', 'data.workers',
+    'data.resident_mib', 'data.workers', 'model.rescale', 'model.scan', 'model.remat',
   }  # fmt: skip
 
 
