@@ -53,7 +53,7 @@ def shapes(**settings):
 
 def start(**settings):
   """Graph and parameters as the initialisers give them."""
-  return shapes(**settings)[0], jit(lambda: split(make(**settings))[1])()
+  return shapes(**settings)[0], jax.jit(lambda: split(make(**settings))[1])()
 
 
 def randomise(params, seed=0):
@@ -71,18 +71,14 @@ def images(batch=4, shape=SMALL['image'], seed=0):
   return jnp.asarray(np.random.default_rng(seed).normal(size=(batch, *shape)), jnp.float32)
 
 
-# Most of the time here goes into compiling, and so small programs do not win back what optimising them costs.
-jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
-
-
-@functools.partial(jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def run(graphdef, params, image, key=None):
   """Logits and intermediates."""
   rngs = None if key is None else nnx.Rngs(dropout=key)
   return nnx.merge(graphdef, params)(image, rngs=rngs, intermediates=True)
 
 
-@functools.partial(jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def loss_and_gradients(graphdef, params, image, label, key=None):
   def loss_fn(params):
     rngs = None if key is None else nnx.Rngs(dropout=key)
@@ -346,10 +342,10 @@ def test_dropout_after_both_linear_layers_at_its_rate(over):
   rate, x = 0.25, jnp.asarray(np.random.default_rng(0).normal(size=(6, 4, 16)), jnp.float32)
   features = 6 if over == 'tokens' else 16
   settings = {'over': over, 'gelu': 'exact', 'dropout': rate, 'init': 'torch', 'dtype': jnp.float32}
-  block = jit(lambda: MlpBlock(features, 12, **settings, rngs=nnx.Rngs(0)))()
-  expected = jit(block)(x)
+  block = jax.jit(lambda: MlpBlock(features, 12, **settings, rngs=nnx.Rngs(0)))()
+  expected = jax.jit(block)(x)
   draw = lambda key: block(x, rngs=nnx.Rngs(dropout=key))
-  out = np.asarray(jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), 4000)))
+  out = np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), 4000)))
   dropped = out == 0
   # After the second layer: 4,000 draws of every entry, each known to 0.007.
   np.testing.assert_allclose(dropped.mean(axis=0), rate, atol=0.04)
@@ -390,7 +386,7 @@ def test_stochastic_depth_draws_for_each_branch():
   block = make_block(rescale=False)
   x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4000, 16)), jnp.float32)
 
-  @jit
+  @jax.jit
   def forms(x):
     tokens = lambda x: x + block.token_mixing(block.token_norm(x))
     channels = lambda x: x + block.channel_mixing(block.channel_norm(x))
@@ -409,15 +405,15 @@ def test_kept_branches_are_rescaled_when_asked():
   x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 50, 16)), jnp.float32)
   block.channel_mixing.fc2.kernel[...] *= 0
   block.channel_mixing.fc2.bias[...] *= 0
-  branch = jit(lambda x: block(x, drop_rate=0.5, rngs=nnx.Rngs(dropout=1)) - x)(x)
+  branch = jax.jit(lambda x: block(x, drop_rate=0.5, rngs=nnx.Rngs(dropout=1)) - x)(x)
   kept = np.asarray(branch != 0).any(axis=(0, 2))
   assert 10 < kept.sum() < 40
-  np.testing.assert_allclose(branch[:, kept], 2 * (jit(block)(x) - x)[:, kept], atol=1e-5)
+  np.testing.assert_allclose(branch[:, kept], 2 * (jax.jit(block)(x) - x)[:, kept], atol=1e-5)
 
 
 def make_block(**settings):
   settings = {'norm_over': 'channels', 'first': 'tokens', 'gelu': 'tanh', 'dropout': 0.0, **settings}
-  return jit(lambda: MixerBlock(6, 16, 10, 24, **settings, init='torch', dtype=jnp.float32, rngs=nnx.Rngs(0)))()
+  return jax.jit(lambda: MixerBlock(6, 16, 10, 24, **settings, init='torch', dtype=jnp.float32, rngs=nnx.Rngs(0)))()
 
 
 # Types and intermediates
