@@ -1,0 +1,395 @@
+"""Tables: a CSV file and a schema -> numbers that a Mixer takes, scaled as the training rows say.
+
+A table is read in two steps. `read_csv` gives columns as they are in the file: float64 for numbers, text for
+categories. `fit` looks at training rows and gives a Schema, which turns any table of the same columns into arrays:
+  features [rows, columns], float32: every column scaled, a category as the number of its value;
+  categories [rows, categorical columns], int32: that number itself, 0 for a value no training row has.
+The schema is plain JSON and lies in the run directory, so that rows met later are treated as those of the training.
+"""
+
+import csv
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mixer_jax.errors import MixerError, unknown
+
+MISSING = ('', 'na', 'n/a', 'nan', 'null', 'none', '?')  # in columns of numbers, in any case
+ROWS = 8192  # of a file held as text at once
+QUANTILES = 256
+UNKNOWN = 0  # the number of a category that no training row has
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """Columns by name, in the file's order: float64 [rows] with nan where a number is missing, or text [rows]."""
+
+  where: str
+  columns: dict[str, np.ndarray]
+
+  def __len__(self) -> int:
+    return len(next(iter(self.columns.values())))
+
+  def take(self, rows: np.ndarray) -> 'Table':
+    return Table(self.where, {name: column[rows] for name, column in self.columns.items()})
+
+
+def read_header(path: str | Path) -> list[str]:
+  """The names of the columns of a CSV file.
+
+  Raises:
+    MixerError: no file, an empty one, not text, a name twice or missing, another delimiter.
+  """
+  path = Path(path)
+  try:
+    with path.open(encoding='utf-8-sig', newline='') as file:
+      header = next(csv.reader(file), None)
+  except (OSError, UnicodeDecodeError, csv.Error) as error:
+    reason = getattr(error, 'strerror', None) or str(error)
+    raise MixerError(f'{path} cannot be read as a table ({reason}); give a CSV file in UTF-8') from error
+  if not header:
+    raise MixerError(f'{path} is empty; its first line must name the columns')
+  header = [name.strip() for name in header]
+  others = [d for d in ';\t|' if header[0].count(d)]
+  if len(header) == 1 and others:
+    raise MixerError(f'{path} has one column, {header[0][:60]!r}, cut by {others[0]!r}; save it with commas')
+  for i, name in enumerate(header):
+    if not name:
+      raise MixerError(f'{path}: column {i + 1} has no name; name it in the first line')
+    if name in header[:i]:
+      raise MixerError(f'{path}: the column {name!r} is there twice, as number {header.index(name) + 1} and {i + 1}')
+  return header
+
+
+def read_cells(path: str | Path) -> Iterator[tuple[int, dict[str, list[str]]]]:
+  """(number of the first row, columns of text) for up to ROWS rows at a time; rows count from 1 below the header.
+
+  Raises:
+    MixerError: as read_header, and a row with more or fewer cells than the header.
+  """
+  header = read_header(path)
+  with Path(path).open(encoding='utf-8-sig', newline='') as file:
+    rows: list[list[str]] = []
+    number = 0
+    reader = csv.reader(file)
+    next(reader)
+    try:
+      for row in reader:
+        if not row:  # an empty line, such as the last
+          continue
+        number += 1
+        if len(row) != len(header):
+          raise MixerError(f'{path}, row {number}: {len(row)} cells, but the header has {len(header)}')
+        rows.append(row)
+        if len(rows) == ROWS:
+          yield number - ROWS + 1, dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
+          rows = []
+    except (UnicodeDecodeError, csv.Error) as error:
+      raise MixerError(f'{path}, after row {number}: {error}; give a CSV file in UTF-8') from error
+    if rows:
+      yield number - len(rows) + 1, dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
+
+
+def numbers(cells: Sequence[str], *, where: str, first: int, column: str) -> np.ndarray:
+  """Text -> float64, nan where a number is missing.
+
+  Raises:
+    MixerError: a cell that is no number, or is infinite, by row and column.
+  """
+  try:
+    values = np.array(cells, dtype=object).astype(np.float64)
+  except ValueError:
+    values = np.array([_number(cell) for cell in cells])
+    bad = np.flatnonzero([v is None for v in values])
+    if len(bad):
+      raise MixerError(
+        f'{where}, row {first + bad[0]}, column {column!r}: {cells[bad[0]]!r} is no number; mend it, or name the column'
+        ' among data.categorical'
+      ) from None
+    values = values.astype(np.float64)
+  if np.isinf(values).any():
+    bad = int(np.flatnonzero(np.isinf(values))[0])
+    raise MixerError(
+      f'{where}, row {first + bad}, column {column!r}: {cells[bad]!r} is infinite; mend it or leave it empty'
+    )
+  return values
+
+
+def _number(cell: str) -> float | None:
+  if cell.strip().lower() in MISSING:
+    return float('nan')
+  try:
+    return float(cell)
+  except ValueError:
+    return None
+
+
+def infer_categorical(path: str | Path, columns: Sequence[str]) -> list[str]:
+  """Which of the columns hold categories: those of which most cells are no numbers.
+
+  Raises:
+    MixerError: a column of numbers with some cells that are none, by the first such row.
+  """
+  texts = dict.fromkeys(columns, 0)
+  first_text: dict[str, tuple[int, str]] = {}
+  present = dict.fromkeys(columns, 0)
+  for first, cells in read_cells(path):
+    for name in columns:
+      try:
+        np.array(cells[name], dtype=object).astype(np.float64)
+        present[name] += len(cells[name])
+      except ValueError:
+        values = [_number(cell) for cell in cells[name]]
+        bad = [i for i, value in enumerate(values) if value is None]
+        texts[name] += len(bad)
+        present[name] += sum(value is None or value == value for value in values)
+        if bad:
+          first_text.setdefault(name, (first + bad[0], cells[name][bad[0]]))
+  for name in columns:
+    if 0 < 2 * texts[name] <= present[name]:
+      row, cell = first_text[name]
+      raise MixerError(
+        f'{path}, row {row}, column {name!r}: {cell!r} is no number, as most of that column are; mend it, or name the'
+        ' column among data.categorical'
+      )
+  return [name for name in columns if texts[name]]
+
+
+def to_columns(cells: Mapping[str, list[str]], categorical: Sequence[str], *, where: str, first: int) -> Table:
+  """Columns of text -> a Table."""
+  return Table(
+    where,
+    {
+      name: np.array([cell.strip() for cell in column], dtype=object)
+      if name in categorical
+      else numbers(column, where=where, first=first, column=name)
+      for name, column in cells.items()
+    },
+  )
+
+
+def read_csv(path: str | Path, *, columns: Sequence[str], categorical: Sequence[str]) -> Table:
+  """The whole of some columns of a file, `categorical` of them as text.
+
+  Raises:
+    MixerError: what read_cells and numbers refuse, a missing column, a file without rows.
+  """
+  missing = [name for name in columns if name not in read_header(path)]
+  if missing:
+    raise MixerError(f'{path} has no column {", ".join(map(repr, missing))}; it has {", ".join(read_header(path))}')
+  parts = [
+    to_columns({name: cells[name] for name in columns}, categorical, where=str(path), first=first)
+    for first, cells in read_cells(path)
+  ]
+  if not parts:
+    raise MixerError(f'{path} has a header, but no rows')
+  return Table(str(path), {name: np.concatenate([part.columns[name] for part in parts]) for name in columns})
+
+
+# ---- the schema
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schema:
+  """How the columns of a table become numbers; made by `fit`, kept as JSON.
+
+  Attributes:
+    label: the column to predict.
+    classes: its values; their index is the label.
+    columns: the columns that are used, in the file's order.
+    dropped: those that are there, but not used.
+    categories: of each categorical column the values of the training rows; number i + 1 is value i.
+    scaling: a key of SCALINGS.
+    statistics: what the scaling learnt, by name, a list with one entry a column.
+    fill: what stands for a missing number, by column: the median of the training rows.
+  """
+
+  label: str
+  classes: tuple[str, ...]
+  columns: tuple[str, ...]
+  dropped: tuple[str, ...]
+  categories: dict[str, tuple[str, ...]]
+  scaling: str
+  statistics: dict[str, list]
+  fill: dict[str, float]
+
+  def to_json(self) -> dict[str, Any]:
+    return dataclasses.asdict(self)
+
+  @classmethod
+  def from_json(cls, value: Mapping[str, Any]) -> 'Schema':
+    try:
+      categories = {name: tuple(values) for name, values in value['categories'].items()}
+      lists = {name: tuple(value[name]) for name in ('classes', 'columns', 'dropped')}
+      return cls(**{**value, **lists, 'categories': categories})
+    except (KeyError, TypeError, AttributeError) as error:
+      raise MixerError(f'this is no schema of a table ({error}); restore it, or train again') from error
+
+  def arrays(self, table: Table) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """(features, categories), and how often a cell had no value of its own: {'COLUMN: unknown' or 'missing': n}."""
+    values, codes, counts = _values(table, self.columns, self.categories, self.fill)
+    features = SCALINGS[self.scaling][1](values, self.statistics).astype(np.float32)
+    return {'features': features, 'categories': codes}, counts
+
+  def labels(self, table: Table) -> np.ndarray:
+    """int32 [rows].
+
+    Raises:
+      MixerError: a label that no training row has, by row.
+    """
+    known = {value: k for k, value in enumerate(self.classes)}
+    labels = [known.get(value) for value in label_text(table, self.label)]
+    if None in labels:
+      row = labels.index(None)
+      raise MixerError(
+        f'{table.where}, row {row + 1}, column {self.label!r}: {table.columns[self.label][row]!r} is none of the'
+        f' classes {", ".join(self.classes)}'
+      )
+    return np.array(labels, np.int32)
+
+
+def label_text(table: Table, label: str) -> list[str]:
+  """Labels as text, whole numbers without a point: 1, 1.0 and 1e0 are one class."""
+  result = []
+  for cell in table.columns[label]:
+    value = _number(cell)
+    result.append(str(int(value)) if value is not None and value == value and value == int(value) else str(cell))
+  return result
+
+
+def fit(table: Table, *, label: str, dropped: Sequence[str], categorical: Sequence[str], scaling: str) -> Schema:
+  """The schema of training rows.
+
+  Raises:
+    MixerError: an unknown scaling, no columns left, labels that are missing or all the same.
+  """
+  if scaling not in SCALINGS:
+    raise unknown('data.scaling', scaling, SCALINGS)
+  columns = tuple(name for name in table.columns if name != label and name not in dropped)
+  if not columns:
+    raise MixerError(f'{table.where}: no column is left beside the label {label!r}; drop fewer')
+  labels = label_text(table, label)
+  empty = [i for i, text in enumerate(labels) if text.strip().lower() in MISSING]
+  if empty:
+    raise MixerError(f'{table.where}, row {empty[0] + 1}: the label {label!r} is missing; mend it or leave the row out')
+  whole = all(text.lstrip('-').isdecimal() for text in labels)
+  classes = tuple(sorted(set(labels), key=int if whole else str))
+  if len(classes) < 2:
+    raise MixerError(f'{table.where}: every row has the label {classes[0]!r}; there is nothing to learn')
+  categories = {name: tuple(sorted(set(table.columns[name]))) for name in columns if name in categorical}
+  fill = {}
+  for name in columns:
+    if name not in categories:
+      present = table.columns[name][~np.isnan(table.columns[name])]
+      if not len(present):
+        raise MixerError(f'{table.where}: the column {name!r} is empty in every row; drop it with data.drop')
+      fill[name] = float(np.median(present))
+  values, _, _ = _values(table, columns, categories, fill)
+  statistics = {name: np.asarray(value).tolist() for name, value in SCALINGS[scaling][0](values).items()}
+  return Schema(
+    label=label, classes=classes, columns=columns, dropped=tuple(dropped), categories=categories, scaling=scaling,
+    statistics=statistics, fill=fill,
+  )  # fmt: skip
+
+
+def _values(table: Table, columns, categories, fill) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+  """float64 [rows, columns] before scaling, int32 [rows, categorical columns], and what had no value."""
+  values, codes, counts = np.empty((len(table), len(columns))), [], {}
+  for i, name in enumerate(columns):
+    column = table.columns[name]
+    if name in categories:
+      known = {value: k + 1 for k, value in enumerate(categories[name])}
+      codes.append(np.array([known.get(value, UNKNOWN) for value in column], np.int32))
+      values[:, i] = codes[-1]
+      lost, kind = codes[-1] == UNKNOWN, 'unknown'
+    else:
+      lost, kind = np.isnan(column), 'missing'
+      values[:, i] = np.where(lost, fill[name], column)
+    if lost.any():
+      counts[f'{name}: {kind}'] = int(lost.sum())
+  return values, np.stack(codes, axis=1) if codes else np.zeros((len(table), 0), np.int32), counts
+
+
+# ---- scalings: (values of the training rows -> statistics, (values, statistics) -> scaled values)
+
+
+def fit_global(values: np.ndarray) -> dict:
+  """One maximum, mean and deviation for the whole table, as if it were an image (seed 000's)."""
+  highest = np.abs(values).max() or 1.0
+  scaled = values / highest
+  return {'highest': highest, 'mean': scaled.mean(), 'std': scaled.std() or 1.0}
+
+
+def scale_global(values: np.ndarray, of: Mapping[str, Any]) -> np.ndarray:
+  return (values / of['highest'] - of['mean']) / of['std']
+
+
+def fit_standard(values: np.ndarray) -> dict:
+  """Mean and deviation of each column; a column that never changes is left at 0."""
+  std = values.std(axis=0)
+  return {'mean': values.mean(axis=0), 'std': np.where(std > 0, std, 1)}
+
+
+def scale_standard(values: np.ndarray, of: Mapping[str, Any]) -> np.ndarray:
+  return (values - np.array(of['mean'])) / np.array(of['std'])
+
+
+def signed_log(values: np.ndarray) -> np.ndarray:
+  return np.sign(values) * np.log1p(np.abs(values))
+
+
+def fit_quantile(values: np.ndarray) -> dict:
+  """Evenly spaced quantiles of each column."""
+  return {'quantiles': np.quantile(values, np.linspace(0, 1, QUANTILES), axis=0)}
+
+
+def scale_quantile(values: np.ndarray, of: Mapping[str, Any]) -> np.ndarray:
+  """The share of training rows below a value, from -1 to 1; of equal values the middle, as scikit-learn has it."""
+  levels, result = np.linspace(-1, 1, QUANTILES), np.empty_like(values)
+  for i, quantiles in enumerate(np.array(of['quantiles']).T):
+    below = np.interp(values[:, i], quantiles, levels)
+    above = -np.interp(-values[:, i], -quantiles[::-1], levels)
+    result[:, i] = (below + above) / 2
+  return result
+
+
+SCALINGS = {
+  'global': (fit_global, scale_global),
+  'standard': (fit_standard, scale_standard),
+  'log': (lambda x: fit_standard(signed_log(x)), lambda x, of: scale_standard(signed_log(x), of)),
+  'quantile': (fit_quantile, scale_quantile),
+}
+
+
+# ---- what is worth knowing of a table before trusting a result
+
+
+def row_keys(table: Table, columns: Sequence[str]) -> list[tuple]:
+  """One hashable key a row, equal for rows that are equal in those columns; numbers by value, not by text."""
+  return list(zip(*(table.columns[name].tolist() for name in columns), strict=True))
+
+
+def shuffled_groups(keys: Sequence[tuple], seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """An order of the rows in which equal ones stand together, groups shuffled, and where each group starts.
+
+  A part of the rows cut at such a start shares no row with the rest.
+  """
+  numbers: dict[tuple, int] = {}
+  group = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
+  place = np.random.default_rng(seed).permutation(len(numbers))[group]
+  order = np.argsort(place, kind='stable')
+  return order, np.flatnonzero(np.diff(place[order], prepend=-1))
+
+
+def single_column_accuracy(table: Table, schema: Schema, labels: np.ndarray) -> dict[str, float]:
+  """How well each column alone predicts the label, the majority class of a leaf of a small tree, on these rows."""
+  from sklearn.tree import DecisionTreeClassifier
+
+  values, _, _ = _values(table, schema.columns, schema.categories, schema.fill)
+  tree = DecisionTreeClassifier(max_leaf_nodes=16, min_samples_leaf=max(1, min(20, len(labels) // 20)), random_state=0)
+  return {
+    name: float(tree.fit(values[:, [i]], labels).score(values[:, [i]], labels)) for i, name in enumerate(schema.columns)
+  }

@@ -1,0 +1,132 @@
+"""A Mixer for rows of a table: columns -> tokens -> the Mixer blocks of models/mixer.py -> logits.
+
+Two ways to make tokens. `patches` cuts a row, numbers and numbered categories alike, into p neighbouring columns that
+are projected together, as an image of one row and one channel. `columns` gives every column a token and an embedding
+of its own (Gorishniy et al. 2021, arXiv 2106.11959; 2022, arXiv 2203.05556).
+"""
+
+import einops
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mixer_jax.errors import MixerError, unknown
+from mixer_jax.models import layers
+from mixer_jax.models.mixer import MixerBlock
+
+
+class ColumnTokens(nnx.Module):
+  """features [batch, columns] and categories [batch, categorical columns] -> tokens [columns, batch, hidden].
+
+  A number x becomes x * weight + bias, with a weight and a bias for every column; with `bins`, x is first spread over
+  that many pieces of [-1, 1] (each from 0 to 1 as x goes through it), so that a column can bend. A category is a row of
+  a table of its column.
+  """
+
+  def __init__(self, columns: int, vocabularies: tuple[tuple[int, int], ...], hidden: int, *, bins: int, init, rngs):
+    of_category = dict(vocabularies)
+    self.numbers = tuple(i for i in range(columns) if i not in of_category)
+    self.places = tuple(of_category)
+    self.bins = bins
+    bound = 1 / jnp.sqrt(max(1, bins))
+    draw = lambda shape: jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
+    self.kernel = nnx.Param(draw((len(self.numbers), max(1, bins), hidden)))
+    self.bias = nnx.Param(draw((len(self.numbers), hidden)))
+    self.tables = nnx.List([nnx.Embed(size + 1, hidden, rngs=rngs) for size in of_category.values()])
+
+  def __call__(self, features: jax.Array, categories: jax.Array) -> jax.Array:
+    x = features[:, jnp.array(self.numbers, int)][..., None]
+    if self.bins:
+      edges = jnp.linspace(-1, 1, self.bins + 1)[:-1]
+      x = jnp.clip((x - edges) * (self.bins / 2), 0, 1)
+    tokens = jnp.einsum('bnk,nkc->nbc', x, self.kernel[...]) + self.bias[...][:, None]
+    parts = [tokens, *(table(categories[:, i])[None] for i, table in enumerate(self.tables))]
+    # Back into the order of the file.
+    order = jnp.argsort(jnp.array([*self.numbers, *self.places]))
+    return jnp.concatenate(parts)[order]
+
+
+class TabularMixer(nnx.Module):
+  """Row -> tokens -> Mixer blocks -> LayerNorm -> mean over the tokens, or all of them side by side -> logits.
+
+  Args:
+    columns: how many columns a row has.
+    vocabularies: (place of a categorical column among the columns, number of its values), for every such column.
+    outputs: number of logits; 1 for a binary task.
+    tokens: `patches` or `columns`, see above.
+    patch: columns in a patch, must divide the columns; only for `patches`.
+    bins: pieces that a number is spread over, 0 for none; only for `columns`, made for data in [-1, 1] such as
+      those of the quantile scaling.
+    hidden, blocks: width of a token, number of Mixer blocks.
+    token_expansion, channel_expansion: hidden widths of the two MLPs, as multiples of tokens and of `hidden`.
+    activation: `gelu` (exact) or `tanh`, the hyperbolic tangent in its place.
+    dropout: rate after every linear layer of the MLPs.
+    stochastic_depth: rate of the last block; it rises linearly from 0. Kept branches are divided by their probability.
+    pool: `mean` or `flatten`.
+    init: `original` or `torch`, see layers.linear.
+
+  Raises:
+    MixerError: a patch that does not divide the columns, an unknown choice, a rate outside [0, 1).
+  """
+
+  def __init__(
+    self, *, columns: int, vocabularies: tuple[tuple[int, int], ...], outputs: int, tokens: str, patch: int = 1,
+    bins: int = 0, hidden: int, blocks: int, token_expansion: float = 4.0, channel_expansion: float = 0.5,
+    activation: str = 'gelu', dropout: float = 0.0, stochastic_depth: float = 0.0, pool: str = 'mean',
+    init: str = 'torch', rngs: nnx.Rngs,
+  ):  # fmt: skip
+    for what, value, known in (
+      ('tokens', tokens, ('patches', 'columns')),
+      ('activation', activation, ('gelu', 'tanh')),
+      ('pool', pool, ('mean', 'flatten')),
+    ):
+      if value not in known:
+        raise unknown(f'model.{what}', value, known)
+    for what, rate in (('dropout', dropout), ('stochastic_depth', stochastic_depth)):
+      if not 0 <= rate < 1:
+        raise MixerError(f'model.{what} is {rate}, but a rate must be in [0, 1)')
+    if tokens == 'patches' and (patch < 1 or columns % patch):
+      raise MixerError(
+        f'model.patch is {patch}, which does not divide the {columns} columns; choose a divisor, or drop columns'
+      )
+    self.patch, self.pool, self.depth, self.stochastic_depth = patch, pool, blocks, stochastic_depth
+    count = columns // patch if tokens == 'patches' else columns
+    if tokens == 'patches':
+      self.stem = layers.linear(patch, hidden, init=init, dtype=jnp.float32, rngs=rngs)
+    else:
+      self.stem = ColumnTokens(columns, vocabularies, hidden, bins=bins, init=init, rngs=rngs)
+    widths = max(1, round(token_expansion * count)), max(1, round(channel_expansion * hidden))
+    self.blocks = nnx.List(
+      [
+        MixerBlock(
+          count, hidden, *widths, norm_over='channels', first='tokens',
+          gelu={'gelu': 'exact', 'tanh': 'hyperbolic'}[activation], dropout=dropout, rescale=True, init=init,
+          dtype=jnp.float32, rngs=rngs,
+        )
+        for _ in range(blocks)
+      ]
+    )  # fmt: skip
+    self.norm = nnx.LayerNorm(hidden, epsilon=layers.EPSILON, rngs=rngs)
+    width = hidden if pool == 'mean' else hidden * count
+    self.head = layers.linear(width, outputs, init=init, dtype=jnp.float32, rngs=rngs, zero=True)
+
+  def __call__(self, features: jax.Array, categories: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+    """Logits [batch, outputs] of rows.
+
+    Args:
+      features: [batch, columns], float32, scaled.
+      categories: [batch, categorical columns], int32, 0 for an unknown value.
+      rngs: with a `dropout` stream in training; None means evaluation.
+    """
+    if isinstance(self.stem, ColumnTokens):
+      x = self.stem(features, categories)
+    else:
+      x = self.stem(einops.rearrange(features, 'b (t p) -> t b p', p=self.patch))
+    keys = None if rngs is None else jax.random.split(rngs.dropout(), self.depth)
+    rates = jnp.linspace(0, self.stochastic_depth, self.depth) if self.stochastic_depth else None
+    for i, block in enumerate(self.blocks):
+      rate = None if rates is None else rates[i]
+      x = block(x, drop_rate=rate, rngs=None if keys is None else nnx.Rngs(dropout=keys[i]))
+    x = self.norm(x)
+    x = x.mean(axis=0) if self.pool == 'mean' else einops.rearrange(x, 't b c -> b (t c)')
+    return self.head(x)
