@@ -40,7 +40,7 @@ def peak_memory() -> int:
   return stats.get('peak_bytes_in_use') or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def benchmark(config: dict[str, Any], seconds: float) -> dict[str, Any]:
+def benchmark(config: dict[str, Any], seconds: float, data_dir: str | None = None) -> dict[str, Any]:
   """Compiles and times the train loop of a config.
 
   Returns:
@@ -58,27 +58,24 @@ def benchmark(config: dict[str, Any], seconds: float) -> dict[str, Any]:
   from mixer_jax.training import mesh as meshes
   from mixer_jax.training.step import make_train_loop
 
-  experiment = experiments.build(config)
+  experiment = experiments.build(config, schema=experiments.learn_schema(config, data_dir))
   settings, mesh = experiment.settings, experiment.mesh
   optimizer, _ = experiment.optimizer(Length(10**6, 1000.0))
   train_step = experiment.train_step(optimizer)
   state = experiment.init_state(optimizer)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
   random = np.random.default_rng(0)
-  examples = settings.batch_size
-  arrays = {
-    'image': random.integers(0, 256, (examples, *experiment.data.image), np.uint8),
-    'label': random.integers(0, experiment.data.classes, examples).astype(np.int32),
-  }
-  source = sources.Source(
-    tuple(map(str, range(experiment.data.classes))),
-    arrays,
-    lambda i: {k: v[i] for k, v in arrays.items()},
-    examples,
-  )
+  examples, classes = settings.batch_size, experiment.data.classes
+  draw = {
+    'label': lambda shape: random.integers(0, classes, shape), 'image': lambda shape: random.integers(0, 256, shape),
+    'features': lambda shape: random.normal(size=shape), 'categories': lambda shape: np.zeros(shape),
+  }  # fmt: skip
+  arrays = {k: draw[k](v.shape).astype(v.dtype) for k, v in experiment.data.batch(examples).items()}
+  names = tuple(map(str, range(classes)))
+  source = sources.Source(names, arrays, lambda i: {k: v[i] for k, v in arrays.items()}, examples)
   feeder = batches.Feeder(source, seed=0, batch_size=examples, mesh=mesh, resident_mib=float('inf'), workers=0)
   feed = feeder.train(0, 1)
-  flops = cost.matmul_flops(train_step, state, experiment.batch(examples))
+  flops = cost.matmul_flops(train_step, state, experiment.data.batch(examples))
 
   dtype = settings.model.get('dtype', 'float32')
   peak = matmul_peak(dtype)
@@ -118,13 +115,13 @@ def benchmark(config: dict[str, Any], seconds: float) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> None:
-  options = doors.parser('benchmark', __doc__)
+  options = doors.parser('benchmark', __doc__, data=True)
   options.add_argument('--seconds', type=float, default=20.0, help='about how long to time steps')
   options.add_argument('--json', action='store_true', help='print JSON')
   known, rest = options.parse_known_args(arguments)
   from mixer_jax import config as configs
 
-  result = benchmark(configs.load(rest), known.seconds)
+  result = benchmark(configs.load(rest), known.seconds, known.data_dir)
   if known.json:
     print(json.dumps(result, indent=2))
     return

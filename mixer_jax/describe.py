@@ -1,4 +1,4 @@
-"""Says what a config is, from shapes alone: nothing is downloaded, compiled or held in memory.
+"""Says what a config is, from shapes alone: nothing is downloaded, compiled or held in memory; a table is read.
 
 python -m mixer_jax.describe --config=configs/digits.py
 python -m mixer_jax.describe --config=configs/imagenet.py:H/14 --json
@@ -10,7 +10,7 @@ from typing import Any
 from mixer_jax import doors
 
 
-def describe(config: dict[str, Any]) -> dict[str, Any]:
+def describe(config: dict[str, Any], data_dir: str | None = None) -> dict[str, Any]:
   """Model, sizes and costs of a config.
 
   Returns:
@@ -25,17 +25,17 @@ def describe(config: dict[str, Any]) -> dict[str, Any]:
   from mixer_jax.optim.schedules import Length
   from mixer_jax.training import experiment as experiments
 
-  experiment = experiments.build(config)
+  experiment = experiments.build(config, schema=experiments.learn_schema(config, data_dir))
   settings = experiment.settings
   state = experiment.init_state(experiment.optimizer(Length(10**9, 1.0))[0], abstract=True)
-  image = jax.ShapeDtypeStruct((1, *experiment.data.image), 'float32')
-  forward = lambda params, image: nnx.merge(experiment.graphdef, params)(image)
-  shapes = lambda size: {k: f'{v.dtype}{list(v.shape)}' for k, v in experiment.batch(size).items()}
+  seen = jax.eval_shape(experiment.prepare, experiment.data.batch(1))
+  forward = lambda params, *inputs: nnx.merge(experiment.graphdef, params)(*inputs)
+  shapes = lambda size: {k: f'{v.dtype}{list(v.shape)}' for k, v in experiment.data.batch(size).items()}
   return {
     'model': settings.model,
     'parameters': experiment.parameters,
     'tokens': getattr(experiment.model, 'tokens', None),
-    'forward_flops': cost.matmul_flops(forward, state.params, image),
+    'forward_flops': cost.matmul_flops(forward, state.params, *(seen[name] for name in experiment.data.inputs)),
     'parameter_bytes': cost.nbytes(state.params),
     'optimizer_bytes': cost.nbytes(state.opt_state),
     'ema_bytes': cost.nbytes(state.ema),
@@ -47,12 +47,12 @@ def describe(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> None:
-  options = doors.parser('describe', __doc__)
+  options = doors.parser('describe', __doc__, data=True)
   options.add_argument('--json', action='store_true', help='print JSON')
   known, rest = options.parse_known_args(arguments)
   from mixer_jax import config as configs
 
-  result = describe(configs.load(rest))
+  result = describe(configs.load(rest), known.data_dir)
   if known.json:
     print(json.dumps(result, indent=2))
     return

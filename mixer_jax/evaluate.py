@@ -21,8 +21,7 @@ def main(arguments: list[str]) -> None:
   known = options.parse_args(arguments)
   doors.use_compilation_cache()
   from mixer_jax.data import batches
-  from mixer_jax.training import loop, mesh, restore
-  from mixer_jax.training.step import make_eval_loop
+  from mixer_jax.training import loop, restore
 
   run = restore.restore(known.workdir, step=known.checkpoint)
   experiment, data = run.experiment, run.experiment.data
@@ -34,8 +33,7 @@ def main(arguments: list[str]) -> None:
     source, seed=0, batch_size=experiment.settings.eval_batch_size, mesh=experiment.mesh,
     resident_mib=data.resident_mib, workers=data.workers,
   )  # fmt: skip
-  eval_loop = make_eval_loop(experiment.eval_step(), experiment.metrics, mesh.over_batch(experiment.mesh))
-  metrics = loop.evaluate(eval_loop, run.params, feeder)
+  metrics, _ = loop.evaluate(experiment.eval_loop(), run.params, feeder, experiment.task.report)
   print(json.dumps({'split': split, 'step': run.step, 'examples': len(source), **metrics}))
 
 

@@ -73,7 +73,7 @@ def load(name: str, split: str, *, image: tuple[int, int, int], classes: int, da
 
   Raises MixerError for an unknown name or split, missing or damaged files, and another number of classes.
   """
-  base = _match(split)['base']
+  base = split_base(split)
   kind, _, rest = name.partition(':')
   if kind == 'image_folder' and rest:
     source = _image_folder(rest, base, image, data_dir)
@@ -102,6 +102,11 @@ def data_root(data_dir: str | None = None) -> pathlib.Path:
     return pathlib.Path(chosen).expanduser()
   cache = os.environ.get('XDG_CACHE_HOME')
   return (pathlib.Path(cache) if cache else pathlib.Path.home() / '.cache') / 'mixer_jax'
+
+
+def split_base(split: str) -> str:
+  """'train' of 'train[:90%]'."""
+  return _match(split)['base']
 
 
 def _match(split: str) -> re.Match:

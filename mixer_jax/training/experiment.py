@@ -10,15 +10,16 @@ import optax
 from flax import nnx
 
 from mixer_jax import config as configs
-from mixer_jax.data import augment, sources
+from mixer_jax.data import tables
+from mixer_jax.data.inputs import Images, Rows, kind_of
 from mixer_jax.errors import MixerError
 from mixer_jax.models import MODELS
 from mixer_jax.optim.optimizers import OPTIMIZERS
 from mixer_jax.optim.schedules import SCHEDULES, Length, steps
 from mixer_jax.training import mesh as meshes
 from mixer_jax.training.state import TrainState, init_state
-from mixer_jax.training.step import make_eval_step, make_train_step
-from mixer_jax.training.tasks import TASKS
+from mixer_jax.training.step import make_eval_loop, make_eval_step, make_train_step
+from mixer_jax.training.tasks import TASKS, Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,34 +44,15 @@ class Settings:
   checkpoint_every: str
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Data:
-  """The keys of config.data: which examples, what they look like, how they reach the device."""
-
-  name: str
-  train: str
-  val: str
-  test: str
-  image: tuple[int, int, int]
-  classes: int
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
-  resident_mib: float
-  workers: int
-
-  def source(self, split: str, data_dir: str | None) -> sources.Source:
-    return sources.load(self.name, split, image=self.image, classes=self.classes, data_dir=data_dir)
-
-
 @dataclasses.dataclass(frozen=True)
 class Experiment:
   """What every door needs of a config; nothing here holds parameters or data."""
 
   settings: Settings
-  data: Data
+  data: Images | Rows
   mesh: jax.sharding.Mesh
   model: Any  # abstract: shapes, no arrays
-  scores: Callable
+  task: Task
   prepare: Callable  # (raw batch, key=None) -> what the model sees
 
   @property
@@ -84,17 +66,12 @@ class Experiment:
   @property
   def metrics(self) -> tuple[str, ...]:
     """The names of the task's numbers."""
-    logits = jax.ShapeDtypeStruct((1, self.data.classes), jnp.float32)
-    return tuple(jax.eval_shape(self.scores, logits, {'label': jax.ShapeDtypeStruct((1,), jnp.int32)}))
-
-  def batch(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """A raw batch, as it reaches the device."""
-    image = jax.ShapeDtypeStruct((size, *self.data.image), jnp.uint8)
-    return {'image': image, 'label': jax.ShapeDtypeStruct((size,), jnp.int32)}
+    logits = jax.ShapeDtypeStruct((1, self.task.outputs), jnp.float32)
+    return tuple(jax.eval_shape(self.task.scores, logits, {'label': jax.ShapeDtypeStruct((1,), jnp.int32)}))
 
   def init_model(self) -> Any:
     """The model with its first parameters."""
-    return make_model(self.settings, self.data)
+    return make_model(self.settings, self.data, self.task)
 
   def optimizer(self, length: Length) -> tuple[optax.GradientTransformation, optax.Schedule]:
     schedule = configs.named(SCHEDULES, self.settings.schedule, 'schedule', length=length)
@@ -112,12 +89,16 @@ class Experiment:
   def train_step(self, optimizer: optax.GradientTransformation) -> Callable:
     s = self.settings
     return make_train_step(
-      self.graphdef, scores=self.scores, optimizer=optimizer, prepare=self.prepare, seed=s.seed, ema=s.ema,
-      accumulate=s.accumulate,
+      self.graphdef, inputs=self.data.inputs, scores=self.task.scores, optimizer=optimizer, prepare=self.prepare,
+      seed=s.seed, ema=s.ema, accumulate=s.accumulate,
     )  # fmt: skip
 
   def eval_step(self) -> Callable:
-    return make_eval_step(self.graphdef, scores=self.scores, prepare=self.prepare)
+    return make_eval_step(self.graphdef, inputs=self.data.inputs, scores=self.task.scores, prepare=self.prepare)
+
+  def eval_loop(self) -> Callable:
+    kept = self.task.outputs if self.task.report else 0
+    return make_eval_loop(self.eval_step(), self.metrics, meshes.over_batch(self.mesh), logits=kept)
 
   def length(self, examples: int) -> Length:
     """The run's length on a training set of so many examples."""
@@ -125,16 +106,30 @@ class Experiment:
     return Length(steps(self.settings.total, 'total', epoch=epoch), epoch)
 
 
-def build(config: Mapping[str, Any]) -> Experiment:
-  """Everything of a config that needs no data.
+def read_data(config: Mapping[str, Any], *, schema: tables.Schema | None = None) -> Images | Rows:
+  """config.data, checked; `schema` is what a table's training rows taught."""
+  settings = configs.call(Settings, config, 'config')
+  name = settings.data.get('name')
+  if not isinstance(name, str):
+    raise MixerError(f'data.name is {name!r}, but must name a data set')
+  kind = kind_of(name)
+  return configs.call(kind, settings.data, 'data', **({'schema': schema} if kind is Rows else {}))
+
+
+def learn_schema(config: Mapping[str, Any], data_dir: str | None) -> tables.Schema | None:
+  """What the training rows of a table teach; None for images."""
+  data = read_data(config)
+  return data.fit(data_dir) if isinstance(data, Rows) else None
+
+
+def build(config: Mapping[str, Any], *, schema: tables.Schema | None = None) -> Experiment:
+  """Everything of a config that needs no data but, for a table, their schema.
 
   Raises:
     MixerError: whatever is wrong with the config, by the name of the key.
   """
   settings = configs.call(Settings, config, 'config')
-  data = configs.call(Data, settings.data, 'data')
-  if len(data.image) != 3 or min(data.image) < 1:
-    raise MixerError(f'data.image is {data.image}, but must be (height, width, channels), each at least 1')
+  data = read_data(config, schema=schema)
   if not 0 <= settings.seed < 2**32:
     raise MixerError(f'seed is {settings.seed}, but must be in [0, 2**32)')
   if not 0 <= settings.ema < 1:
@@ -144,30 +139,16 @@ def build(config: Mapping[str, Any]) -> Experiment:
   mesh = configs.call(meshes.make_mesh, settings.mesh, 'mesh')
   meshes.check_batch('batch_size', settings.batch_size, mesh, settings.accumulate)
   meshes.check_batch('eval_batch_size', settings.eval_batch_size, mesh)
-  model = nnx.eval_shape(lambda: make_model(settings, data))
-  scores = configs.named(TASKS, settings.task, 'task', classes=data.classes)
-  experiment = Experiment(settings, data, mesh, model, scores, make_prepare(settings, data))
+  task = configs.named(TASKS, settings.task, 'task', classes=data.classes)
+  model = nnx.eval_shape(lambda: make_model(settings, data, task))
+  prepare = data.make_prepare(settings.augment, settings.batch_size)
+  experiment = Experiment(settings, data, mesh, model, task, prepare)
   experiment.optimizer(Length(10**9, 1.0))
-  jax.eval_shape(experiment.prepare, experiment.batch(1))
+  jax.eval_shape(prepare, data.batch(1))
   return experiment
 
 
-def make_model(settings: Settings, data: Data) -> Any:
+def make_model(settings: Settings, data: Images | Rows, task: Task) -> Any:
   rngs = nnx.Rngs(jax.random.fold_in(jax.random.key(settings.seed), 2**31))
-  return configs.named(MODELS, settings.model, 'model', image=data.image, classes=data.classes, rngs=rngs)
-
-
-def make_prepare(settings: Settings, data: Data) -> Callable:
-  """(raw batch, key) -> pixels in [0, 1], augmented when there is a key, then normalised."""
-  features = {
-    'image': jax.ShapeDtypeStruct((settings.batch_size, *data.image), jnp.float32),
-    'label': jax.ShapeDtypeStruct((settings.batch_size,), jnp.int32),
-  }
-  augmented = augment.make_augment(settings.augment, features=features, classes=data.classes)
-
-  def prepare(batch: dict[str, jax.Array], key: jax.Array | None = None) -> dict[str, jax.Array]:
-    batch = {**batch, 'image': augment.to_float(batch['image'])}
-    batch = batch if key is None else augmented(batch, key)
-    return {**batch, 'image': augment.normalize(batch['image'], data.mean, data.std)}
-
-  return prepare
+  context = {**data.for_model, 'outputs': task.outputs, 'rngs': rngs}
+  return configs.named(MODELS, settings.model, 'model', **context)

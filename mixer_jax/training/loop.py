@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,14 +16,14 @@ from jax.experimental import multihost_utils
 
 from mixer_jax.analysis import curves
 from mixer_jax.config import plain
-from mixer_jax.data import batches
+from mixer_jax.data import batches, tables
 from mixer_jax.errors import MixerError
 from mixer_jax.optim import schedules
 from mixer_jax.training import experiment as experiments
 from mixer_jax.training import mesh as meshes
 from mixer_jax.training.checkpoints import Checkpoints
 from mixer_jax.training.logging import Log, cannot_write, read_metrics, write_json
-from mixer_jax.training.step import make_eval_loop, make_train_loop
+from mixer_jax.training.step import make_train_loop
 
 CALL_SECONDS = 1.0  # about how long one call into the compiled loop takes: how soon Ctrl-C is heard
 HARDWARE = ('mesh.', 'data.workers', 'data.resident_mib')  # keys in which a resumed run may differ
@@ -54,7 +54,9 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path, *, data_d
 
 def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib.ExitStack) -> dict | None:
   check_workdir(workdir, config)
-  experiment = experiments.build(config)
+  schema = experiments.learn_schema(config, data_dir)
+  check_schema(workdir, schema)
+  experiment = experiments.build(config, schema=schema)
   settings, data, mesh = experiment.settings, experiment.data, experiment.mesh
 
   source = data.source(data.train, data_dir)
@@ -76,11 +78,11 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
   train_loop = make_train_loop(
     experiment.train_step(optimizer), jax.tree.map(lambda leaf: leaf.sharding, shapes), sharding
   )
-  eval_loop = make_eval_loop(experiment.eval_step(), experiment.metrics, sharding)
+  eval_loop = experiment.eval_loop()
 
   first = jax.process_index() == 0
   if first:
-    opened.enter_context(start_workdir(workdir, config, source.classes))
+    opened.enter_context(start_workdir(workdir, config, source.classes, schema))
   best = f'{next(iter(heldout))}/accuracy' if heldout else None
   checkpoints = Checkpoints(workdir, best=best)
   state = checkpoints.restore_last(shapes, set_aside=True)
@@ -119,7 +121,8 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
       if every['eval'] and step % every['eval'] == 0 or step == length.total:
         params = state.params if state.ema is None else state.ema
         for name, feeder in eval_feeders.items():
-          evaluated |= {f'{name}/{k}': v for k, v in evaluate(eval_loop, params, feeder).items()}
+          result, _ = evaluate(eval_loop, params, feeder, experiment.task.report)
+          evaluated |= {f'{name}/{k}': v for k, v in result.items()}
         if not np.isfinite(sum(evaluated.values())):
           raise MixerError(
             f'the evaluation after {step} steps is not finite; {_last_good(checkpoints)}; lower the learning rate or'
@@ -146,16 +149,34 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
   return finish(workdir, config, experiment, length, log.seconds, best)
 
 
-def evaluate(eval_loop, params, feeder: batches.Feeder) -> dict[str, float]:
-  """The means of the task's numbers over every example of a feeder, each counted once."""
+def evaluate(
+  eval_loop, params, feeder: batches.Feeder, report: Callable | None
+) -> tuple[dict[str, float], np.ndarray | None]:
+  """The means of the task's numbers over every example of a feeder, each counted once, and its report.
+
+  Returns:
+    numbers by name, and the logits [examples, outputs] where the task has a report.
+  """
   total: dict[str, float] = {}
+  parts = []
   for feed, count in feeder.evaluate():
-    sums = jax.device_get(eval_loop(params, feed, count))
-    total = {name: total.get(name, 0.0) + float(value) for name, value in sums.items()}
+    sums, logits = eval_loop(params, feed, count)
+    total = {name: total.get(name, 0.0) + float(value) for name, value in jax.device_get(sums).items()}
+    if report:
+      parts.append(_whole(logits)[:count].reshape(-1, logits.shape[-1]))
   examples = total.pop('examples')
   if round(examples) != feeder.size:
     raise RuntimeError(f'evaluated {examples} examples of {feeder.size}')
-  return {name: value / examples for name, value in total.items()}
+  means = {name: value / examples for name, value in total.items()}
+  if not report:
+    return means, None
+  logits = np.concatenate(parts)[: feeder.size]
+  return means | {name: float(value) for name, value in report(logits, feeder.source.arrays['label']).items()}, logits
+
+
+def _whole(array: jax.Array) -> np.ndarray:
+  """An array that is cut over processes, in each of them."""
+  return np.asarray(array if jax.process_count() == 1 else multihost_utils.process_allgather(array, tiled=True))
 
 
 class Stop:
@@ -198,6 +219,16 @@ def check_workdir(workdir: Path, config: dict) -> None:
       )
 
 
+def check_schema(workdir: Path, schema: tables.Schema | None) -> None:
+  """Refuses a table that teaches another schema than the run began with: its numbers would mean something else."""
+  path = workdir / 'schema.json'
+  if path.exists() and read_json(path) != json.loads(json.dumps(schema.to_json())):
+    raise MixerError(
+      f'the training rows are not those that {workdir} began with: their schema is not that of {path}; give the run'
+      ' its data again, or choose another --workdir'
+    )
+
+
 def read_config(workdir: Path) -> dict:
   """The resolved config of a run directory."""
   if not (workdir / 'config.json').exists():
@@ -216,7 +247,7 @@ def read_json(path: Path) -> Any:
     raise MixerError(f'{path} cannot be read ({error}); restore it, or start again in another --workdir') from error
 
 
-def start_workdir(workdir: Path, config: dict, classes: tuple[str, ...]) -> IO:
+def start_workdir(workdir: Path, config: dict, classes: tuple[str, ...], schema: tables.Schema | None) -> IO:
   """Makes the run directory; the file it returns is a lock, gone when it is closed or the process ends.
 
   Raises:
@@ -234,6 +265,8 @@ def start_workdir(workdir: Path, config: dict, classes: tuple[str, ...]) -> IO:
     raise MixerError(f'another process is training in {workdir}; wait for it, or choose another --workdir') from error
   write_json(workdir / 'config.json', config)
   write_json(workdir / 'labels.json', list(classes))
+  if schema is not None:
+    write_json(workdir / 'schema.json', schema.to_json())
   return lock
 
 

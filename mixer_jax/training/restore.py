@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 from flax import nnx
 
+from mixer_jax.data import tables
 from mixer_jax.errors import MixerError
 from mixer_jax.optim.schedules import Length
 from mixer_jax.training import experiment as experiments
@@ -38,7 +39,9 @@ def restore(workdir: str | Path, *, step: str = 'last') -> Run:
   devices = jax.device_count()
   evaluated = -(-config.get('eval_batch_size', 1) // devices) * devices
   here = {'mesh': {'data': -1, 'fsdp': 1}, 'batch_size': devices, 'accumulate': 1, 'eval_batch_size': evaluated}
-  experiment = experiments.build(config | here)
+  schema = workdir / 'schema.json'
+  schema = tables.Schema.from_json(read_json(schema)) if schema.exists() else None
+  experiment = experiments.build(config | here, schema=schema)
   shapes = experiment.init_state(experiment.optimizer(Length(10**9, 1.0))[0], abstract=True)
   if not (workdir / 'checkpoints').is_dir():
     raise MixerError(f'{workdir} has no checkpoints; train there first')

@@ -1,7 +1,7 @@
 """The train step and the evaluation step: pure functions, and the jitted loops over many of them."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import einops
 import jax
@@ -16,13 +16,14 @@ Batch = dict[str, jax.Array]
 
 
 def make_train_step(
-  graphdef: nnx.GraphDef, *, scores: Callable, optimizer: optax.GradientTransformation, prepare: Callable,
-  seed: int, ema: float, accumulate: int,
+  graphdef: nnx.GraphDef, *, inputs: Sequence[str], scores: Callable, optimizer: optax.GradientTransformation,
+  prepare: Callable, seed: int, ema: float, accumulate: int,
 ) -> Callable[[TrainState, Batch], TrainState]:  # fmt: skip
   """One step of training, (state, batch) -> state.
 
   Args:
     graphdef: of the model; its parameters are in the state.
+    inputs: what of a batch the model takes, in that order.
     scores: of the task, (logits, batch, training=) -> numbers per example, with `loss` among them.
     prepare: (raw batch, key) -> what the model sees: augmentation and normalisation.
     seed: all randomness is a function of (seed, state.step).
@@ -32,7 +33,7 @@ def make_train_step(
 
   def loss_fn(params, part: Batch, key):
     model = nnx.merge(graphdef, params)
-    result = scores(model(part['image'], rngs=nnx.Rngs(dropout=key)), part, training=True)
+    result = scores(model(*(part[name] for name in inputs), rngs=nnx.Rngs(dropout=key)), part, training=True)
     return result['loss'].mean(), {name: value.sum() for name, value in result.items()}
 
   grad_fn = jax.grad(loss_fn, has_aux=True)
@@ -69,13 +70,16 @@ def make_train_step(
   return train_step
 
 
-def make_eval_step(graphdef: nnx.GraphDef, *, scores: Callable, prepare: Callable) -> Callable[..., Batch]:
-  """(params, batch with `mask`) -> sums over the examples that the mask lets count, and their number `examples`."""
+def make_eval_step(
+  graphdef: nnx.GraphDef, *, inputs: Sequence[str], scores: Callable, prepare: Callable
+) -> Callable[..., tuple[Batch, jax.Array]]:
+  """(params, batch with `mask`) -> sums over the examples that the mask lets count with their number, and logits."""
 
-  def eval_step(params, batch: Batch) -> Batch:
-    mask = batch['mask']
-    logits = nnx.merge(graphdef, params)(prepare(batch)['image'])
-    return {name: (value * mask).sum() for name, value in scores(logits, batch).items()} | {'examples': mask.sum()}
+  def eval_step(params, batch: Batch) -> tuple[Batch, jax.Array]:
+    mask, prepared = batch['mask'], prepare(batch)
+    logits = nnx.merge(graphdef, params)(*(prepared[name] for name in inputs))
+    sums = {name: (value * mask).sum() for name, value in scores(logits, batch).items()}
+    return sums | {'examples': mask.sum()}, logits
 
   return eval_step
 
@@ -100,14 +104,22 @@ def make_train_loop(train_step: Callable, state_shardings, batch_sharding) -> Ca
   return train_loop
 
 
-def make_eval_loop(eval_step: Callable, names: tuple[str, ...], batch_sharding) -> Callable:
-  """(params, feed, count) -> sums of eval_step over the first `count` batches of a feed."""
+def make_eval_loop(eval_step: Callable, names: tuple[str, ...], batch_sharding, *, logits: int = 0) -> Callable:
+  """(params, feed, count) -> sums of eval_step over the first `count` batches of a feed, and their logits.
+
+  The logits, [batches of the feed, batch, `logits`], are kept only when `logits`, their number, is not 0.
+  """
 
   @jax.jit
   def eval_loop(params, feed, count):
-    def body(i, sums):
-      return jax.tree.map(jnp.add, sums, eval_step(params, batches.fetch(feed, i, batch_sharding)))
+    mask = feed['mask'] if 'mask' in feed else feed['batches']['mask']
 
-    return jax.lax.fori_loop(0, count, body, {name: jnp.zeros(()) for name in (*names, 'examples')})
+    def body(i, carry):
+      sums, kept = carry
+      more, of_batch = eval_step(params, batches.fetch(feed, i, batch_sharding))
+      return jax.tree.map(jnp.add, sums, more), kept.at[i].set(of_batch) if logits else kept
+
+    zeros = {name: jnp.zeros(()) for name in (*names, 'examples')}
+    return jax.lax.fori_loop(0, count, body, (zeros, jnp.zeros((*mask.shape, logits))))
 
   return eval_loop

@@ -1,9 +1,11 @@
-"""Tasks by name: what is predicted, its loss and its metrics, one number per example."""
+"""Tasks by name: what is predicted, its loss and its metrics, one number per example; some say more of a whole split."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mixer_jax.errors import MixerError, unknown
@@ -11,7 +13,23 @@ from mixer_jax.errors import MixerError, unknown
 Scores = dict[str, jax.Array]
 
 
-def classification(*, loss: str, label_smoothing: float, classes: int) -> Callable[[jax.Array, dict], Scores]:
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """What a model is asked.
+
+  Attributes:
+    outputs: how many logits it takes.
+    scores: (logits [batch, outputs], batch, training=False) -> {'loss', ...: [batch], float32}.
+    report: (logits [examples, outputs], labels [examples]) -> numbers of a whole evaluated split that are no means over
+      its examples; None where there are none.
+  """
+
+  outputs: int
+  scores: Callable[..., Scores]
+  report: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None
+
+
+def classification(*, loss: str, label_smoothing: float, classes: int) -> Task:
   """One class of several.
 
   Args:
@@ -20,9 +38,9 @@ def classification(*, loss: str, label_smoothing: float, classes: int) -> Callab
       in training only.
 
   Returns:
-    scores(logits [batch, classes], batch, training=False) -> {'loss', 'accuracy', 'top5': [batch], float32}. Labels are
-    int32 [batch], or float32 [batch, classes] distributions, whose largest entry then counts as the label; of equal
-    logits the first wins. `top5` only with more than 5 classes.
+    A task whose scores are `loss`, `accuracy` and `top5`. Labels are int32 [batch], or float32 [batch, classes]
+    distributions, whose largest entry then counts as the label; of equal logits the first wins. `top5` only with more
+    than 5 classes.
   """
   losses = {
     'softmax': optax.softmax_cross_entropy,
@@ -44,7 +62,58 @@ def classification(*, loss: str, label_smoothing: float, classes: int) -> Callab
       result['top5'] = (top == truth[:, None]).any(axis=-1)
     return {name: value.astype(jnp.float32) for name, value in result.items()}
 
-  return scores
+  return Task(classes, scores)
 
 
-TASKS = {'classification': classification}
+def binary(*, positive_weight: float, classes: int) -> Task:
+  """Label 1 or label 0, from one logit.
+
+  Args:
+    positive_weight: what the loss of an example of label 1 counts, beside 1 for label 0; for rare positives.
+
+  Returns:
+    A task whose scores are `loss`, the binary cross-entropy, and `accuracy` at probability one half; its report is
+    that of `binary_report`.
+  """
+  if classes != 2:
+    raise MixerError(f'task binary needs data.classes 2, not {classes}; use the task classification')
+  if positive_weight <= 0:
+    raise MixerError(f'task.positive_weight is {positive_weight}, but must be above 0')
+
+  def scores(logits: jax.Array, batch: dict[str, jax.Array], *, training: bool = False) -> Scores:
+    logit, label = logits[:, 0], batch['label'].astype(jnp.float32)
+    weight = jnp.where(label == 1, positive_weight, 1.0) if training else 1.0
+    loss = weight * optax.sigmoid_binary_cross_entropy(logit, label)
+    return {'loss': loss, 'accuracy': ((logit > 0) == (label == 1)).astype(jnp.float32)}
+
+  report = lambda logits, label: binary_report(1 / (1 + np.exp(-logits[:, 0].astype(np.float64))), label)
+  return Task(1, scores, report)
+
+
+def binary_report(probability: np.ndarray, label: np.ndarray) -> dict[str, float]:
+  """What a table of results says of a binary classifier; positive is label 1, at probability one half and above."""
+  from sklearn import metrics
+
+  predicted = probability > 0.5
+  precision, recall, f1, _ = metrics.precision_recall_fscore_support(label, predicted, labels=[0, 1], zero_division=0.0)
+  both = len(np.unique(label)) == 2
+  return {
+    'precision': precision[1],
+    'recall': recall[1],
+    'specificity': recall[0],
+    'f1': f1[1],
+    'macro_f1': f1.mean(),
+    **({'roc_auc': metrics.roc_auc_score(label, probability)} if both else {}),
+    **({'average_precision': metrics.average_precision_score(label, probability)} if both else {}),
+    'calibration_error': calibration_error(probability, label),
+  }
+
+
+def calibration_error(probability: np.ndarray, label: np.ndarray, bins: int = 15) -> float:
+  """Mean distance between probability and frequency over equal bins of probability, by their sizes (Naeini et al. 2015)."""
+  place = np.minimum((probability * bins).astype(int), bins - 1)
+  gap = np.bincount(place, weights=probability - label, minlength=bins)
+  return float(np.abs(gap).sum() / len(label))
+
+
+TASKS = {'classification': classification, 'binary': binary}

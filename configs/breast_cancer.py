@@ -1,0 +1,39 @@
+"""scikit-learn's bundled breast cancer table: 569 rows of 30 numbers, malignant or benign.
+
+Source: Wolberg et al. 1995, UCI; the model gives every column a token (arXiv 2106.11959) and mixes them (2105.01601).
+Expected: docs/results/breast_cancer.md.
+Hardware: 2 CPU cores, less than a minute.
+Command: python -m mixer_jax.train --config=configs/breast_cancer.py --workdir=runs/breast_cancer
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg=None):
+  if arg is not None:
+    raise ValueError(f'breast_cancer.py takes no argument, but got {arg!r}')
+  config = ConfigDict()
+  config.seed = 0
+  config.total = '40 epochs'
+  config.batch_size = 32
+  config.eval_batch_size = 512
+  config.accumulate = 1
+  config.ema = 0.99
+  config.model = {
+    'name': 'tabular', 'tokens': 'columns', 'patch': 1, 'bins': 0, 'hidden': 32, 'blocks': 2, 'token_expansion': 1.0,
+    'channel_expansion': 2.0, 'activation': 'gelu', 'dropout': 0.1, 'stochastic_depth': 0.0, 'pool': 'mean',
+    'init': 'torch',
+  }  # fmt: skip
+  config.task = {'name': 'binary', 'positive_weight': 1.0}
+  config.data = {
+    'name': 'breast_cancer', 'train': 'train[:80%]', 'val': '', 'test': 'train[80%:]', 'label': 'label', 'drop': (),
+    'categorical': (), 'scaling': 'standard', 'classes': 2, 'resident_mib': 2048.0, 'workers': 0,
+  }  # fmt: skip
+  config.augment = {}
+  config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.05, 'clip': 1.0}
+  config.schedule = {'name': 'cosine', 'peak': 2e-3, 'warmup': '2 epochs', 'floor': 1e-6}
+  config.mesh = {'data': -1, 'fsdp': 1}
+  config.log_every = '5 epochs'
+  config.eval_every = '5 epochs'
+  config.checkpoint_every = '10 epochs'
+  return config

@@ -1,0 +1,145 @@
+"""config.data -> which examples there are, what they look like, how they become what a model sees: images or rows."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mixer_jax.data import augment, sources, table_sets, tables
+from mixer_jax.errors import MixerError
+
+Batch = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Images:
+  """The keys of config.data for images."""
+
+  name: str
+  train: str
+  val: str
+  test: str
+  image: tuple[int, int, int]
+  classes: int
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  resident_mib: float
+  workers: int
+
+  inputs: ClassVar = ('image',)  # of the batch, in the order in which the model takes them
+
+  def __post_init__(self):
+    if len(self.image) != 3 or min(self.image) < 1:
+      raise MixerError(f'data.image is {self.image}, but must be (height, width, channels), each at least 1')
+
+  def source(self, split: str, data_dir: str | None) -> sources.Source:
+    return sources.load(self.name, split, image=self.image, classes=self.classes, data_dir=data_dir)
+
+  @property
+  def for_model(self) -> dict[str, Any]:
+    """What the data tell a model when it is made."""
+    return {'image': self.image, 'classes': self.classes}
+
+  def batch(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """A raw batch, as it reaches the device."""
+    image = jax.ShapeDtypeStruct((size, *self.image), jnp.uint8)
+    return {'image': image, 'label': jax.ShapeDtypeStruct((size,), jnp.int32)}
+
+  def make_prepare(self, augmentations: Mapping[str, Mapping], batch_size: int) -> Callable[..., Batch]:
+    """(raw batch, key=None) -> pixels in [0, 1], augmented when there is a key, then normalised."""
+    features = self.batch(batch_size)
+    features['image'] = jax.ShapeDtypeStruct(features['image'].shape, jnp.float32)
+    augmented = augment.make_augment(augmentations, features=features, classes=self.classes)
+
+    def prepare(batch: Batch, key: jax.Array | None = None) -> Batch:
+      batch = {**batch, 'image': augment.to_float(batch['image'])}
+      batch = batch if key is None else augmented(batch, key)
+      return {**batch, 'image': augment.normalize(batch['image'], self.mean, self.std)}
+
+    return prepare
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rows:
+  """The keys of config.data for tables.
+
+  `drop` names columns that are not used, `categorical` those that hold categories (None: those whose cells are no
+  numbers). `scaling` is a key of tables.SCALINGS, learnt from the training split only. `schema` is no key: it is what
+  was learnt, see `fit`.
+  """
+
+  name: str
+  train: str
+  val: str
+  test: str
+  label: str
+  drop: tuple[str, ...]
+  categorical: tuple[str, ...] | None
+  scaling: str
+  classes: int
+  resident_mib: float
+  workers: int
+  schema: tables.Schema | None = None
+
+  inputs: ClassVar = ('features', 'categories')
+
+  def fit(self, data_dir: str | None) -> tables.Schema:
+    """The schema of the training rows.
+
+    Raises:
+      MixerError: what is wrong with the table, another number of classes.
+    """
+    table = self._table(self.train, data_dir)
+    categorical = [name for name, column in table.columns.items() if column.dtype == object and name != self.label]
+    schema = tables.fit(table, label=self.label, dropped=self.drop, categorical=categorical, scaling=self.scaling)
+    if len(schema.classes) != self.classes:
+      shown = ', '.join(schema.classes[:8]) + (', ...' if len(schema.classes) > 8 else '')
+      raise MixerError(
+        f'{table.where}: the label {self.label!r} has {len(schema.classes)} values ({shown}), but data.classes is'
+        f' {self.classes}; mend the labels or set data.classes'
+      )
+    return schema
+
+  def source(self, split: str, data_dir: str | None) -> sources.Source:
+    table = self._table(split, data_dir)
+    arrays, counts = self.schema.arrays(table)
+    arrays['label'] = self.schema.labels(table)
+    for what, count in counts.items():
+      print(f'{self.name}, {split}: {count:,} cells of {what}')
+    read = functools.partial(_read_row, arrays)
+    return sources.Source(self.schema.classes, arrays, read, len(table))
+
+  def _table(self, split: str, data_dir: str | None) -> tables.Table:
+    return table_sets.load(
+      self.name, split, label=self.label, drop=self.drop, categorical=self.categorical, data_dir=data_dir
+    )
+
+  @property
+  def for_model(self) -> dict[str, Any]:
+    schema = self.schema
+    vocabularies = tuple((schema.columns.index(name), len(values)) for name, values in schema.categories.items())
+    return {'columns': len(schema.columns), 'vocabularies': vocabularies, 'classes': self.classes}
+
+  def batch(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    return {
+      'features': jax.ShapeDtypeStruct((size, len(self.schema.columns)), jnp.float32),
+      'categories': jax.ShapeDtypeStruct((size, len(self.schema.categories)), jnp.int32),
+      'label': jax.ShapeDtypeStruct((size,), jnp.int32),
+    }
+
+  def make_prepare(self, augmentations: Mapping[str, Mapping], batch_size: int) -> Callable[..., Batch]:
+    """Rows are scaled when they are read; what augments images is refused."""
+    augment.make_augment(augmentations, features=self.batch(batch_size), classes=self.classes)
+    return lambda batch, _key=None: batch
+
+
+def _read_row(arrays: dict[str, np.ndarray], index: int) -> dict[str, Any]:
+  return {name: array[index] for name, array in arrays.items()}
+
+
+def kind_of(name: str) -> type:
+  return Rows if table_sets.is_table(name) else Images

@@ -1,0 +1,128 @@
+"""A name -> the rows of a table: bundled, UNSW-NB15, any CSV file."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mixer_jax.data import sources, tables
+from mixer_jax.errors import MixerError, unknown
+
+SHUFFLE = 0  # seed of the order in which parts such as train[:80%] are cut
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+  """A published table: where its splits lie in the data directory, and which columns give the label away."""
+
+  files: dict[str, tuple[str, ...]]
+  leaks: tuple[str, ...]
+
+
+KNOWN = {
+  'unsw_nb15': Known(
+    files={
+      'train': ('unsw_nb15/UNSWNB15_training_coursework.csv', 'unsw_nb15/UNSW_NB15_training-set.csv'),
+      'test': ('unsw_nb15/UNSWNB15_testing1_coursework.csv', 'unsw_nb15/UNSW_NB15_testing-set.csv'),
+    },
+    leaks=('id', 'attack_cat'),
+  )
+}
+
+
+def is_table(name: str) -> bool:
+  return name in KNOWN or name == 'breast_cancer' or name.startswith('csv:')
+
+
+def load(
+  name: str, split: str, *, label: str, drop: Sequence[str], categorical: Sequence[str] | None, data_dir: str | None
+) -> tables.Table:
+  """The columns of a split: the features in the file's order, then the label, as text.
+
+  A part such as train[:80%] is cut from the rows in a fixed random order in which equal rows stand together, and never
+  between equal ones: no row of one part is a copy of a row of another.
+
+  Args:
+    name: `breast_cancer` (bundled with scikit-learn), a key of KNOWN, or `csv:PATH`: a file, whose only split is
+      `train`, or a folder with train.csv, test.csv, ...
+    drop: columns that are not used.
+    categorical: columns of text; None takes those of which most cells are no numbers.
+
+  Raises:
+    MixerError: no such table, split or column; a column known to give the label away that is not dropped.
+  """
+  base = sources.split_base(split)
+  fixed = None if categorical is None else tuple(categorical)
+  table, groups = _read(name, base, label, tuple(drop), fixed, data_dir)
+  _, part = sources.parse_split(split, {base: len(table)})
+  if len(part) == len(table):
+    return table
+  order, starts = groups()
+  ends = [*starts, len(table)]
+  first, last = (ends[np.searchsorted(ends, edge)] for edge in (part.start, part.stop))
+  return table.take(order[first:last])
+
+
+@functools.lru_cache(maxsize=4)
+def _read(name: str, base: str, label: str, drop: tuple[str, ...], categorical, data_dir: str | None):
+  if name == 'breast_cancer':
+    if base != 'train':
+      raise unknown('split', base, ['train'])
+    table = _breast_cancer(label, drop)
+  else:
+    path = _find(name, base, data_dir)
+    header = tables.read_header(path)
+    leaks = KNOWN[name].leaks if name in KNOWN else ()
+    for column in (label, *drop):
+      if column not in header and column not in leaks:
+        raise unknown(f'column of {path}', column, header)
+    used = [column for column in header if column not in (label, *drop)]
+    given_away = [column for column in used if column in leaks]
+    if given_away:
+      raise MixerError(f'{name}: {", ".join(given_away)} gives the label away; put it into data.drop')
+    for column in categorical or ():
+      if column not in used:
+        raise unknown('column of data.categorical', column, used)
+    if categorical is None:
+      categorical = tables.infer_categorical(path, used)
+    table = tables.read_csv(path, columns=[*used, label], categorical=[*categorical, label])
+  features = [column for column in table.columns if column != label]
+  groups = functools.cache(lambda: tables.shuffled_groups(tables.row_keys(table, features), SHUFFLE))
+  return table, groups
+
+
+def _find(name: str, base: str, data_dir: str | None) -> Path:
+  root = sources.data_root(data_dir)
+  if name in KNOWN:
+    if base not in KNOWN[name].files:
+      raise unknown('split', base, KNOWN[name].files)
+    paths = [root / file for file in KNOWN[name].files[base]]
+  else:
+    given = Path(name.partition(':')[2]).expanduser()
+    place = given if given.exists() or given.is_absolute() else root / given
+    if place.is_file() and base != 'train':
+      raise unknown(f'split of the file {place}', base, ['train'])
+    paths = [place if place.is_file() else place / f'{base}.csv']
+  for path in paths:
+    if path.is_file():
+      return path
+  raise MixerError(
+    f'{name}: no {" nor ".join(map(str, paths))}; put it there, or say where it is with --data_dir or MIXER_DATA_DIR'
+  )
+
+
+def _breast_cancer(label: str, drop: tuple[str, ...]) -> tables.Table:
+  from sklearn import datasets
+
+  data = datasets.load_breast_cancer()
+  names = [str(name) for name in data.feature_names]
+  if label != 'label':
+    raise unknown('label of breast_cancer', label, ['label'])
+  for column in drop:
+    if column not in names:
+      raise unknown('column of breast_cancer', column, names)
+  columns = {name: data.data[:, i] for i, name in enumerate(names) if name not in drop}
+  text = np.array([str(value) for value in data.target], dtype=object)
+  return tables.Table('breast_cancer', columns | {label: text})
