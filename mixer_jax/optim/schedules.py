@@ -54,7 +54,49 @@ def cosine(*, peak: float, warmup: str, floor: float, length: Length) -> optax.S
   return _after_warmup(decay, peak, warmup, length)
 
 
-SCHEDULES = {'constant': constant, 'linear': linear, 'cosine': cosine}
+def restarts(*, peak: float, warmup: str, floor: float, period: str, growth: float, length: Length) -> optax.Schedule:
+  """0 -> peak over the warm-up, then half a cosine to the floor again and again (arXiv 1608.03983's SGDR).
+
+  Args:
+    period: how long the first cosine takes; each next one `growth` times as long.
+  """
+  _check_floor(floor, peak)
+  first = length.steps(period, 'schedule.period')
+  if first < 1 or growth < 1:
+    raise MixerError(
+      f'schedule.period is {period!r} and schedule.growth {growth}, but must be at least a step and at least 1'
+    )
+
+  def cosines(rest: int) -> optax.Schedule:
+    lengths, starts = [float(first)], []
+    while sum(lengths) < rest:
+      starts.append(round(sum(lengths)))
+      lengths.append(lengths[-1] * growth)
+    parts = [optax.cosine_decay_schedule(peak, max(1, round(part)), alpha=floor / peak) for part in lengths]
+    return optax.join_schedules(parts, starts)
+
+  return _after_warmup(cosines, peak, warmup, length)
+
+
+def sharp_cosine(*, peak: float, hold: str, decay: str, floor: float, length: Length) -> optax.Schedule:
+  """The peak for `hold`, half a cosine to the floor over `decay`, then the floor."""
+  _check_floor(floor, peak)
+  if peak <= 0:
+    raise MixerError(f'schedule.peak is {peak}, but must be positive')
+  kept, falling = (length.steps(value, f'schedule.{what}') for what, value in (('hold', hold), ('decay', decay)))
+  if not 0 < falling <= length.total - kept:
+    raise MixerError(
+      f'schedule.hold is {hold!r} and schedule.decay {decay!r}, {kept} and {falling} steps, but the whole run has'
+      f' {length.total}; shorten them'
+    )
+  return optax.join_schedules(
+    [optax.constant_schedule(peak), optax.cosine_decay_schedule(peak, falling, alpha=floor / peak)], [kept]
+  )
+
+
+SCHEDULES = {
+  'constant': constant, 'linear': linear, 'cosine': cosine, 'restarts': restarts, 'sharp_cosine': sharp_cosine,
+}  # fmt: skip
 
 
 def _check_floor(floor: float, peak: float) -> None:

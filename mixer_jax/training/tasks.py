@@ -1,4 +1,4 @@
-"""Tasks by name: what is predicted, its loss and its metrics, one number per example; some say more of a whole split."""
+"""Tasks by name: what is predicted, its loss and its metrics, one number per example, or of a whole split."""
 
 import dataclasses
 from collections.abc import Callable
@@ -110,7 +110,7 @@ def binary_report(probability: np.ndarray, label: np.ndarray) -> dict[str, float
 
 
 def calibration_error(probability: np.ndarray, label: np.ndarray, bins: int = 15) -> float:
-  """Mean distance between probability and frequency over equal bins of probability, by their sizes (Naeini et al. 2015)."""
+  """Distance of probability from frequency, over equal bins of probability, weighted by size (Naeini et al. 2015)."""
   place = np.minimum((probability * bins).astype(int), bins - 1)
   gap = np.bincount(place, weights=probability - label, minlength=bins)
   return float(np.abs(gap).sum() / len(label))
