@@ -329,8 +329,8 @@ def scale_global(values: np.ndarray, of: Mapping[str, Any]) -> np.ndarray:
 
 def fit_standard(values: np.ndarray) -> dict:
   """Mean and deviation of each column; a column that never changes is left at 0."""
-  std = values.std(axis=0)
-  return {'mean': values.mean(axis=0), 'std': np.where(std > 0, std, 1)}
+  mean, std = values.mean(axis=0), values.std(axis=0)
+  return {'mean': mean, 'std': np.where(std > 1e-9 * np.abs(mean), std, 1)}  # rounding alone is no deviation
 
 
 def scale_standard(values: np.ndarray, of: Mapping[str, Any]) -> np.ndarray:
@@ -347,7 +347,10 @@ def fit_quantile(values: np.ndarray) -> dict:
 
 
 def scale_quantile(values: np.ndarray, of: Mapping[str, Any]) -> np.ndarray:
-  """The share of training rows below a value, from -1 to 1; of equal values the middle, as scikit-learn has it."""
+  """The share of training rows below a value, from -1 to 1; of equal values the middle.
+
+  scikit-learn's QuantileTransformer, but for the lowest and the highest value, which it puts at the ends.
+  """
   levels, result = np.linspace(-1, 1, QUANTILES), np.empty_like(values)
   for i, quantiles in enumerate(np.array(of['quantiles']).T):
     below = np.interp(values[:, i], quantiles, levels)

@@ -1,0 +1,230 @@
+"""Tables: cells to numbers, what is refused, the scalings against scikit-learn, parts without common rows."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from sklearn import preprocessing
+
+from mixer_jax.data import table_sets, tables
+from mixer_jax.errors import MixerError
+
+HEADER = ('size', 'colour', 'flag', 'label')
+COLOURS = ('red', 'green', 'blue')
+
+
+def rows(count=40, seed=0):
+  rng = np.random.default_rng(seed)
+  return [
+    (f'{rng.lognormal(3, 4):.6g}', COLOURS[rng.integers(3)], str(rng.integers(2)), str(i % 2)) for i in range(count)
+  ]
+
+
+def write(path, body, header=HEADER, delimiter=','):
+  with path.open('w', newline='') as file:
+    csv.writer(file, delimiter=delimiter).writerows([header, *body])
+  return path
+
+
+@pytest.fixture
+def path(tmp_path):
+  return write(tmp_path / 'train.csv', rows())
+
+
+def read(path, **changes):
+  return table_sets.load(
+    f'csv:{path}', 'train', **{'label': 'label', 'drop': (), 'categorical': None, 'data_dir': None, **changes}
+  )
+
+
+def fitted(table, scaling='standard', **changes):
+  return tables.fit(
+    table, **{'label': 'label', 'dropped': (), 'categorical': ['colour'], 'scaling': scaling, **changes}
+  )
+
+
+# ---- reading
+
+
+def test_what_is_read_is_what_was_written(path):
+  table, body = read(path), rows()
+  assert list(table.columns) == list(HEADER) and len(table) == len(body)
+  for i in (0, 2):
+    np.testing.assert_array_equal(table.columns[HEADER[i]], [float(row[i]) for row in body])
+  assert table.columns['colour'].tolist() == [row[1] for row in body]
+
+
+def test_more_rows_than_are_held_as_text_at_once(path, monkeypatch):
+  whole = read(path)
+  monkeypatch.setattr(tables, 'ROWS', 7)
+  table_sets._read.cache_clear()
+  parts = read(path)
+  for name in HEADER:
+    np.testing.assert_array_equal(parts.columns[name], whole.columns[name])
+
+
+def test_a_byte_order_mark_spaces_and_quotes(tmp_path):
+  (tmp_path / 't.csv').write_text('\ufeffa, b ,label\r\n1,"x, y",0\r\n\r\n 2 ,z,1\r\n', encoding='utf-8')
+  table = read(tmp_path / 't.csv')
+  assert table.columns['a'].tolist() == [1, 2] and table.columns['b'].tolist() == ['x, y', 'z']
+
+
+@pytest.mark.parametrize(
+  'text, message',
+  [
+    ('', 'is empty'),
+    ('a,b,label\n', 'has a header, but no rows'),
+    ('a;b;label\n1;2;0\n', "cut by ';'; save it with commas"),
+    ('a,a,label\n1,2,0\n', "'a' is there twice, as number 1 and 2"),
+    ('a,,label\n1,2,0\n', 'column 2 has no name'),
+    ('a,b,label\n1,2,0\n1,2\n', 'row 2: 2 cells, but the header has 3'),
+    ('a,b,label\n1,2,0\n1,inf,1\n', "row 2, column 'b': 'inf' is infinite"),
+    ('a,b,label\n1,2,0\n3,4,1\nx,4,1\n', "row 3, column 'a': 'x' is no number, as most of that column are"),
+    ('a,b,label\n1,2,0\n3,4,0\n', "every row has the label '0'"),
+    ('a,b,label\n1,2,0\n3,4,\n', "row 2: the label 'label' is missing"),
+    ('a,b,label\n1,,0\n3,,1\n', "the column 'b' is empty in every row"),
+    ('a,b\n1,2\n', "unknown column of .* 'label'"),
+  ],
+)
+def test_what_is_refused(text, message, tmp_path):
+  (tmp_path / 't.csv').write_text(text)
+  with pytest.raises(MixerError, match=message) as error:
+    fitted(read(tmp_path / 't.csv'), categorical=[])
+  assert '\n' not in str(error.value)
+
+
+def test_no_text(tmp_path):
+  (tmp_path / 't.csv').write_bytes(b'a,label\n\xff\xfe,1\n')
+  with pytest.raises(MixerError, match='give a CSV file in UTF-8'):
+    read(tmp_path / 't.csv')
+
+
+def test_missing_numbers_are_the_median_and_counted(tmp_path):
+  path = write(
+    tmp_path / 't.csv', [('1', 'red', '0', '0'), ('', 'red', '0', '1'), ('NA', 'red', '0', '1'), ('5', 'red', '0', '0')]
+  )
+  table = read(path)
+  arrays, counts = fitted(table, 'standard').arrays(table)
+  assert counts == {'size: missing': 2}
+  np.testing.assert_allclose(arrays['features'][:, 0], np.array([-2, 0, 0, 2]) / np.sqrt(2))
+
+
+def test_a_value_that_no_training_row_has_is_number_0_and_counted(path):
+  table = read(path)
+  schema = fitted(table)
+  other = tables.Table(
+    'other', {**table.columns, 'colour': np.where(np.arange(len(table)) < 3, 'pink', 'red').astype(object)}
+  )
+  arrays, counts = schema.arrays(other)
+  assert counts == {'colour: unknown': 3}
+  assert arrays['categories'][:, 0].tolist() == [0] * 3 + [1 + schema.categories['colour'].index('red')] * 37
+
+
+def test_labels(path, tmp_path):
+  table = read(path)
+  schema = fitted(table)
+  assert schema.classes == ('0', '1')
+  np.testing.assert_array_equal(schema.labels(table), np.arange(40) % 2)
+  np.testing.assert_array_equal(
+    schema.labels(tables.Table('t', {'label': np.array(['1.0', '0', '1e0'], object)})), [1, 0, 1]
+  )
+  with pytest.raises(MixerError, match="row 2, column 'label': '2' is none of the classes 0, 1"):
+    schema.labels(tables.Table('t', {'label': np.array(['1', '2'], object)}))
+
+
+# ---- scalings
+
+
+@pytest.fixture(scope='module')
+def numbers():
+  rng = np.random.default_rng(1)
+  columns = {f'c{i}': rng.lognormal(i, 2, 300) * rng.choice([-1, 1], 300) for i in range(4)}
+  columns['steps'] = rng.integers(0, 3, 300).astype(float)
+  columns['same'] = np.full(300, 7.0)
+  return tables.Table('numbers', {**columns, 'label': np.array([str(i % 2) for i in range(300)], object)})
+
+
+def values(table):
+  return np.stack([column for name, column in table.columns.items() if name != 'label'], axis=1)
+
+
+def scaled(table, scaling, other=None):
+  schema = tables.fit(table, label='label', dropped=(), categorical=[], scaling=scaling)
+  assert tables.Schema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
+  return schema.arrays(other or table)[0]['features']
+
+
+def test_standard_is_scikit_learns(numbers):
+  expected = preprocessing.StandardScaler().fit_transform(values(numbers))
+  np.testing.assert_allclose(scaled(numbers, 'standard'), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_log_is_the_standard_of_signed_logarithms(numbers):
+  logs = np.sign(values(numbers)) * np.log(1 + np.abs(values(numbers)))
+  expected = preprocessing.StandardScaler().fit_transform(logs)
+  np.testing.assert_allclose(scaled(numbers, 'log'), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_quantile_is_scikit_learns(numbers):
+  transform = preprocessing.QuantileTransformer(n_quantiles=tables.QUANTILES).fit(values(numbers))
+  other = tables.Table('other', {k: v * 1.5 if k != 'label' else v for k, v in numbers.columns.items()})
+  for table in (numbers, other):
+    expected = 2 * transform.transform(values(table)) - 1
+    ours = scaled(numbers, 'quantile', table)
+    np.testing.assert_allclose(ours[:, :4], expected[:, :4], atol=1e-5)
+    inner = values(table)[:, 4] == 1  # where scikit-learn does not put a value at an end
+    np.testing.assert_allclose(ours[inner, 4], expected[inner, 4], atol=1e-5)
+  counts = np.bincount(values(numbers)[:, 4].astype(int)) / 300
+  middles = 2 * (np.cumsum(counts) - counts / 2) - 1
+  for value, middle in enumerate(middles):
+    assert scaled(numbers, 'quantile')[values(numbers)[:, 4] == value, 4] == pytest.approx(middle, abs=0.02)
+
+
+def test_global_is_one_image(numbers):
+  image = values(numbers) / np.abs(values(numbers)).max()
+  np.testing.assert_allclose(scaled(numbers, 'global'), (image - image.mean()) / image.std(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('scaling', tables.SCALINGS)
+def test_only_training_rows_teach(scaling, numbers):
+  half = numbers.take(np.arange(150))
+  together = scaled(half, scaling, numbers)
+  np.testing.assert_array_equal(together[:150], scaled(half, scaling))
+  assert np.isfinite(together).all()
+
+
+# ---- parts
+
+
+def test_parts_share_no_row(tmp_path):
+  body = [row for row in rows(60) for _ in range(1 + int(row[2]))]
+  path = write(tmp_path / 'train.csv', body)
+  parts = [
+    table_sets.load(f'csv:{path}', split, label='label', drop=(), categorical=None, data_dir=None)
+    for split in ('train[:30%]', 'train[30%:70%]', 'train[70%:]')
+  ]
+  keys = [tables.row_keys(part, HEADER[:3]) for part in parts]
+  assert sum(map(len, keys)) == len(body)
+  assert not set(keys[0]) & set(keys[1]) and not set(keys[1]) & set(keys[2]) and not set(keys[0]) & set(keys[2])
+  assert sorted(sum(keys, [])) == sorted(tables.row_keys(read(path), HEADER[:3]))
+
+
+def test_a_known_leak_is_refused(tmp_path):
+  folder = tmp_path / 'unsw_nb15'
+  folder.mkdir()
+  write(folder / 'UNSW_NB15_training-set.csv', [('1', '2', 'x', '0')], ('id', 'dur', 'attack_cat', 'label'))
+  load = lambda drop: table_sets.load(
+    'unsw_nb15', 'train', label='label', drop=drop, categorical=(), data_dir=str(tmp_path)
+  )
+  with pytest.raises(MixerError, match='attack_cat gives the label away; put it into data.drop'):
+    load(('id',))
+  assert list(load(('id', 'attack_cat')).columns) == ['dur', 'label']
+
+
+def test_a_column_that_predicts_alone_is_seen(numbers):
+  label = (numbers.columns['c0'] > 0).astype(int)
+  table = tables.Table('t', {**numbers.columns, 'label': label.astype(str).astype(object)})
+  schema = tables.fit(table, label='label', dropped=(), categorical=[], scaling='standard')
+  accuracy = tables.single_column_accuracy(table, schema, schema.labels(table))
+  assert accuracy['c0'] == 1 and max(v for k, v in accuracy.items() if k != 'c0') < 0.75
