@@ -1,13 +1,17 @@
-"""Classifies images with a run and writes a CSV: file, class, probability, then the next four classes.
+"""Classifies images or rows of a table with a run and writes a CSV.
 
   python -m mixer_jax.predict --workdir=runs/digits --input photo.jpg scans/ 'more/*.png' --output=classes.csv
+  python -m mixer_jax.predict --workdir=runs/unsw --input=connections.csv --output=classes.csv
 
-Images of any size are resized and cropped as in training; folders are searched for images.
+Images: file, class, probability, then the next four classes. Images of any size are resized and cropped as in training;
+folders are searched for images. Rows: row, prediction, probability, for every row in order, by the schema and scaling
+of the run; the file may hold the label and the columns that the run dropped, and no others.
 """
 
 import csv
 import glob
 import os
+import sys
 from pathlib import Path
 
 from mixer_jax import doors
@@ -36,57 +40,106 @@ def find(inputs: list[str]) -> list[str]:
   return files
 
 
+def classify_images(run, inputs: list[str], write) -> str:
+  """Writes a line for every image; returns how many there were, in words."""
+  import numpy as np
+
+  from mixer_jax.data import sources
+
+  files = find(inputs)
+  top = min(5, len(run.classes))
+  write(['file', 'class', 'probability', *(f'{k}_{i}' for i in range(2, top + 1) for k in ('class', 'probability'))])
+  classify = make_classify(run)
+  for start in range(0, len(files), BATCH):
+    names = files[start : start + BATCH]
+    image = np.stack([sources.read_image(name, run.experiment.data.image) for name in names])
+    for name, row in zip(names, classify({'image': image}, BATCH), strict=True):
+      best = np.argsort(-row, kind='stable')[:top]
+      write([name, *(v for k in best for v in (run.classes[k], f'{row[k]:.6f}'))])
+  return f'{len(files):,} images'
+
+
+def classify_rows(run, inputs: list[str], write) -> str:
+  """Writes a line for every row, ROWS of them in memory at a time."""
+  from mixer_jax.data import tables
+
+  if len(inputs) != 1:
+    raise MixerError(f'--input names {len(inputs)} files, but rows come from one CSV file')
+  path, schema = inputs[0], run.experiment.data.schema
+  header = tables.read_header(path)
+  missing = [name for name in schema.columns if name not in header]
+  extra = [name for name in header if name not in (*schema.columns, *schema.dropped, schema.label)]
+  if missing or extra:
+    raise MixerError(
+      f'{path} does not fit the run: it lacks {", ".join(map(repr, missing)) or "nothing"} and has'
+      f' {", ".join(map(repr, extra)) or "nothing"} besides; give it the columns {", ".join(schema.columns)}'
+    )
+  write(['row', 'prediction', 'probability'])
+  classify = make_classify(run)
+  count, met = 0, {}
+  for first, cells in tables.read_cells(path):
+    used = {name: cells[name] for name in schema.columns}
+    table = tables.to_columns(used, schema.categories, where=str(path), first=first)
+    arrays, counts = schema.arrays(table)
+    met = {name: met.get(name, 0) + counts.get(name, 0) for name in [*met, *counts]}
+    for i, row in enumerate(classify(arrays, tables.ROWS)):
+      write([first + i, run.classes[row.argmax()], f'{row.max():.6f}'])
+    count += len(table)
+  for what, number in met.items():
+    print(f'{path}: {number:,} cells of {what}', file=sys.stderr)
+  return f'{count:,} rows'
+
+
+def make_classify(run):
+  """(arrays of a raw batch, size) -> probabilities [examples, classes]; batches are padded to one size."""
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+  from flax import nnx
+
+  experiment = run.experiment
+  sigmoid = experiment.settings.task.get('loss') == 'sigmoid'
+
+  @jax.jit
+  def probabilities(params, batch):
+    prepared = experiment.prepare(batch)
+    logits = nnx.merge(experiment.graphdef, params)(*(prepared[name] for name in experiment.data.inputs))
+    if experiment.task.outputs == 1:
+      positive = jax.nn.sigmoid(logits)
+      return jnp.concatenate([1 - positive, positive], axis=1)
+    return jax.nn.sigmoid(logits) if sigmoid else jax.nn.softmax(logits)
+
+  def classify(arrays, size):
+    count = len(next(iter(arrays.values())))
+    pad = lambda a: np.concatenate([a, np.zeros((size - count, *a.shape[1:]), a.dtype)])
+    return np.asarray(probabilities(run.params, {name: pad(array) for name, array in arrays.items()}))[:count]
+
+  return classify
+
+
 def main(arguments: list[str]) -> None:
   options = doors.parser('predict', __doc__)
   options.add_argument('--workdir', required=True, help='the run directory')
-  options.add_argument('--input', required=True, nargs='+', help='images, folders of images or patterns')
+  options.add_argument('--input', required=True, nargs='+', help='images, folders of images or patterns; or a CSV file')
   options.add_argument('--output', required=True, help='the CSV file to write')
   options.add_argument('--checkpoint', default='last', help='last, best or a step')
   known = options.parse_args(arguments)
   doors.use_compilation_cache()
-  import jax
-  import numpy as np
-  from flax import nnx
-
-  from mixer_jax.data import sources
+  from mixer_jax.data.inputs import Rows
   from mixer_jax.training import restore
 
-  files = find(known.input)
   run = restore.restore(known.workdir, step=known.checkpoint)
-  experiment = run.experiment
-  sigmoid = experiment.settings.task['loss'] == 'sigmoid'
-
-  @jax.jit
-  def probabilities(params, image):
-    logits = nnx.merge(experiment.graphdef, params)(experiment.prepare({'image': image})['image'])
-    return jax.nn.sigmoid(logits) if sigmoid else jax.nn.softmax(logits)
-
-  top = min(5, len(run.classes))
-  header = [
-    'file',
-    'class',
-    'probability',
-    *(f'{k}_{i}' for i in range(2, top + 1) for k in ('class', 'probability')),
-  ]
+  classify = classify_rows if isinstance(run.experiment.data, Rows) else classify_images
   part = f'{known.output}.part'
   try:
     with open(part, 'w', newline='') as file:
-      rows = csv.writer(file)
-      rows.writerow(header)
-      for start in range(0, len(files), BATCH):
-        names = files[start : start + BATCH]
-        image = np.stack([sources.read_image(name, experiment.data.image) for name in names])
-        padding = np.zeros((BATCH - len(names), *image.shape[1:]), image.dtype)
-        result = np.asarray(probabilities(run.params, np.concatenate([image, padding])))
-        for name, row in zip(names, result, strict=False):
-          best = np.argsort(-row, kind='stable')[:top]
-          rows.writerow([name, *(v for k in best for v in (run.classes[k], f'{row[k]:.6f}'))])
+      told = classify(run, known.input, csv.writer(file).writerow)
     os.replace(part, known.output)
   except OSError as error:
     raise MixerError(f'cannot write --output={known.output} ({error.strerror}); choose another place') from error
   finally:
     Path(part).unlink(missing_ok=True)
-  print(f'{len(files)} images -> {known.output}')
+  print(f'{told} -> {known.output}')
 
 
 if __name__ == '__main__':
