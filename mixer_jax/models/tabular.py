@@ -23,7 +23,7 @@ class ColumnTokens(nnx.Module):
   a table of its column.
   """
 
-  def __init__(self, columns: int, vocabularies: tuple[tuple[int, int], ...], hidden: int, *, bins: int, init, rngs):
+  def __init__(self, columns: int, vocabularies: tuple[tuple[int, int], ...], hidden: int, *, bins: int, rngs):
     of_category = dict(vocabularies)
     self.numbers = tuple(i for i in range(columns) if i not in of_category)
     self.places = tuple(of_category)
@@ -94,7 +94,7 @@ class TabularMixer(nnx.Module):
     if tokens == 'patches':
       self.stem = layers.linear(patch, hidden, init=init, dtype=jnp.float32, rngs=rngs)
     else:
-      self.stem = ColumnTokens(columns, vocabularies, hidden, bins=bins, init=init, rngs=rngs)
+      self.stem = ColumnTokens(columns, vocabularies, hidden, bins=bins, rngs=rngs)
     widths = max(1, round(token_expansion * count)), max(1, round(channel_expansion * hidden))
     self.blocks = nnx.List(
       [

@@ -1,0 +1,111 @@
+"""The tabular Mixer: published counts, tokens by hand, what is refused."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mixer_jax.errors import MixerError
+from mixer_jax.models.tabular import ColumnTokens, TabularMixer
+
+SMALL = {'outputs': 1, 'hidden': 8, 'blocks': 2}
+VOCABULARIES = ((1, 3), (4, 2))
+
+
+def make(columns=6, vocabularies=VOCABULARIES, tokens='columns', **settings):
+  settings = {'columns': columns, 'vocabularies': vocabularies, 'tokens': tokens, **SMALL, **settings}
+  return TabularMixer(**settings, rngs=nnx.Rngs(0))
+
+
+def count(model):
+  return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def rows(batch=5, columns=6, seed=0):
+  rng = np.random.default_rng(seed)
+  codes = np.stack([rng.integers(0, size + 1, batch) for _, size in VOCABULARIES], axis=1)
+  return rng.normal(size=(batch, columns)).astype(np.float32), codes.astype(np.int32)
+
+
+@pytest.mark.parametrize('hidden, patch, parameters', [(48, 1, 169_141), (198, 14, 407_365), (198, 3, 420_697)])
+def test_parameters_of_the_published_settings(hidden, patch, parameters):
+  settings = {'columns': 42, 'vocabularies': (), 'tokens': 'patches', 'patch': patch, 'hidden': hidden}
+  assert count(nnx.eval_shape(lambda: make(**settings, blocks=10))) == parameters
+
+
+def test_column_tokens_by_hand():
+  tokens = ColumnTokens(6, VOCABULARIES, 8, bins=0, rngs=nnx.Rngs(0))
+  features, categories = rows()
+  out = np.asarray(tokens(features, categories))
+  assert out.shape == (6, 5, 8)
+  for i, column in enumerate((0, 2, 3, 5)):
+    by_hand = features[:, column, None] * tokens.kernel[...][i, 0] + tokens.bias[...][i]
+    np.testing.assert_allclose(out[column], by_hand, rtol=1e-5, atol=1e-6)
+  for i, column in enumerate((1, 4)):
+    np.testing.assert_array_equal(out[column], np.asarray(tokens.tables[i].embedding[...])[categories[:, i]])
+
+
+def test_pieces_by_hand():
+  # Four pieces of [-1, 1]: 0.25 fills two, half of the third and nothing of the last.
+  tokens = ColumnTokens(1, (), 3, bins=4, rngs=nnx.Rngs(0))
+  kernel, bias = np.asarray(tokens.kernel[...])[0], np.asarray(tokens.bias[...])[0]
+  x = jnp.array([[0.25], [-1.0], [1.0], [7.0]])
+  spread = np.array([[1, 1, 0.5, 0], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]])
+  out = tokens(x, jnp.zeros((4, 0), jnp.int32))
+  np.testing.assert_allclose(out[0], spread @ kernel + bias, rtol=1e-5, atol=1e-6)
+
+
+def test_patches_are_neighbours():
+  """Changing one column changes one token, that of its patch."""
+  model = make(tokens='patches', patch=2)
+  stem = lambda features: np.asarray(model.stem(features.reshape(5, 3, 2).transpose(1, 0, 2)))
+  features, _ = rows()
+  other = features.copy()
+  other[:, 3] += 1
+  changed = (stem(features) != stem(other)).any(axis=(1, 2))
+  assert changed.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize('settings', [{}, {'bins': 5}, {'tokens': 'patches', 'patch': 3}, {'pool': 'flatten'}])
+def test_every_parameter_has_a_gradient(settings):
+  model = make(**settings, init='torch')
+  graphdef, params = nnx.split(model, nnx.Param)
+  features, categories = rows(64)
+  # The head starts at random here, or nothing below it would have a gradient.
+  loss = lambda params: (nnx.merge(graphdef, params)(features, categories) ** 2).sum()
+  grads = jax.jit(jax.grad(loss))(params)
+  missing = [path for path, leaf in nnx.to_flat_state(grads) if not np.abs(jax.tree.leaves(leaf)[0]).max() > 0]
+  # The mean over the tokens takes away what the bias before it adds to all.
+  assert all('token_mixing' in path for path in missing) and len(missing) < 3
+
+
+def test_dropout_only_in_training():
+  model = make(dropout=0.5, stochastic_depth=0.5)
+  out = jax.jit(lambda key: model(*rows(), rngs=None if key is None else nnx.Rngs(dropout=key)))
+  evaluated = model(*rows())
+  np.testing.assert_array_equal(evaluated, model(*rows()))
+  assert not np.array_equal(out(jax.random.key(0)), out(jax.random.key(1)))
+  assert not np.array_equal(out(jax.random.key(0)), evaluated)
+
+
+def test_activation():
+  outputs = [make(activation=name)(*rows()) for name in ('gelu', 'tanh')]
+  assert not np.allclose(*outputs)
+
+
+@pytest.mark.parametrize(
+  'settings, message',
+  [
+    ({'tokens': 'patches', 'patch': 4}, 'model.patch is 4, which does not divide the 6 columns'),
+    ({'tokens': 'words'}, "unknown model.tokens 'words'"),
+    ({'activation': 'relu'}, "unknown model.activation 'relu'"),
+    ({'pool': 'max'}, "unknown model.pool 'max'"),
+    ({'dropout': 1.0}, 'model.dropout is 1.0'),
+  ],
+)
+def test_what_is_refused(settings, message):
+  with pytest.raises(MixerError, match=message):
+    nnx.eval_shape(functools.partial(make, **settings))
