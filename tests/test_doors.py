@@ -588,7 +588,6 @@ def test_no_space_left(small_disk):
 
 
 def test_no_space_for_the_events(tmp_path, monkeypatch, refused):
-  # More lines than any queue holds: none may wait for a writer that is gone.
   def flush(_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
