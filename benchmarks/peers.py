@@ -67,11 +67,10 @@ def measure(what: str, malloc: str, rounds: int, torch_python: str) -> dict:
     sides = [(name, side) for side in (ours, torch) for name in side.says['sides']]
     seconds = {name: [] for name, _ in sides}
     print(f'{what}, malloc {malloc}: measuring', file=sys.stderr, flush=True)
-    for i in range(rounds + 1):
+    for _ in range(rounds):
       for name, side in sides:
-        value = side.ask(side=name, steps=STEPS[what])['seconds'] / STEPS[what]
-        if i:  # the first round only warms up
-          seconds[name].append(value)
+        side.ask(side=name, steps=STEPS[what])  # gets back caches and pages that the others have had meanwhile
+        seconds[name].append(side.ask(side=name, steps=STEPS[what])['seconds'] / STEPS[what])
   medians = {name: statistics.median(values) for name, values in seconds.items()}
   ratios = {
     name: statistics.median(other / own for other, own in zip(values, seconds['ours'], strict=True))

@@ -584,11 +584,12 @@ def test_no_space_left(small_disk):
   result = process('train', DIGITS, *SMALL, f'--workdir={small_disk}/run')
   assert result.returncode == 1
   assert len(result.stderr.splitlines()) == 1, result.stderr
-  assert result.stderr.startswith('error: ') and 'no space left on' in result.stderr.lower()
+  assert result.stderr.startswith('error: no space left on the device for the checkpoint of step 10 in ')
+  assert '0.1 MiB free' in result.stderr
+  assert os.listdir(small_disk / 'run' / 'checkpoints') == []
 
 
 def test_no_space_for_the_events(tmp_path, monkeypatch, refused):
-  # More lines than any queue holds: none may wait for a writer that is gone.
   def flush(_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -76,6 +76,26 @@ def linear(
   return nnx.Linear(inputs, outputs, kernel_init=kernel_init, bias_init=bias_init, dtype=dtype, rngs=rngs)
 
 
+@jax.custom_vjp
+def from_left(kernel: jax.Array, x: jax.Array) -> jax.Array:
+  """kernel.T @ x: [inputs, outputs], [inputs, columns] -> [outputs, columns], for many more columns than rows.
+
+  The kernel's gradient, a sum over all columns, is taken with the smaller factor on the right and transposed as a whole
+  afterwards: the other way round XLA ran it on one core of a CPU, and the barrier keeps it from turning it back.
+  """
+  return kernel.T @ x
+
+
+def _from_left_backward(saved, dy):
+  kernel, x = saved
+  swap = dy.shape[0] > x.shape[0]
+  product = jax.lax.optimization_barrier(dy @ x.T if swap else x @ dy.T)
+  return product.T if swap else product, kernel @ dy
+
+
+from_left.defvjp(lambda kernel, x: (kernel.T @ x, (kernel, x)), _from_left_backward)
+
+
 class TokenNorm(nnx.Module):
   """LayerNorm of [tokens, batch, channels] over the tokens; mean and variance are float32, the result is `dtype`."""
 

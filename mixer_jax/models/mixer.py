@@ -43,7 +43,7 @@ class MlpBlock(nnx.Module):
   def _linear(self, layer: nnx.Linear, x: jax.Array) -> jax.Array:
     if self.over == 'channels':
       return layer(x)
-    return layer.kernel[...].astype(x.dtype).T @ x + layer.bias[...].astype(x.dtype)[:, None]
+    return layers.from_left(layer.kernel[...].astype(x.dtype), x) + layer.bias[...].astype(x.dtype)[:, None]
 
 
 class MixerBlock(nnx.Module):

@@ -15,6 +15,7 @@ from mixer_jax.errors import MixerError
 from mixer_jax.training.state import TrainState
 
 NOT_DAMAGE = ('RESOURCE_EXHAUSTED', 'PERMISSION_DENIED', 'Permission denied', 'Too many open files')
+OVERHEAD = 2**20  # bytes of a checkpoint beside its arrays, amply
 
 
 class Checkpoints:
@@ -26,8 +27,9 @@ class Checkpoints:
   """
 
   def __init__(self, workdir: Path, *, best: str | None = None, read_only: bool = False):
-    # Orbax tells every step of every save, and prints what it raises.
-    logging.getLogger('absl').setLevel(logging.CRITICAL)
+    # Orbax tells every step of every save, and it and its tasks print what they raise.
+    for name in ('absl', 'asyncio'):
+      logging.getLogger(name).setLevel(logging.CRITICAL)
     self.folder = Path(workdir).resolve() / 'checkpoints'
     self._best, self._values = best, {}
     options = ocp.CheckpointManagerOptions(
@@ -50,6 +52,8 @@ class Checkpoints:
       return
     self._note(step, metrics)
     with self._reported(f'written at step {step}'):
+      self._manager.wait_until_finished()
+      self._check_space(step, state)
       self._manager.save(
         step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)),
         custom_metadata={'checksum': int(checksum(state)), 'metrics': metrics},
@@ -144,6 +148,17 @@ class Checkpoints:
     """What save() wrote beside the state."""
     return self._manager.metadata(step).custom_metadata or {}
 
+  def _check_space(self, step: int, state: TrainState) -> None:
+    """Asks before the first byte: an Orbax save that stops midway prints a traceback for every array."""
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + OVERHEAD
+    disk = shutil.disk_usage(self.folder)
+    if disk.total and disk.free < needed:  # Some remote file systems say that they have nothing at all.
+      raise MixerError(
+        f'no space left on the device for the checkpoint of step {step} in {self.folder}: {needed / 2**20:,.1f} MiB'
+        f' needed, {disk.free / 2**20:,.1f} MiB free; the ones before it are intact: free space, then run the same'
+        ' command again'
+      )
+
   def _check_shapes(self, shapes: TrainState, step: int) -> None:
     try:
       stored = self._manager.item_metadata(step).state
@@ -162,6 +177,8 @@ class Checkpoints:
   def _reported(self, what: str):
     try:
       yield
+    except MixerError:
+      raise
     except Exception as error:
       reason = ' '.join(str(error).split())
       full = 'No space left on device' in reason or 'ENOSPC' in reason or 'RESOURCE_EXHAUSTED' in reason
