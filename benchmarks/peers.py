@@ -178,7 +178,7 @@ def make_side(what: str, side: str):
   loop = make_train_loop(step, shardings, meshes.over_batch(experiment.mesh))
 
   began = time.perf_counter()
-  lowered = jax.jit(step, donate_argnums=0).lower(shapes, experiment.batch(BATCH[what]))
+  lowered = jax.jit(step, donate_argnums=0).lower(shapes, experiment.data.batch(BATCH[what]))
   traced = time.perf_counter()
   compiled = lowered.compile()
   cost = compiled.cost_analysis()

@@ -636,7 +636,8 @@ def test_an_evaluation_that_is_not_finite(tmp_path, refused, monkeypatch):
 
   def evaluate(*arguments):
     calls.append(arguments)
-    return real(*arguments) | ({'loss': math.nan} if len(calls) == 2 else {})
+    numbers, logits = real(*arguments)
+    return numbers | ({'loss': math.nan} if len(calls) == 2 else {}), logits
 
   monkeypatch.setattr(loop, 'evaluate', evaluate)
   parts = ['the evaluation after 8 steps is not finite', 'the last good checkpoint is of step 4', 'learning rate']

@@ -1,6 +1,7 @@
 """Every config: complete, buildable, one step and one evaluation; every key is read and changes what it should."""
 
 import ast
+import csv
 import functools
 import inspect
 import json
@@ -28,7 +29,7 @@ from mixer_jax.optim.schedules import SCHEDULES, Length
 from mixer_jax.training import experiment as experiments
 from mixer_jax.training import loop
 from mixer_jax.training import mesh as meshes
-from mixer_jax.training.step import make_eval_loop, make_train_loop
+from mixer_jax.training.step import make_train_loop
 from mixer_jax.training.tasks import TASKS
 
 FOLDER = Path(mixer_jax.__file__).parents[1] / 'configs'
@@ -39,6 +40,8 @@ CONFIGS = {
   'cifar10': ['', ':20'],
   'imagenet': ['', *(f':{size}' for size in SIZES if size != 'B/16')],
   'image_folder': [':PATH'],
+  'breast_cancer': [''],
+  'unsw_nb15': ['', ':1', ':2', ':3', ':4', ':5'],
 }
 NAMES = [(file, argument) for file, arguments in CONFIGS.items() for argument in arguments]
 every_config = pytest.mark.parametrize('file, argument', NAMES, ids=[f'{f}{a}' for f, a in NAMES])
@@ -56,6 +59,21 @@ def images(tmp_path_factory):
     for i in range(2):
       Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(folder / 'train' / name / f'{i}.png')
   return folder
+
+
+@pytest.fixture(scope='session')
+def rows(tmp_path_factory):
+  """A data directory with rows of UNSW-NB15's shape: 39 columns of numbers, 3 of text."""
+  folder = tmp_path_factory.mktemp('rows')
+  (folder / 'unsw_nb15').mkdir()
+  random = np.random.default_rng(0)
+  text = {'proto': ['tcp', 'udp'], 'service': ['-', 'dns', 'http'], 'state': ['FIN', 'INT']}
+  columns = {'id': range(40)} | {f'number{i}': random.normal(size=40) for i in range(39)}
+  columns |= {name: random.choice(values, 40) for name, values in text.items()} | {'label': random.integers(0, 2, 40)}
+  for split in ('training', 'testing1'):
+    with (folder / 'unsw_nb15' / f'UNSWNB15_{split}_coursework.csv').open('w', newline='') as file:
+      csv.writer(file).writerows([columns, *zip(*columns.values(), strict=True)])
+  return str(folder)
 
 
 @pytest.fixture
@@ -85,20 +103,21 @@ def test_docstring_has_the_command(file):
 
 
 @every_config
-def test_builds_steps_and_evaluates(file, argument, load):
-  """One step and one evaluation on random pixels.
+def test_builds_steps_and_evaluates(file, argument, load, rows):
+  """One step and one evaluation on random examples.
 
   For time, the batches are of two examples a device, and the models have two narrow blocks; what else the config says
   stays: patches, augmentations, scan and remat, dtype, loss, optimizer.
   """
   config = load(file, argument)
-  experiments.build(config)
+  experiments.build(config, schema=experiments.learn_schema(config, rows))
   # Warm-ups begin with a learning rate of 0, which moves nothing.
-  config['schedule']['warmup'] = '0'
-  config['model'] |= {'blocks': 2, 'hidden': 8, 'token_mlp': 6, 'channel_mlp': 10}
+  config['schedule'] |= {'warmup': '0'} if 'warmup' in config['schedule'] else {}
+  narrow = {'blocks': 2, 'hidden': 8, 'token_mlp': 6, 'channel_mlp': 10}
+  config['model'] |= {name: value for name, value in narrow.items() if name in config['model']}
   size = 2 * jax.device_count()
   config |= {'batch_size': size, 'eval_batch_size': size}
-  before, state, metrics = step_and_evaluate(json.dumps(config))
+  before, state, metrics = step_and_evaluate(json.dumps(config), rows)
   sums = jax.device_get(state.sums)
   assert int(state.step) == 1 and sums['examples'] == size
   assert np.isfinite(sums['loss']) and np.isfinite(sums['grad_norm']) and sums['grad_norm'] > 0
@@ -107,22 +126,26 @@ def test_builds_steps_and_evaluates(file, argument, load):
   assert all(np.isfinite(leaf).all() for leaf in after)
   assert (state.ema is not None) == (config['ema'] > 0)
   assert np.isfinite(metrics['loss']) and 0 <= metrics['accuracy'] <= 1
-  assert set(metrics) == ({'loss', 'accuracy', 'top5'} if config['data']['classes'] > 5 else {'loss', 'accuracy'})
+  named = {'loss', 'accuracy'} | ({'top5'} if config['data']['classes'] > 5 else set())
+  binary = {'precision', 'recall', 'specificity', 'f1', 'macro_f1', 'roc_auc', 'average_precision', 'calibration_error'}
+  assert set(metrics) == named | (binary if config['task']['name'] == 'binary' else set())
 
 
 @functools.cache  # Narrowed, S/16 and B/16 are the same, and so are S/32 and B/32.
-def step_and_evaluate(config):
+def step_and_evaluate(config, rows):
   """The parameters before a step, the state after it, and the metrics of three examples for every two devices."""
-  experiment = experiments.build(json.loads(config))
+  config = json.loads(config)
+  experiment = experiments.build(config, schema=experiments.learn_schema(config, rows))
   size = experiment.settings.batch_size
   random = np.random.default_rng(0)
-  classes = experiment.data.classes
-  arrays = {
-    'image': random.integers(0, 256, (size + size // 2, *experiment.data.image), np.uint8),
-    'label': random.integers(0, classes, size + size // 2).astype(np.int32),
-  }
+  draw = {
+    'image': lambda shape: random.integers(0, 256, shape), 'features': lambda shape: random.normal(size=shape),
+    'categories': lambda shape: random.integers(0, 2, shape),
+    'label': lambda shape: (np.arange(*shape) + 1) % experiment.data.classes,
+  }  # fmt: skip
+  arrays = {k: draw[k](v.shape).astype(v.dtype) for k, v in experiment.data.batch(size + size // 2).items()}
   read = lambda i: {k: v[i] for k, v in arrays.items()}
-  source = sources.Source(tuple(map(str, range(classes))), arrays, read, size + size // 2)
+  source = sources.Source(tuple(map(str, range(experiment.data.classes))), arrays, read, size + size // 2)
   feeder = batches.Feeder(source, seed=0, batch_size=size, mesh=experiment.mesh, resident_mib=math.inf, workers=0)
   optimizer, _ = experiment.optimizer(Length(100, 10.0))
   state = experiment.init_state(optimizer)
@@ -130,16 +153,20 @@ def step_and_evaluate(config):
   shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
   sharding = meshes.over_batch(experiment.mesh)
   state = make_train_loop(experiment.train_step(optimizer), shardings, sharding)(state, feeder.train(0, 1), 1)
-  eval_loop = make_eval_loop(experiment.eval_step(), experiment.metrics, sharding)
-  return before, state, loop.evaluate(eval_loop, state.params, feeder)
+  evaluated, _ = loop.evaluate(experiment.eval_loop(), state.params, feeder, experiment.task.report)
+  return before, state, evaluated
 
 
 # ---- every key is read
 
-TINY = (
-  '--config.model.blocks=1', '--config.model.hidden=8', '--config.model.token_mlp=4', '--config.model.channel_mlp=6',
-  '--config.batch_size=16', '--config.total=2 steps', '--config.schedule.warmup=0', '--config.augment={}',
+SHORT = (
+  '--config.model.blocks=1', '--config.model.hidden=8', '--config.batch_size=16', '--config.total=2 steps',
+  '--config.schedule.warmup=0',
 )  # fmt: skip
+TINY = {
+  'digits': (*SHORT, '--config.model.token_mlp=4', '--config.model.channel_mlp=6', '--config.augment={}'),
+  'breast_cancer': SHORT,
+}
 
 
 def recorded(cls, seen):
@@ -153,12 +180,17 @@ def recorded(cls, seen):
   return Recorded
 
 
-def test_every_key_of_config_and_data_is_read(load, tmp_path, monkeypatch):
+@pytest.mark.parametrize('file', ['digits', 'breast_cancer'])
+def test_every_key_of_config_and_data_is_read(file, load, tmp_path, monkeypatch):
+  config = load(file, '', *TINY[file])
   seen = {'config': set(), 'data': set()}
-  settings, data = experiments.Settings, experiments.Data
+  settings = experiments.Settings
+  data = experiments.kind_of(config['data']['name'])
   monkeypatch.setattr(experiments, 'Settings', recorded(settings, seen['config']))
-  monkeypatch.setattr(experiments, 'Data', recorded(data, seen['data']))
-  assert loop.train_and_evaluate(load('digits', '', *TINY), tmp_path / 'run')
+  kept = recorded(data, seen['data'])
+  monkeypatch.setattr(experiments, 'kind_of', lambda _: kept)
+  monkeypatch.setattr(experiments, data.__name__, kept)
+  assert loop.train_and_evaluate(config, tmp_path / 'run')
   assert set(settings.__dataclass_fields__) - seen['config'] == set()
   assert set(data.__dataclass_fields__) - seen['data'] == set()
 
@@ -257,7 +289,7 @@ def of_model(config, digits):
 def of_task(config, _):
   """The loss of an example in training."""
   logits = jax.random.normal(jax.random.key(0), (16, 10))
-  return experiments.build(config).scores(logits, {'label': np.arange(16) % 10}, training=True)['loss']
+  return experiments.build(config).task.scores(logits, {'label': np.arange(16) % 10}, training=True)['loss']
 
 
 def of_pixels(config, digits):
