@@ -2,6 +2,8 @@
 
 python -m mixer_jax.evaluate --workdir=runs/digits
 python -m mixer_jax.evaluate --workdir=runs/digits --split='train[:80%]' --checkpoint=best
+
+Where the task reports on whole splits, `confusion` counts [label][prediction].
 """
 
 import json
@@ -20,6 +22,7 @@ def main(arguments: list[str]) -> None:
   options.add_argument('--checkpoint', default='last', help='last, best or a step')
   known = options.parse_args(arguments)
   doors.use_compilation_cache()
+  from mixer_jax.analysis import classes
   from mixer_jax.data import batches
   from mixer_jax.training import loop, restore
 
@@ -33,7 +36,11 @@ def main(arguments: list[str]) -> None:
     source, seed=0, batch_size=experiment.settings.eval_batch_size, mesh=experiment.mesh,
     resident_mib=data.resident_mib, workers=data.workers,
   )  # fmt: skip
-  metrics, _ = loop.evaluate(experiment.eval_loop(), run.params, feeder, experiment.task.report)
+  report = experiment.task.report
+  metrics, kept = loop.evaluate(experiment.eval_loop(), run.params, feeder, report)
+  if kept is not None:
+    counts = classes.confusion(kept[:, 1], report.predicted(kept[:, 0]), len(source.classes))
+    metrics['confusion'] = counts.tolist()
   print(json.dumps({'split': split, 'step': run.step, 'examples': len(source), **metrics}))
 
 

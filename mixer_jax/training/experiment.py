@@ -97,8 +97,8 @@ class Experiment:
     return make_eval_step(self.graphdef, inputs=self.data.inputs, scores=self.task.scores, prepare=self.prepare)
 
   def eval_loop(self) -> Callable:
-    kept = self.task.outputs if self.task.report else 0
-    return make_eval_loop(self.eval_step(), self.metrics, meshes.over_batch(self.mesh), logits=kept)
+    keep = self.task.report and self.task.report.keep
+    return make_eval_loop(self.eval_step(), self.metrics, meshes.over_batch(self.mesh), keep=keep)
 
   def length(self, examples: int) -> Length:
     """The run's length on a training set of so many examples."""

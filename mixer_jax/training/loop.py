@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from mixer_jax.analysis import curves
+from mixer_jax.analysis import classes, curves
 from mixer_jax.config import plain
 from mixer_jax.data import batches, tables
 from mixer_jax.errors import MixerError
@@ -24,6 +24,7 @@ from mixer_jax.training import mesh as meshes
 from mixer_jax.training.checkpoints import Checkpoints
 from mixer_jax.training.logging import Log, cannot_write, read_metrics, write_json
 from mixer_jax.training.step import make_train_loop
+from mixer_jax.training.tasks import Report
 
 CALL_SECONDS = 1.0  # about how long one call into the compiled loop takes: how soon Ctrl-C is heard
 HARDWARE = ('mesh.', 'data.workers', 'data.resident_mib')  # keys in which a resumed run may differ
@@ -121,8 +122,10 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
       if every['eval'] and step % every['eval'] == 0 or step == length.total:
         params = state.params if state.ema is None else state.ema
         for name, feeder in eval_feeders.items():
-          result, _ = evaluate(eval_loop, params, feeder, experiment.task.report)
+          result, kept = evaluate(eval_loop, params, feeder, experiment.task.report)
           evaluated |= {f'{name}/{k}': v for k, v in result.items()}
+          if kept is not None and step == length.total and first:
+            draw_report(workdir / 'figures', name, experiment.task.report, kept, source.classes)
         if not np.isfinite(sum(evaluated.values())):
           raise MixerError(
             f'the evaluation after {step} steps is not finite; {_last_good(checkpoints)}; lower the learning rate or'
@@ -150,28 +153,39 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
 
 
 def evaluate(
-  eval_loop, params, feeder: batches.Feeder, report: Callable | None
+  eval_loop, params, feeder: batches.Feeder, report: Report | None
 ) -> tuple[dict[str, float], np.ndarray | None]:
   """The means of the task's numbers over every example of a feeder, each counted once, and its report.
 
   Returns:
-    numbers by name, and the logits [examples, outputs] where the task has a report.
+    numbers by name, and where the task has a report what it keeps of every example beside its label, [examples, 2].
   """
   total: dict[str, float] = {}
   parts = []
   for feed, count in feeder.evaluate():
-    sums, logits = eval_loop(params, feed, count)
+    sums, kept = eval_loop(params, feed, count)
     total = {name: total.get(name, 0.0) + float(value) for name, value in jax.device_get(sums).items()}
     if report:
-      parts.append(_whole(logits)[:count].reshape(-1, logits.shape[-1]))
+      parts.append(_whole(kept)[:count].reshape(-1, 2))
   examples = total.pop('examples')
   if round(examples) != feeder.size:
     raise RuntimeError(f'evaluated {examples} examples of {feeder.size}')
   means = {name: value / examples for name, value in total.items()}
-  if not report:
+  if not report or not np.isfinite(means['loss']):
     return means, None
-  logits = np.concatenate(parts)[: feeder.size]
-  return means | {name: float(value) for name, value in report(logits, feeder.source.arrays['label']).items()}, logits
+  kept = np.concatenate(parts)[: feeder.size]
+  return means | report.numbers(kept[:, 0], kept[:, 1].astype(int)), kept
+
+
+def draw_report(folder: Path, split: str, report: Report, kept: np.ndarray, names: Sequence[str]) -> None:
+  """The figures of a split: what was taken for what, and for two classes what any threshold would give."""
+  number, label = kept[:, 0], kept[:, 1].astype(int)
+  try:
+    classes.draw_confusion(label, report.predicted(number), names, folder / f'confusion_{split}.png')
+    if report.probability and len(np.unique(label)) == 2:
+      classes.draw_thresholds(label, report.probability(number), folder / f'thresholds_{split}.png')
+  except OSError as error:
+    raise cannot_write(folder, error) from error
 
 
 def _whole(array: jax.Array) -> np.ndarray:

@@ -7,10 +7,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scipy import special
 
 from mixer_jax.errors import MixerError, unknown
 
 Scores = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """What is said of a whole evaluated split, beside means over its examples.
+
+  Attributes:
+    keep: logits [batch, outputs] -> [batch], float32: the one number that is kept of every example.
+    predicted: numbers kept -> classes, int [examples].
+    numbers: (numbers kept, labels) -> {name: number}.
+    probability: numbers kept -> probability of label 1; None where there are more than two classes.
+  """
+
+  keep: Callable[[jax.Array], jax.Array]
+  predicted: Callable[[np.ndarray], np.ndarray]
+  numbers: Callable[[np.ndarray, np.ndarray], dict[str, float]]
+  probability: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,22 +38,23 @@ class Task:
   Attributes:
     outputs: how many logits it takes.
     scores: (logits [batch, outputs], batch, training=False) -> {'loss', ...: [batch], float32}.
-    report: (logits [examples, outputs], labels [examples]) -> numbers of a whole evaluated split that are no means over
-      its examples; None where there are none.
+    report: None where means say all.
   """
 
   outputs: int
   scores: Callable[..., Scores]
-  report: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None
+  report: Report | None = None
 
 
-def classification(*, loss: str, label_smoothing: float, classes: int) -> Task:
+def classification(*, loss: str, label_smoothing: float, classes: int, report: bool = False) -> Task:
   """One class of several.
 
   Args:
     loss: `softmax` cross-entropy, or `sigmoid`: the sum over the classes of binary cross-entropies, as big_vision's.
     label_smoothing: moves this share of the label evenly over all classes (Szegedy et al. 2016, arXiv 1512.00567);
       in training only.
+    report: adds what depends on all examples: precision, recall and F1, each the mean over the classes, and a
+      confusion matrix.
 
   Returns:
     A task whose scores are `loss`, `accuracy` and `top5`. Labels are int32 [batch], or float32 [batch, classes]
@@ -62,18 +81,26 @@ def classification(*, loss: str, label_smoothing: float, classes: int) -> Task:
       result['top5'] = (top == truth[:, None]).any(axis=-1)
     return {name: value.astype(jnp.float32) for name, value in result.items()}
 
-  return Task(classes, scores)
+  whole = Report(
+    keep=lambda logits: logits.argmax(axis=-1).astype(jnp.float32),
+    predicted=lambda kept: kept.astype(int),
+    numbers=lambda kept, label: macro_report(kept.astype(int), label, classes),
+  )
+  return Task(classes, scores, whole if report else None)
 
 
 def binary(*, positive_weight: float, classes: int) -> Task:
-  """Label 1 or label 0, from one logit.
+  """The last class, label 1, or the first, label 0, from one logit.
 
   Args:
     positive_weight: what the loss of an example of label 1 counts, beside 1 for label 0; for rare positives.
 
   Returns:
-    A task whose scores are `loss`, the binary cross-entropy, and `accuracy` at probability one half; its report is
-    that of `binary_report`.
+    A task whose scores are `loss`, the binary cross-entropy, and `accuracy` at probability one half, and whose report
+    is that of `binary_report`.
+
+  Raises:
+    MixerError: other than two classes, a weight that is not positive.
   """
   if classes != 2:
     raise MixerError(f'task binary needs data.classes 2, not {classes}; use the task classification')
@@ -86,12 +113,31 @@ def binary(*, positive_weight: float, classes: int) -> Task:
     loss = weight * optax.sigmoid_binary_cross_entropy(logit, label)
     return {'loss': loss, 'accuracy': ((logit > 0) == (label == 1)).astype(jnp.float32)}
 
-  report = lambda logits, label: binary_report(1 / (1 + np.exp(-logits[:, 0].astype(np.float64))), label)
+  report = Report(
+    keep=lambda logits: logits[:, 0],
+    predicted=lambda logit: (logit > 0).astype(int),
+    numbers=lambda logit, label: binary_report(sigmoid(logit), label),
+    probability=sigmoid,
+  )
   return Task(1, scores, report)
 
 
+def sigmoid(logit: np.ndarray) -> np.ndarray:
+  return special.expit(logit.astype(np.float64))
+
+
+def macro_report(predicted: np.ndarray, label: np.ndarray, classes: int) -> dict[str, float]:
+  """Precision, recall and F1, the means over the classes; 0 for what a class without examples leaves undefined."""
+  from sklearn import metrics
+
+  numbers = metrics.precision_recall_fscore_support(
+    label, predicted, labels=range(classes), average='macro', zero_division=0.0
+  )
+  return dict(zip(('macro_precision', 'macro_recall', 'macro_f1'), map(float, numbers[:3]), strict=True))
+
+
 def binary_report(probability: np.ndarray, label: np.ndarray) -> dict[str, float]:
-  """What a table of results says of a binary classifier; positive is label 1, at probability one half and above."""
+  """What a table of results says of a binary classifier; positive is label 1, above probability one half."""
   from sklearn import metrics
 
   predicted = probability > 0.5

@@ -1,5 +1,6 @@
-"""The classification task against torch-like formulas in NumPy and scikit-learn's top-5."""
+"""The tasks against formulas in NumPy and against scikit-learn."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ LABEL = RANDOM.integers(0, 8, 64)
 def scores(label=LABEL, *, training=False, **settings):
   settings = {'loss': 'softmax', 'label_smoothing': 0.0} | settings
   batch = {'label': jnp.asarray(label)}
-  result = tasks.classification(classes=8, **settings)(jnp.asarray(LOGITS, jnp.float32), batch, training=training)
+  result = tasks.classification(classes=8, **settings).scores(
+    jnp.asarray(LOGITS, jnp.float32), batch, training=training
+  )
   return {name: np.asarray(value) for name, value in result.items()}
 
 
@@ -58,7 +61,7 @@ def test_labels_may_be_distributions():
 
 def test_five_classes_have_no_top5():
   settings = {'loss': 'softmax', 'label_smoothing': 0.0, 'classes': 5}
-  result = tasks.classification(**settings)(jnp.asarray(LOGITS[:, :5]), {'label': jnp.asarray(LABEL % 5)})
+  result = tasks.classification(**settings).scores(jnp.asarray(LOGITS[:, :5]), {'label': jnp.asarray(LABEL % 5)})
   assert set(result) == {'loss', 'accuracy'}
 
 
@@ -67,3 +70,94 @@ def test_refusals():
     scores(loss='hinge')
   with pytest.raises(MixerError, match='label_smoothing is 1'):
     scores(label_smoothing=1.0)
+
+
+def test_the_report_of_classes_is_scikit_learns():
+  task = tasks.classification(loss='softmax', label_smoothing=0.0, classes=8, report=True)
+  kept = np.asarray(task.report.keep(jnp.asarray(LOGITS)))
+  np.testing.assert_array_equal(task.report.predicted(kept), LOGITS.argmax(1))
+  numbers = task.report.numbers(kept, LABEL)
+  for name, score in (('precision', metrics.precision_score), ('recall', metrics.recall_score)):
+    assert numbers[f'macro_{name}'] == pytest.approx(score(LABEL, LOGITS.argmax(1), average='macro', zero_division=0))
+  assert numbers['macro_f1'] == pytest.approx(metrics.f1_score(LABEL, LOGITS.argmax(1), average='macro'))
+  assert set(numbers) == {'macro_precision', 'macro_recall', 'macro_f1'}
+
+
+def test_a_class_without_examples_counts_as_nothing():
+  numbers = tasks.macro_report(np.array([0, 1]), np.array([0, 1]), classes=3)
+  assert numbers['macro_f1'] == pytest.approx(2 / 3)
+
+
+# ---- two classes
+
+LOGIT = RANDOM.normal(size=(200, 1)) * 2
+SIGN = (LOGIT[:, 0] + RANDOM.normal(size=200) * 2 > 0.5).astype(int)
+PROBABILITY = 1 / (1 + np.exp(-LOGIT[:, 0]))
+
+
+def binary(positive_weight=1.0, classes=2):
+  return tasks.binary(positive_weight=positive_weight, classes=classes)
+
+
+def test_binary_cross_entropy():
+  scores = binary().scores(jnp.asarray(LOGIT, jnp.float32), {'label': jnp.asarray(SIGN)}, training=True)
+  expected = -np.where(SIGN == 1, np.log(PROBABILITY), np.log(1 - PROBABILITY))
+  np.testing.assert_allclose(scores['loss'], expected, rtol=1e-4, atol=1e-6)
+  assert scores['loss'].mean() == pytest.approx(metrics.log_loss(SIGN, PROBABILITY), rel=1e-5)
+  assert scores['accuracy'].mean() == pytest.approx(metrics.accuracy_score(SIGN, PROBABILITY > 0.5))
+
+
+def test_the_positive_weight_counts_in_training_only():
+  batch = {'label': jnp.asarray(SIGN)}
+  plain, weighted = (binary(w).scores(jnp.asarray(LOGIT), batch, training=True)['loss'] for w in (1.0, 2.5))
+  np.testing.assert_allclose(weighted, plain * np.where(SIGN == 1, 2.5, 1.0), rtol=1e-5)
+  np.testing.assert_array_equal(binary(2.5).scores(jnp.asarray(LOGIT), batch)['loss'], plain)
+
+
+def test_the_binary_report_is_scikit_learns():
+  report = binary().report
+  kept = np.asarray(report.keep(jnp.asarray(LOGIT)))
+  predicted = report.predicted(kept)
+  numbers = report.numbers(kept, SIGN)
+  expected = {
+    'precision': metrics.precision_score(SIGN, predicted),
+    'recall': metrics.recall_score(SIGN, predicted),
+    'specificity': metrics.recall_score(SIGN, predicted, pos_label=0),
+    'f1': metrics.f1_score(SIGN, predicted),
+    'macro_f1': metrics.f1_score(SIGN, predicted, average='macro'),
+    'roc_auc': metrics.roc_auc_score(SIGN, LOGIT[:, 0]),
+    'average_precision': metrics.average_precision_score(SIGN, LOGIT[:, 0]),
+  }
+  np.testing.assert_array_equal(predicted, PROBABILITY > 0.5)
+  for name, value in expected.items():
+    assert numbers[name] == pytest.approx(value, abs=1e-9), name
+  assert len({round(value, 6) for value in expected.values()}) > 5
+  assert set(numbers) == {*expected, 'calibration_error'}
+
+
+def test_one_class_alone_has_no_ranking():
+  numbers = binary().report.numbers(LOGIT[:, 0], np.ones(200, int))
+  assert numbers['specificity'] == 0 and 'roc_auc' not in numbers and 'average_precision' not in numbers
+
+
+def test_calibration_error_by_hand():
+  # Two bins of 15 are met: 0.02 with a share of positives of 0, and 0.9 with one of 2/3.
+  probability, label = np.array([0.02, 0.02, 0.9, 0.9, 0.9]), np.array([0, 0, 1, 1, 0])
+  assert tasks.calibration_error(probability, label) == pytest.approx((2 * 0.02 + 3 * (0.9 - 2 / 3)) / 5)
+  assert tasks.calibration_error(np.array([1.0, 1.0]), np.array([1, 1])) == 0
+
+
+def test_far_logits_overflow_nowhere():
+  far = np.array([[-1e4], [1e4]], np.float32)
+  scores = binary().scores(jnp.asarray(far), {'label': jnp.array([1, 1])})
+  np.testing.assert_allclose(scores['loss'], [1e4, 0])
+  grads = jax.grad(lambda x: binary().scores(x, {'label': jnp.array([1, 1])})['loss'].sum())(jnp.asarray(far))
+  np.testing.assert_allclose(grads, [[-1], [0]])
+  np.testing.assert_array_equal(tasks.sigmoid(far[:, 0]), [0, 1])
+
+
+def test_binary_refusals():
+  with pytest.raises(MixerError, match=r'needs data.classes 2, not 3'):
+    binary(classes=3)
+  with pytest.raises(MixerError, match=r'positive_weight is 0'):
+    binary(0.0)

@@ -1,0 +1,66 @@
+"""Figures of a classifier on a whole split: the confusion matrix; for two classes, what every threshold would give."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+WRITTEN = 12  # up to so many classes have their counts written into the cells
+
+
+def confusion(label: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+  """Counts [label, predicted]."""
+  from sklearn import metrics
+
+  return metrics.confusion_matrix(label, predicted, labels=range(classes))
+
+
+def draw_confusion(label: np.ndarray, predicted: np.ndarray, names: Sequence[str], path: Path) -> None:
+  """Draws how many examples of each class were taken for which, shaded by the share of the class."""
+  counts = confusion(label, predicted, len(names))
+  share = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+  figure = Figure(figsize=(3.6, 3.2) if len(names) <= 4 else (6, 5.4), layout='constrained')
+  FigureCanvasAgg(figure)
+  axes = figure.subplots()
+  image = axes.imshow(100 * share, cmap='Greys', vmin=0, vmax=100)
+  few = len(names) <= 2 * WRITTEN
+  if few:
+    ticks = range(len(names))
+    axes.set_xticks(ticks, names, rotation=90 if max(map(len, names)) > 4 else 0)
+    axes.set_yticks(ticks, names)
+  if len(names) <= WRITTEN:
+    for row, column in np.ndindex(*counts.shape):
+      colour = 'white' if share[row, column] > 0.5 else 'black'
+      axes.text(column, row, f'{counts[row, column]:,}', ha='center', va='center', color=colour, fontsize=8)
+  axes.set(xlabel='predicted class' + ('' if few else ' (number)'), ylabel='class' + ('' if few else ' (number)'))
+  figure.colorbar(image, label='share of the class (%)', shrink=0.85)
+  figure.savefig(path, dpi=150)
+
+
+def draw_thresholds(label: np.ndarray, probability: np.ndarray, path: Path) -> None:
+  """Draws the ROC curve left and precision against recall right, with the point of probability one half."""
+  from sklearn import metrics
+
+  figure = Figure(figsize=(7, 3.2), layout='constrained')
+  FigureCanvasAgg(figure)
+  roc, pr = figure.subplots(1, 2)
+  false_alarms, hits, _ = metrics.roc_curve(label, probability)
+  roc.plot(false_alarms, hits, color='black', label=f'area {metrics.roc_auc_score(label, probability):.4f}')
+  roc.plot([0, 1], [0, 1], '--', color='0.6', label='chance')
+  precision, recall, _ = metrics.precision_recall_curve(label, probability)
+  average = metrics.average_precision_score(label, probability)
+  pr.plot(recall, precision, color='black', drawstyle='steps-post', label=f'average precision {average:.4f}')
+  pr.axhline(label.mean(), linestyle='--', color='0.6', label='chance')
+  predicted = probability > 0.5
+  hit, alarm = predicted[label == 1].mean(), predicted[label == 0].mean()
+  roc.plot(alarm, hit, 'o', color='#0072b2', label='probability one half')
+  if predicted.any():
+    pr.plot(hit, label[predicted].mean(), 'o', color='#0072b2', label='probability one half')
+  roc.set(xlabel='false alarm rate', ylabel='hit rate (recall)', xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+  pr.set(xlabel='recall', ylabel='precision', xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+  for axes in (roc, pr):
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc='lower center')
+  figure.savefig(path, dpi=150)

@@ -1,0 +1,120 @@
+"""Many runs of one config: every combination of some values, every one with several seeds."""
+
+import itertools
+import json
+import re
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mixer_jax import config as configs
+from mixer_jax.errors import MixerError
+from mixer_jax.training import loop
+from mixer_jax.training.logging import cannot_write
+
+COMMA = r',(?![^(\[{]*[)\]}])'  # not within brackets: (512,512) is one value
+
+
+class Run(NamedTuple):
+  """One run of a sweep: `values` are what it has of its own, by key; `arguments` those of its config."""
+
+  values: dict[str, str]
+  seed: int
+  workdir: Path
+  arguments: list[str]
+
+
+def parse_over(text: str) -> list[dict[str, str]]:
+  """'KEY=A,B' -> [{KEY: A}, {KEY: B}]; 'KEY+OTHER=A+B,C+D' -> [{KEY: A, OTHER: B}, {KEY: C, OTHER: D}].
+
+  Raises:
+    MixerError: no key, no values, a value twice, fewer or more values than keys.
+  """
+  left, equals, right = text.partition('=')
+  keys = left.split('+')
+  choices = [dict(zip(keys, value.split('+'), strict=False)) for value in re.split(COMMA, right)]
+  if not equals or not right or '' in keys:
+    raise MixerError(f'--over={text} must be like --over=model.blocks=2,4 or --over=arg=S/16,B/16')
+  for value, choice in zip(re.split(COMMA, right), choices, strict=True):
+    if len(value.split('+')) != len(keys):
+      raise MixerError(f'--over={text}: {value!r} has {len(value.split("+"))} values, but there are {len(keys)} keys')
+    if choices.count(choice) > 1:
+      raise MixerError(f'--over={text}: {value!r} is there twice')
+  return choices
+
+
+def plan(config: str, rest: Sequence[str], overs: Sequence[str], seeds: int, workdir: Path) -> list[Run]:
+  """All runs of a sweep, the seeds of one combination after each other.
+
+  Args:
+    config: FILE or FILE:ARG; a key `arg` among the values stands for ARG.
+    rest: further --config.key=value, for all runs.
+    overs: see parse_over; every combination of them is one row of the table.
+    seeds: each combination runs with the seeds 0, ..., seeds - 1.
+
+  Raises:
+    MixerError: what parse_over refuses, two combinations of one name, no seeds.
+  """
+  if seeds < 1:
+    raise MixerError(f'--seeds is {seeds}, but must be at least 1')
+  runs: list[Run] = []
+  names: dict[str, dict] = {}
+  for parts in itertools.product(*map(parse_over, overs)):
+    values = {key: value for part in parts for key, value in part.items()}
+    name = re.sub(r'[^\w.,=+-]', '_', ','.join(f'{k.split(".")[-1]}={v}' for k, v in values.items())) or 'as_it_stands'
+    if name in names:
+      raise MixerError(f'the runs {values} and {names[name]} would both be called {name}; give each key once')
+    names[name] = values
+    file = f'{config.split(":")[0]}:{values["arg"]}' if 'arg' in values else config
+    given = [f'--config.{key}={value}' for key, value in values.items() if key != 'arg']
+    for seed in range(seeds):
+      arguments = [f'--config={file}', *rest, *given, f'--config.seed={seed}']
+      runs.append(Run(values, seed, workdir / name / f'seed{seed}', arguments))
+  return runs
+
+
+def execute(runs: Sequence[Run], data_dir: str | None) -> dict[Path, str] | None:
+  """Runs what has no summary yet, resumes what was cut off.
+
+  Returns:
+    what went wrong, by run directory: one bad run does not stop the others. None when Ctrl-C or SIGTERM ended it.
+
+  Raises:
+    MixerError: a config that cannot be loaded at all, before anything runs.
+  """
+  loaded = [configs.load(run.arguments) for run in runs]
+  failed: dict[Path, str] = {}
+  for number, (run, config) in enumerate(zip(runs, loaded, strict=True), start=1):
+    print(f'run {number} of {len(runs)}: {run.workdir}', flush=True)
+    try:
+      loop.check_workdir(run.workdir, config)
+      if (run.workdir / 'summary.json').exists():
+        print('done before')
+      elif loop.train_and_evaluate(config, run.workdir, data_dir=data_dir) is None:
+        return None
+    except MixerError as error:
+      failed[run.workdir] = str(error)
+    except Exception as error:  # Whatever it is, the other runs are worth having.
+      failed[run.workdir] = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
+      _keep_traceback(run.workdir)
+    if run.workdir in failed:
+      print(f'failed: {failed[run.workdir]}', flush=True)
+  return failed
+
+
+def summaries(runs: Sequence[Run]) -> list[tuple[dict[str, str], int, dict]]:
+  """(values, seed, summary.json) of every run that is done."""
+  return [
+    (run.values, run.seed, json.loads((run.workdir / 'summary.json').read_text()))
+    for run in runs
+    if (run.workdir / 'summary.json').exists()
+  ]
+
+
+def _keep_traceback(workdir: Path) -> None:
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / 'error.txt').write_text(traceback.format_exc())
+  except OSError as error:
+    raise cannot_write(workdir, error) from error
