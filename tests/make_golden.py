@@ -6,7 +6,7 @@ Run where torch and NumPy are installed; mixer_jax is not needed, and the tests 
 
 The models here share no code and no names with mixer_jax. They compute in float64 with weights that float32
 holds exactly, so that what is stored is the right answer up to one rounding. Arrays of a file:
-  image [batch, height, width, channels], label [batch], weight/NAME, and for each GELU
+  image [batch, height, width, channels] or features [batch, columns], label [batch], weight/NAME, and for each GELU
   KIND/logits, KIND/loss, KIND/grad/NAME, with the parameter names of the torch modules.
 """
 
@@ -104,6 +104,33 @@ class Mnist(nn.Module):
     return self.clf(x.flatten(1))
 
 
+class Rows(nn.Module):
+  """The Mixer of configs/unsw_nb15.py:1 to :5, on [batch, columns]."""
+
+  def __init__(self, activation, columns, patch, hidden, depth, token_mlp, channel_mlp):
+    super().__init__()
+    self.patch, tokens = patch, columns // patch
+    self.embed = nn.Linear(patch, hidden)
+    self.layers = nn.ModuleList()
+    for _ in range(depth):
+      layer = nn.ModuleDict()
+      layer['ln_tokens'], layer['ln_channels'] = (nn.LayerNorm(hidden, eps=EPSILON) for _ in range(2))
+      layer['tokens_in'], layer['tokens_out'] = nn.Linear(tokens, token_mlp), nn.Linear(token_mlp, tokens)
+      layer['channels_in'], layer['channels_out'] = nn.Linear(hidden, channel_mlp), nn.Linear(channel_mlp, hidden)
+      self.layers.append(layer)
+    self.ln_last = nn.LayerNorm(hidden, eps=EPSILON)
+    self.classifier = nn.Linear(hidden, 1)
+    self.activation = torch.tanh if activation == 'tanh' else F.gelu
+
+  def forward(self, features):
+    x = self.embed(features.unflatten(1, (-1, self.patch)))
+    for layer in self.layers:
+      y = layer['tokens_in'](layer['ln_tokens'](x).transpose(1, 2))
+      x = x + layer['tokens_out'](self.activation(y)).transpose(1, 2)
+      x = x + layer['channels_out'](self.activation(layer['channels_in'](layer['ln_channels'](x))))
+    return self.classifier(self.ln_last(x).mean(dim=1))
+
+
 def randomise(model):
   """Every weight random and none near zero in scale: what starts as 0 or 1 would hide a mistake."""
   for name, weight in model.named_parameters():
@@ -116,11 +143,23 @@ def randomise(model):
     weight.data = value.to(torch.float32).to(torch.float64)
 
 
-def make(path, model_class, gelus, sizes):
+def make_images(path, model_class, gelus, sizes):
   torch.manual_seed(0)
   image = torch.randn(BATCH, sizes['channels'], sizes['height'], sizes['width']).to(torch.float64)
   label = torch.randint(CLASSES, (BATCH,))
   arrays = {'image': image.permute(0, 2, 3, 1), 'label': label}
+  save(path, model_class, gelus, sizes, arrays, image, lambda logits: F.cross_entropy(logits, label))
+
+
+def make_rows(path, activations, sizes):
+  torch.manual_seed(0)
+  features = torch.randn(BATCH, sizes['columns']).to(torch.float64)
+  label = torch.tensor([1, 0, 1, 1])
+  loss = lambda logits: F.binary_cross_entropy_with_logits(logits[:, 0], label.to(torch.float64))
+  save(path, Rows, activations, sizes, {'features': features, 'label': label}, features, loss)
+
+
+def save(path, model_class, gelus, sizes, arrays, inputs, loss_of):
   weights = None
   for gelu in gelus:
     model = model_class('none' if gelu == 'exact' else gelu, **sizes).to(torch.float64)
@@ -129,8 +168,8 @@ def make(path, model_class, gelus, sizes):
       weights = model.state_dict()
       arrays |= {f'weight/{name}': value for name, value in weights.items()}
     model.load_state_dict(weights)
-    logits = model(image)
-    loss = F.cross_entropy(logits, label)
+    logits = model(inputs)
+    loss = loss_of(logits)
     loss.backward()
     arrays |= {f'{gelu}/logits': logits, f'{gelu}/loss': loss}
     arrays |= {f'{gelu}/grad/{name}': weight.grad for name, weight in model.named_parameters()}
@@ -144,5 +183,7 @@ if __name__ == '__main__':
   # No two sizes are equal, so that no transposition goes unseen.
   shape = {'height': 12, 'width': 8, 'patch': 4, 'depth': 2}
   paper = {**shape, 'channels': 3, 'hidden': 16, 'token_mlp': 10, 'channel_mlp': 24}
-  make(GOLDEN / 'paper.npz', Paper, ('tanh', 'exact'), paper)
-  make(GOLDEN / 'mnist.npz', Mnist, ('exact',), {**shape, 'channels': 1, 'hidden': 12, 'mlp': 10, 'head': 14})
+  make_images(GOLDEN / 'paper.npz', Paper, ('tanh', 'exact'), paper)
+  make_images(GOLDEN / 'mnist.npz', Mnist, ('exact',), {**shape, 'channels': 1, 'hidden': 12, 'mlp': 10, 'head': 14})
+  rows = {'columns': 12, 'patch': 3, 'hidden': 10, 'depth': 2, 'token_mlp': 16, 'channel_mlp': 5}
+  make_rows(GOLDEN / 'rows.npz', ('gelu', 'tanh'), rows)

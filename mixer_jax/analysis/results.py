@@ -67,6 +67,11 @@ def markdown(table: Sequence[Mapping[str, Any]], metrics: Sequence[str], failed:
     cells = [str(row[key]) for key in keys]
     cells += [f'{row["parameters"]:,}', str(row['seeds']), f'{row["examples/s"]:,.0f}']
     lines.append(f'| {" | ".join([*cells, *(_shown(row, metric) for metric in metrics)])} |')
+  for metric in metrics if len(table) > 1 else ():
+    values = [row[metric] for row in table if metric in row]
+    if len(values) > 1:
+      of_all = {metric: statistics.fmean(values), f'{metric} deviation': statistics.stdev(values)}
+      lines.append(f'\nOver the rows of the table, {metric}: {_shown(of_all, metric)}.')
   lines += [f'\n{name} failed: {reason}' for name, reason in failed.items()]
   return '\n'.join(lines) + '\n'
 

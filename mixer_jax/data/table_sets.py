@@ -44,6 +44,8 @@ def load(
   A part such as train[:80%] is cut from the rows in a fixed random order in which equal rows stand together, and never
   between equal ones: no row of one part is a copy of a row of another.
 
+  Parts are joined by +, as in train[:20%]+train[40%:].
+
   Args:
     name: `breast_cancer` (bundled with scikit-learn), a key of KNOWN, or `csv:PATH`: a file, whose only split is
       `train`, or a folder with train.csv, test.csv, ...
@@ -53,9 +55,14 @@ def load(
   Raises:
     MixerError: no such table, split or column; a column known to give the label away that is not dropped.
   """
-  base = sources.split_base(split)
   fixed = None if categorical is None else tuple(categorical)
-  table, groups = _read(name, base, label, tuple(drop), fixed, data_dir)
+  parts = [_part(name, part, label, tuple(drop), fixed, data_dir) for part in split.split('+')]
+  return parts[0] if len(parts) == 1 else tables.concatenate(parts)
+
+
+def _part(name: str, split: str, label: str, drop: tuple[str, ...], categorical, data_dir: str | None) -> tables.Table:
+  base = sources.split_base(split)
+  table, groups = _read(name, base, label, drop, categorical, data_dir)
   _, part = sources.parse_split(split, {base: len(table)})
   if len(part) == len(table):
     return table

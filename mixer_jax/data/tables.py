@@ -37,6 +37,12 @@ class Table:
     return Table(self.where, {name: column[rows] for name, column in self.columns.items()})
 
 
+def concatenate(parts: Sequence[Table]) -> Table:
+  """Tables of the same columns, one below the other."""
+  columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
+  return Table(parts[0].where, columns)
+
+
 def read_header(path: str | Path) -> list[str]:
   """The names of the columns of a CSV file.
 
@@ -186,7 +192,7 @@ def read_csv(path: str | Path, *, columns: Sequence[str], categorical: Sequence[
   ]
   if not parts:
     raise MixerError(f'{path} has a header, but no rows')
-  return Table(str(path), {name: np.concatenate([part.columns[name] for part in parts]) for name in columns})
+  return concatenate(parts)
 
 
 # ---- the schema

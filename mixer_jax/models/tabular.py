@@ -35,12 +35,13 @@ class ColumnTokens(nnx.Module):
     self.tables = nnx.List([nnx.Embed(size + 1, hidden, rngs=rngs) for size in of_category.values()])
 
   def __call__(self, features: jax.Array, categories: jax.Array) -> jax.Array:
-    x = features[:, jnp.array(self.numbers, int)][..., None]
+    x = jnp.take(features, jnp.array(self.numbers, int), axis=1)[..., None]
     if self.bins:
       edges = jnp.linspace(-1, 1, self.bins + 1)[:-1]
       x = jnp.clip((x - edges) * (self.bins / 2), 0, 1)
     tokens = jnp.einsum('bnk,nkc->nbc', x, self.kernel[...]) + self.bias[...][:, None]
-    parts = [tokens, *(table(categories[:, i])[None] for i, table in enumerate(self.tables))]
+    codes = jnp.asarray(categories)
+    parts = [tokens, *(table(codes[:, i])[None] for i, table in enumerate(self.tables))]
     # Back into the order of the file.
     order = jnp.argsort(jnp.array([*self.numbers, *self.places]))
     return jnp.concatenate(parts)[order]

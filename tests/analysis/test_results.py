@@ -38,6 +38,7 @@ def test_markdown():
   assert lines[0] == '| arg | parameters | seeds | examples/s | val/accuracy | val/loss |'
   assert lines[2] == '| a | 1,000 | 2 | 60 | 92.00 ± 2.83 | 0.20000 ± 0.14142 |'
   assert lines[3] == '| b | 2,500 | 1 | 50 | 98.00 | 0.20000 |'
+  assert 'Over the rows of the table, val/accuracy: 95.00 ± 4.24.' in lines
   assert lines[-1] == 'arg=c/seed0 failed: out of patience'
 
 

@@ -40,7 +40,7 @@ CONFIGS = {
   'cifar10': ['', ':20'],
   'imagenet': ['', *(f':{size}' for size in SIZES if size != 'B/16')],
   'image_folder': [':PATH'],
-  'breast_cancer': [''],
+  'breast_cancer': ['', ':1', ':3', ':5'],
   'unsw_nb15': ['', ':1', ':2', ':3', ':4', ':5'],
 }
 NAMES = [(file, argument) for file, arguments in CONFIGS.items() for argument in arguments]

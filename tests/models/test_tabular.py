@@ -1,6 +1,7 @@
 """The tabular Mixer: published counts, tokens by hand, what is refused."""
 
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from flax import nnx
 
 from mixer_jax.errors import MixerError
 from mixer_jax.models.tabular import ColumnTokens, TabularMixer
+from mixer_jax.training import tasks
 
 SMALL = {'outputs': 1, 'hidden': 8, 'blocks': 2}
 VOCABULARIES = ((1, 3), (4, 2))
@@ -80,6 +82,53 @@ def test_every_parameter_has_a_gradient(settings):
   missing = [path for path, leaf in nnx.to_flat_state(grads) if not np.abs(jax.tree.leaves(leaf)[0]).max() > 0]
   # The mean over the tokens takes away what the bias before it adds to all.
   assert all('token_mixing' in path for path in missing) and len(missing) < 3
+
+
+NAMES = {
+  'embed': 'stem', 'ln_last': 'norm', 'classifier': 'head', 'layers': 'blocks',
+  'ln_tokens': 'token_norm', 'ln_channels': 'channel_norm',
+  'tokens_in': 'token_mixing/fc1', 'tokens_out': 'token_mixing/fc2',
+  'channels_in': 'channel_mixing/fc1', 'channels_out': 'channel_mixing/fc2',
+}  # fmt: skip
+
+
+def of_torch(name, value):
+  *path, kind = name.split('.')
+  last = {'bias': 'bias', 'weight': 'kernel' if value.ndim == 2 else 'scale'}[kind]
+  return '/'.join([*(NAMES.get(part, part) for part in path), last]), value.T if value.ndim == 2 else value
+
+
+@pytest.mark.parametrize('activation', ['gelu', 'tanh'])
+def test_logits_loss_and_every_gradient_are_those_of_torch(activation):
+  with np.load(Path(__file__).parents[1] / 'golden' / 'rows.npz', allow_pickle=False) as file:
+    golden = dict(file)
+  torch = lambda prefix: dict(
+    of_torch(key.removeprefix(prefix), value) for key, value in golden.items() if key.startswith(prefix)
+  )
+  weights, expected = torch('weight/'), torch(f'{activation}/grad/')
+  settings = {'columns': 12, 'vocabularies': (), 'tokens': 'patches', 'patch': 3, 'hidden': 10}
+  graphdef, params = nnx.split(nnx.eval_shape(lambda: make(**settings, activation=activation)), nnx.Param)
+  name = lambda path: '/'.join(map(str, path))
+  assert {name(path): leaf.shape for path, leaf in nnx.to_flat_state(params)} == {
+    k: v.shape for k, v in weights.items()
+  }
+  params = nnx.map_state(lambda path, _: jnp.asarray(weights[name(path)]), params)
+  task = tasks.binary(positive_weight=1.0, classes=2)
+
+  def loss(params):
+    logits = nnx.merge(graphdef, params)(golden['features'], jnp.zeros((4, 0), jnp.int32))
+    return task.scores(logits, {'label': golden['label']}, training=True)['loss'].mean(), logits
+
+  (value, logits), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+  np.testing.assert_allclose(logits, golden[f'{activation}/logits'], rtol=0, atol=1e-5)
+  np.testing.assert_allclose(value, golden[f'{activation}/loss'], rtol=0, atol=1e-5)
+  for path, grad in nnx.to_flat_state(grads):
+    wanted = expected[name(path)]
+    # The last token-mixing bias moves all channels of a token alike, which the LayerNorms after it take out.
+    largest = 1.0 if name(path).endswith('token_mixing/fc2/bias') else np.abs(wanted).max()
+    np.testing.assert_allclose(grad[...], wanted, rtol=0, atol=1e-5 * largest, err_msg=name(path))
+  other = golden[f'{"tanh" if activation == "gelu" else "gelu"}/logits']
+  assert np.abs(logits - other).max() > 1e-3
 
 
 def test_dropout_only_in_training():
