@@ -48,6 +48,7 @@ def get_config(arg=None):
     'floor': 1e-6,
   }
   config.mesh = {'data': -1, 'fsdp': 1}
+  config.watch = {}
   config.log_every = '100 steps'
   config.eval_every = '1 epoch'
   config.checkpoint_every = '1 epoch'

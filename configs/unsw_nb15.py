@@ -63,6 +63,7 @@ def get_config(arg=None):
     config.data.update({'train': 'train', 'val': '', 'scaling': 'global'})
     config.optimizer = {'name': 'adam', 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'clip': 1.0}
   config.mesh = {'data': -1, 'fsdp': 1}
+  config.watch = {}
   config.log_every = '1 epoch'
   config.eval_every = '1 epoch'
   config.checkpoint_every = '5 epochs'

@@ -1,13 +1,18 @@
-"""The figure of a training run: loss and accuracy against steps."""
+"""The figures of a training run against steps: loss and accuracy, and what the watch saw."""
 
+import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
 STYLES = {'train': ('0.55', '-'), 'val': ('#0072b2', '--'), 'test': ('black', '-')}
+DASHES = ('--', ':', '-.', (0, (6, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (8, 4)))
 
 
 def draw(lines: Sequence[dict[str, float]], path: Path) -> None:
@@ -39,3 +44,71 @@ def draw(lines: Sequence[dict[str, float]], path: Path) -> None:
     if axes.lines:
       axes.legend(frameon=False)
   figure.savefig(path, dpi=150)
+
+
+def draw_watch(lines: Sequence[dict[str, float]], path: Path) -> None:
+  """Draws the watch's numbers of metrics.jsonl into a PNG: change, gradient and update norm of every group of layers.
+
+  Blocks are solid, from dark, the first, to light, the last; the other groups are black, dashed or dotted. A cross is
+  where an alarm began. The axes are logarithmic; where something is zero, that has a place at the bottom.
+  """
+  numbers = {line['step']: of for line in lines if (of := _of_watch(line))}
+  natural = lambda name: [(int(part), '') if part.isdecimal() else (-1, part) for part in name.split('.')]
+  styles = _group_styles(sorted({group for of in numbers.values() for group, _ in of}, key=natural))
+  figure = Figure(figsize=(11, 3.4), layout='constrained')
+  FigureCanvasAgg(figure)
+  panels = {
+    'change': 'largest change of a weight in a step',
+    'grad_norm': 'norm of the gradient',
+    'update_norm': 'norm of the update',
+  }
+  for axes, (what, label) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+    for group, style in styles.items():
+      points = [(step, of[group, what]) for step, of in numbers.items() if (group, what) in of]
+      if points:
+        axes.plot(*zip(*points, strict=True), **style, label=group, marker='.' if len(points) < 40 else None)
+      begun = [(step, of[group, what]) for step, of in numbers.items() if (group, 'alarm') in of]
+      if begun:
+        axes.plot(*zip(*begun, strict=True), 'x', color='black', markersize=9, clip_on=False, zorder=3, label='alarm')
+    values = [value for line in axes.lines for value in line.get_ydata() if math.isfinite(value)]
+    if values and min(values) > 0:
+      axes.set_yscale('log')
+    else:
+      positive = [value for value in values if value > 0] or [1e-8]
+      lowest, highest = (math.floor(math.log10(value)) for value in (min(positive), max(positive)))
+      axes.set_yscale('symlog', linthresh=10.0**lowest, linscale=0.5)
+      axes.set_ylim(-(10.0**lowest) / 3, 10.0 ** (highest + 1))
+    axes.set(xlabel='step', ylabel=label)
+    axes.grid(alpha=0.3)
+  known = {line.get_label(): line for axes in figure.axes for line in axes.lines}
+  shown = [name for name in _thinned(list(styles)) + ['alarm'] if name in known]
+  if shown:
+    figure.legend([known[name] for name in shown], shown, loc='outside right', frameon=False)
+  figure.savefig(path, dpi=150)
+
+
+def _of_watch(line: dict[str, float]) -> dict[tuple[str, str], float]:
+  """(group, what) -> number."""
+  return {tuple(name.split('/')[1:]): value for name, value in line.items() if name.startswith('watch/')}
+
+
+def _is_block(group: str) -> bool:
+  return 'blocks' in group.split('.')
+
+
+def _group_styles(groups: Sequence[str]) -> dict[str, dict]:
+  blocks = [group for group in groups if _is_block(group)]
+  others = [group for group in groups if not _is_block(group)]
+  shades = colormaps['viridis'](np.linspace(0, 0.85, len(blocks)))  # as dark in grey as in colour
+  solid = {group: {'color': shade, 'linestyle': '-'} for group, shade in zip(blocks, shades, strict=True)}
+  dashed = {
+    group: {'color': 'black', 'linestyle': dash} for group, dash in zip(others, itertools.cycle(DASHES), strict=False)
+  }
+  return {group: (solid | dashed)[group] | {'linewidth': 1.2, 'markersize': 4} for group in groups}
+
+
+def _thinned(groups: Sequence[str], most: int = 8) -> list[str]:
+  """The groups that a legend has room for: of many blocks, some evenly over the depth."""
+  blocks = [group for group in groups if _is_block(group)]
+  kept = {blocks[i] for i in np.linspace(0, len(blocks) - 1, min(most, len(blocks))).round().astype(int)}
+  return [group for group in groups if group in kept or not _is_block(group)]

@@ -17,6 +17,7 @@ from mixer_jax.models import MODELS
 from mixer_jax.optim.optimizers import OPTIMIZERS
 from mixer_jax.optim.schedules import SCHEDULES, Length, steps
 from mixer_jax.training import mesh as meshes
+from mixer_jax.training import watch
 from mixer_jax.training.state import TrainState, init_state
 from mixer_jax.training.step import make_eval_loop, make_eval_step, make_train_step
 from mixer_jax.training.tasks import TASKS, Task
@@ -39,6 +40,7 @@ class Settings:
   optimizer: dict
   schedule: dict
   mesh: dict
+  watch: dict
   log_every: str
   eval_every: str
   checkpoint_every: str
@@ -79,7 +81,8 @@ class Experiment:
 
   def init_state(self, optimizer: optax.GradientTransformation, *, abstract: bool = False) -> TrainState:
     """The state before the first step, laid out over the mesh; abstract: only its shapes and shardings."""
-    names = (*self.metrics, 'grad_norm', 'steps', 'examples')
+    watched = watch.names(nnx.state(self.model, nnx.Param)) if self.settings.watch else ()
+    names = (*self.metrics, 'grad_norm', 'steps', 'examples', *watched)
     make = lambda: init_state(self.init_model(), optimizer, ema=self.settings.ema > 0, metrics=names)
     shapes = meshes.shard(jax.eval_shape(make), self.mesh)
     if abstract:
@@ -90,7 +93,7 @@ class Experiment:
     s = self.settings
     return make_train_step(
       self.graphdef, inputs=self.data.inputs, scores=self.task.scores, optimizer=optimizer, prepare=self.prepare,
-      seed=s.seed, ema=s.ema, accumulate=s.accumulate,
+      seed=s.seed, ema=s.ema, accumulate=s.accumulate, watched=bool(s.watch),
     )  # fmt: skip
 
   def eval_step(self) -> Callable:
@@ -99,6 +102,10 @@ class Experiment:
   def eval_loop(self) -> Callable:
     keep = self.task.report and self.task.report.keep
     return make_eval_loop(self.eval_step(), self.metrics, meshes.over_batch(self.mesh), keep=keep)
+
+  def alarm(self) -> watch.Alarm | None:
+    """The alarm of the watch before the first line of the log; None when nothing is watched."""
+    return configs.call(watch.Alarm, self.settings.watch, 'watch') if self.settings.watch else None
 
   def length(self, examples: int) -> Length:
     """The run's length on a training set of so many examples."""
@@ -144,6 +151,7 @@ def build(config: Mapping[str, Any], *, schema: tables.Schema | None = None) -> 
   prepare = data.make_prepare(settings.augment, settings.batch_size)
   experiment = Experiment(settings, data, mesh, model, task, prepare)
   experiment.optimizer(Length(10**9, 1.0))
+  experiment.alarm()
   jax.eval_shape(prepare, data.batch(1))
   return experiment
 

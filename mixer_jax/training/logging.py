@@ -81,8 +81,8 @@ class Log:
     if self._bar is not None:
       self._bar.update(step - self._bar.n)
 
-  def write(self, step: int, scalars: dict[str, float]) -> None:
-    """One line of metrics.jsonl, TensorBoard points, and a line for the reader."""
+  def write(self, step: int, scalars: dict[str, float], note: str = '') -> None:
+    """One line of metrics.jsonl, TensorBoard points, and a line for the reader: the watch's many numbers as a note."""
     if not self._write:
       return
     seconds = self.seconds
@@ -96,13 +96,18 @@ class Log:
       self._events.flush()
     except OSError as error:
       raise cannot_write(self.path, error) from error
-    shown = '  '.join(f'{k} {v:.4g}' for k, v in scalars.items() if not k.startswith('time/'))
+    shown = [f'{k} {v:.4g}' for k, v in scalars.items() if not k.startswith(('time/', 'watch/'))]
+    shown = '  '.join([*shown, note] if note else shown)
     if self._bar is not None:
       self._bar.write(f'step {step}  {shown}', file=sys.stderr)
       return
     rate = (step - self._start) / max(time.monotonic() - self._since, 1e-9)
     left = (self.total - step) / max(rate, 1e-9)
     print(f'step {step}/{self.total}  {shown}  {rate:.1f} steps/s  {left:.0f} s left', flush=True)
+
+  def warn(self, text: str) -> None:
+    if self._write:
+      tqdm.tqdm.write(f'warning: {text}', file=sys.stderr)  # also where there is no bar
 
   def _event(self, **what) -> None:
     self._events.write(event_pb2.Event(wall_time=time.time(), **what).SerializeToString())

@@ -21,6 +21,7 @@ from mixer_jax.errors import MixerError
 from mixer_jax.optim import schedules
 from mixer_jax.training import experiment as experiments
 from mixer_jax.training import mesh as meshes
+from mixer_jax.training import watch
 from mixer_jax.training.checkpoints import Checkpoints
 from mixer_jax.training.logging import Log, cannot_write, read_metrics, write_json
 from mixer_jax.training.step import make_train_loop
@@ -35,7 +36,7 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path, *, data_d
 
   Everything random is a function of (seed, step), and a checkpoint holds the rest, so that a run resumes thus:
     1. the newest readable checkpoint gives the state and its step;
-    2. lines of the log after that step are dropped;
+    2. lines of the log after that step are dropped, and those before it tell the watch's alarm where it was;
     3. data order, augmentation and dropout go on from the step.
 
   Args:
@@ -91,6 +92,10 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
   step = int(state.step)
   log = Log(workdir, step=step, total=length.total, write=first)
   opened.callback(log.close)
+  alarm = experiment.alarm()
+  if alarm and first:
+    for line in read_metrics(workdir):
+      alarm(line)
   if first:
     print(describe_start(experiment, length, len(source), step, train_feeder.resident), flush=True)
 
@@ -116,7 +121,14 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
           'train/grad_norm': sums['grad_norm'] / sums['steps'],
           'train/learning_rate': float(schedule(step - 1)),
         }
-        log.write(step, scalars)
+        begun, note = [], ''
+        if alarm:
+          scalars |= watch.means(sums)
+          begun, note = alarm(scalars), watch.smallest(scalars)
+          scalars |= {f'watch/{group}/alarm': 1 for group in begun}
+        log.write(step, scalars, note)
+        if begun:
+          log.warn(alarm.text(step, begun))
         state = state._replace(sums=jax.tree.map(lambda x: x * 0, state.sums))
       evaluated = {}
       if every['eval'] and step % every['eval'] == 0 or step == length.total:
@@ -311,7 +323,7 @@ def describe_start(experiment, length, examples: int, step: int, resident: bool)
 
 
 def finish(workdir: Path, config: dict, experiment, length, seconds: float, best: str | None) -> dict:
-  """summary.json and the figure."""
+  """summary.json and the figures."""
   lines = read_metrics(workdir)
   last: dict[str, float] = {}
   for line in lines:
@@ -329,14 +341,17 @@ def finish(workdir: Path, config: dict, experiment, length, seconds: float, best
     'metrics': last,
     'best': {'chosen_by': best, **{k: v for k, v in of_best.items() if not k.startswith('time/')}},
   }
-  figure = workdir / 'figures' / 'curves.png'
-  try:
-    curves.draw(lines, figure)
-  except OSError as error:
-    raise cannot_write(figure, error) from error
+  figures = {'curves': curves.draw} | ({'watch': curves.draw_watch} if experiment.settings.watch else {})
+  for name, draw in figures.items():
+    figure = workdir / 'figures' / f'{name}.png'
+    try:
+      draw(lines, figure)
+    except OSError as error:
+      raise cannot_write(figure, error) from error
   write_json(workdir / 'summary.json', summary)
   shown = ', '.join(f'{k} {v:.4f}' for k, v in last.items() if k.split('/')[0] in ('val', 'test'))
-  print(f'{shown or "done"} after {length.total:,} steps, {seconds:.0f} s; curves: {figure}')
+  drawn = ', '.join(f'{name}: {workdir / "figures" / name}.png' for name in figures)
+  print(f'{shown or "done"} after {length.total:,} steps, {seconds:.0f} s; {drawn}')
   return summary
 
 

@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 
 from mixer_jax.data import batches
+from mixer_jax.training import watch
 from mixer_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -17,7 +18,7 @@ Batch = dict[str, jax.Array]
 
 def make_train_step(
   graphdef: nnx.GraphDef, *, inputs: Sequence[str], scores: Callable, optimizer: optax.GradientTransformation,
-  prepare: Callable, seed: int, ema: float, accumulate: int,
+  prepare: Callable, seed: int, ema: float, accumulate: int, watched: bool,
 ) -> Callable[[TrainState, Batch], TrainState]:  # fmt: skip
   """One step of training, (state, batch) -> state.
 
@@ -29,6 +30,7 @@ def make_train_step(
     seed: all randomness is a function of (seed, state.step).
     ema: decay of the average of the parameters, at most (1 + step) / (10 + step); 0 keeps none.
     accumulate: the batch is cut into so many parts, whose gradients are averaged: the same update, less memory.
+    watched: also sum the numbers of watch.py.
   """
 
   def loss_fn(params, part: Batch, key):
@@ -64,6 +66,8 @@ def make_train_step(
       average = optax.incremental_update(params, state.ema, 1 - decay)
     sums |= {'grad_norm': optax.tree.norm(grads), 'steps': jnp.float32(1)}
     sums |= {'examples': jnp.float32(jax.tree.leaves(batch)[0].shape[0])}
+    if watched:
+      sums |= watch.numbers(state.params, params, grads, updates)
     sums = jax.tree.map(jnp.add, state.sums, {name: sums[name] for name in state.sums})
     return TrainState(state.step + 1, params, opt_state, average, sums)
 

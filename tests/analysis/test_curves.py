@@ -1,4 +1,4 @@
-"""The figure of a run: read back as pixels, and as what is drawn."""
+"""The figures of a run: read back as pixels, and as what is drawn."""
 
 import numpy as np
 import pytest
@@ -56,3 +56,97 @@ def test_the_splits_can_be_told_apart_in_grey(tmp_path, drawn):
   curves.draw(make_lines(['train', 'val', 'test']), tmp_path / 'curves.png')
   looks = [(str(line.get_color()), line.get_linestyle()) for line in drawn[0].axes[0].lines]
   assert len(set(looks)) == 3
+
+
+# The watch
+
+
+def make_watch(blocks=3, points=10, zero=()):
+  """Numbers of the watch with a line of evaluation after each; `zero` names groups that do not change."""
+  random = np.random.default_rng(0)
+  lines = []
+  for step in range(1, points + 1):
+    line = {'step': 10 * step, 'train/loss': 1.0}
+    for group in ['stem', *(f'blocks.{i}' for i in range(blocks)), 'norm', 'head']:
+      number = lambda scale: scale * random.uniform(0.5, 2)
+      line |= {f'watch/{group}/grad_norm': number(1), f'watch/{group}/update_norm': number(1e-2)}
+      if group != 'norm':
+        line[f'watch/{group}/change'] = 0.0 if group in zero else number(1e-3)
+    lines += [line, {'step': 10 * step, 'test/loss': 0.5}]
+  return lines
+
+
+KINDS = ('change', 'grad_norm', 'update_norm')
+
+
+def test_watch_draws_every_number(tmp_path, drawn):
+  lines = make_watch()
+  curves.draw_watch(lines, tmp_path / 'watch.png')
+  with Image.open(tmp_path / 'watch.png') as image:
+    assert image.format == 'PNG' and image.size[0] > 1000
+    assert np.asarray(image.convert('L')).std() > 1
+  groups = ['blocks.0', 'blocks.1', 'blocks.2', 'head', 'norm', 'stem']
+  assert [text.get_text() for text in drawn[0].legends[0].texts] == groups
+  for what, axes in zip(KINDS, drawn[0].axes, strict=True):
+    assert axes.get_xlabel() == 'step' and axes.get_ylabel() and axes.get_yscale() == 'log'
+    assert {line.get_label() for line in axes.lines} == set(groups) - ({'norm'} if what == 'change' else set())
+    for line in axes.lines:
+      values = [of[f'watch/{line.get_label()}/{what}'] for of in lines if 'train/loss' in of]
+      np.testing.assert_array_equal(line.get_ydata(), values)
+      np.testing.assert_array_equal(line.get_xdata(), range(10, 101, 10))
+  assert len({axes.get_ylabel() for axes in drawn[0].axes}) == 3
+
+
+def test_watch_marks_where_an_alarm_began(tmp_path, drawn):
+  lines = make_watch(zero=('stem', 'blocks.1'))
+  lines[6] |= {'watch/stem/alarm': 1, 'watch/blocks.1/alarm': 1}
+  lines[12] |= {'watch/head/alarm': 1}
+  curves.draw_watch(lines, tmp_path / 'watch.png')
+  for what, axes in zip(KINDS, drawn[0].axes, strict=True):
+    crosses = [line for line in axes.lines if line.get_label() == 'alarm']
+    assert {cross.get_marker() for cross in crosses} == {'x'}
+    points = sorted((x, y) for cross in crosses for x, y in zip(*cross.get_data(), strict=True))
+    expected = [(40, 'stem'), (40, 'blocks.1'), (70, 'head')]
+    assert points == sorted((step, lines[step // 5 - 2][f'watch/{group}/{what}']) for step, group in expected)
+  assert 'alarm' in [text.get_text() for text in drawn[0].legends[0].texts]
+
+
+@pytest.mark.parametrize('zero', [('blocks.0',), ('stem', 'head', 'blocks.0', 'blocks.1', 'blocks.2')])
+def test_watch_shows_what_is_zero(zero, tmp_path, drawn):
+  curves.draw_watch(make_watch(zero=zero), tmp_path / 'watch.png')
+  axes = drawn[0].axes[0]
+  assert axes.get_yscale() == 'symlog'
+  bottom, top = axes.get_ylim()
+  for line in axes.lines:
+    assert all(bottom < value < top for value in line.get_ydata())
+  # Zero lies below all else, at a distance that is seen.
+  height = lambda value: axes.transAxes.inverted().transform(axes.transData.transform((0, value)))[1]
+  positive = [value for line in axes.lines for value in line.get_ydata() if value] or [1e-8]
+  assert 0 < height(0) < height(min(positive)) - 0.05
+
+
+@pytest.mark.parametrize('blocks', [4, 24])
+def test_watch_can_be_told_apart_in_grey(blocks, tmp_path, drawn):
+  curves.draw_watch(make_watch(blocks), tmp_path / 'watch.png')
+  lines = {line.get_label(): line for line in drawn[0].axes[1].lines}
+  grey = [np.dot(lines[f'blocks.{i}'].get_color()[:3], [0.299, 0.587, 0.114]) for i in range(blocks)]
+  assert (np.diff(grey) > 0).all() and grey[0] < 0.2 and 0.6 < grey[-1] < 0.8
+  assert {lines[f'blocks.{i}'].get_linestyle() for i in range(blocks)} == {'-'}
+  assert len({lines[name].get_linestyle() for name in ('stem', 'norm', 'head')} - {'-'}) == 3
+  shown = [text.get_text() for text in drawn[0].legends[0].texts]
+  assert len(shown) == min(blocks, 8) + 3 and {'blocks.0', f'blocks.{blocks - 1}'} <= set(shown)
+
+
+@pytest.mark.parametrize('lines', [[], [{'step': 3, 'test/loss': 1.0}], make_watch(points=1)[:1]])
+def test_watch_of_little_or_nothing(lines, tmp_path):
+  curves.draw_watch(lines, tmp_path / 'watch.png')
+  assert (tmp_path / 'watch.png').stat().st_size > 1000
+
+
+@pytest.mark.parametrize('value', [np.inf, np.nan])
+def test_watch_outlives_what_is_no_number(value, tmp_path, drawn):
+  lines = make_watch()
+  lines[-2]['watch/stem/update_norm'] = value
+  curves.draw_watch(lines, tmp_path / 'watch.png')
+  stem = next(line for line in drawn[0].axes[2].lines if line.get_label() == 'stem')
+  assert not np.isfinite(stem.get_ydata()[-1]) and np.isfinite(stem.get_ydata()[:-1]).all()

@@ -27,7 +27,7 @@ from mixer_jax.models.mixer import SIZES
 from mixer_jax.optim.optimizers import OPTIMIZERS
 from mixer_jax.optim.schedules import SCHEDULES, Length
 from mixer_jax.training import experiment as experiments
-from mixer_jax.training import loop
+from mixer_jax.training import loop, watch
 from mixer_jax.training import mesh as meshes
 from mixer_jax.training.step import make_train_loop
 from mixer_jax.training.tasks import TASKS
@@ -46,7 +46,7 @@ CONFIGS = {
 NAMES = [(file, argument) for file, arguments in CONFIGS.items() for argument in arguments]
 every_config = pytest.mark.parametrize('file, argument', NAMES, ids=[f'{f}{a}' for f, a in NAMES])
 KINDS = ('train', 'val', 'test')
-SECTIONS = ('model', 'task', 'data', 'augment', 'optimizer', 'schedule', 'mesh')
+SECTIONS = ('model', 'task', 'data', 'augment', 'optimizer', 'schedule', 'mesh', 'watch')
 
 
 @pytest.fixture(scope='session')
@@ -199,7 +199,7 @@ def functions_of_sections():
   """The functions that settings go to, and all others in their files."""
   makers = [*TASKS.values(), *OPTIMIZERS.values(), *SCHEDULES.values(), *augment.AUGMENTATIONS.values()]
   makers = [maker.func if isinstance(maker, functools.partial) else maker for maker in makers]
-  modules = {inspect.getmodule(maker) for maker in [*MODELS.values(), *makers]} | {model_layers, meshes}
+  modules = {inspect.getmodule(maker) for maker in [*MODELS.values(), *makers]} | {model_layers, meshes, watch}
   trees = [(module.__name__, ast.parse(inspect.getsource(module))) for module in modules]
   functions = [(name, node) for name, tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
   found = {node.name for _, node in functions}

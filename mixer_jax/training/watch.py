@@ -1,0 +1,123 @@
+"""The vanishing-gradient watch: how far every group of layers moves in a step, and an alarm when one has stopped."""
+
+import collections
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mixer_jax.errors import MixerError
+
+
+def numbers(before: nnx.State, after: nnx.State, grads: nnx.State, updates: nnx.State) -> dict[str, jax.Array]:
+  """What one step did to every group of a model's parameters, each a float32 scalar.
+
+  A group is a part of the model at the first level of its attributes (`stem`, `head`); lists, and `blocks` wherever
+  they stand, are cut into their members (`blocks.0`, `head_hidden.1`, `encoder.blocks.3`), also when the blocks are
+  stacked along a leading axis to be scanned.
+
+  Args:
+    before, after: the parameters around the step.
+    grads: as the optimizer got them, so not clipped.
+    updates: as the optimizer gave them.
+
+  Returns:
+    `watch/GROUP/change`: the largest absolute change of a kernel's entry. Not that of the update: what is lost to the
+      rounding of a float32 weight has changed nothing. Groups without a kernel (a LayerNorm) have none.
+    `watch/GROUP/grad_norm`, `watch/GROUP/update_norm`: Euclidean norms over all parameters of the group; entries below
+      about 1e-19 count as 0, since their squares are no float32 numbers.
+  """
+  after, grads, updates = (dict(nnx.to_flat_state(tree)) for tree in (after, grads, updates))
+  change, squares = {}, {'grad_norm': {}, 'update_norm': {}}
+  for path, leaf in nnx.to_flat_state(before):
+    group, stacked = _group(path)
+    axes = tuple(range(stacked, leaf.ndim))
+    for what, tree in (('grad_norm', grads), ('update_norm', updates)):
+      total = jnp.square(tree[path][...].astype(jnp.float32)).sum(axes)
+      squares[what][group] = squares[what].get(group, 0) + total
+    if path[-1] == 'kernel' and leaf.size:
+      largest = jnp.abs(after[path][...] - leaf[...]).astype(jnp.float32).max(axes)
+      change[group] = jnp.maximum(change.get(group, 0), largest)
+  found = {'change': change, **{what: jax.tree.map(jnp.sqrt, of_groups) for what, of_groups in squares.items()}}
+  result = {}
+  for what, of_groups in found.items():
+    for group, value in of_groups.items():
+      parts = {group: value} if value.ndim == 0 else {f'{group}.{i}': value[i] for i in range(len(value))}
+      result |= {f'watch/{name}/{what}': part for name, part in parts.items()}
+  return result
+
+
+def _group(path: tuple[str | int, ...]) -> tuple[str, bool]:
+  """The group of a parameter, and whether it is one of a stack of blocks, the groups then being its first axis."""
+  i = path.index('blocks') if 'blocks' in path else 0
+  listed = isinstance(path[i + 1], int) if len(path) > i + 1 else False
+  return '.'.join(map(str, path[: i + 1 + listed])), path[i] == 'blocks' and not listed
+
+
+def names(params: nnx.State) -> tuple[str, ...]:
+  """The names of the numbers, of parameters in memory or abstract."""
+  return tuple(jax.eval_shape(numbers, params, params, params, params))
+
+
+def means(sums: Mapping[str, float]) -> dict[str, float]:
+  """The numbers as means over the steps that `sums` are of."""
+  return {name: value / sums['steps'] for name, value in sums.items() if name.startswith('watch/')}
+
+
+def smallest(line: Mapping[str, float]) -> str:
+  """What the reader of the console is told."""
+  changes = _changes(line)
+  group = min(changes, key=changes.get, default='')
+  return f'smallest change {changes[group]:.2g} in {group}' if changes else ''
+
+
+class Alarm:
+  """Tells of every group, once, that its weights stand still while the loss does.
+
+  What it tells is a function of the lines of the log that it was given, so that a resumed run, which gives it those of
+  metrics.jsonl first, tells the same.
+
+  Args:
+    change: a group stands still when its `change`, the mean over the steps of a line, is below this ...
+    loss: and the training loss does when its smallest and largest are apart by less than this part of the largest ...
+    lines: over so many lines of the log in a row.
+
+  Raises:
+    MixerError: a limit that could never, or only always, be met.
+  """
+
+  def __init__(self, *, change: float, loss: float, lines: int):
+    for what, value in (('change', change), ('loss', loss)):
+      if not value > 0:
+        raise MixerError(f'watch.{what} is {value}, but must be above 0')
+    if lines < 2:
+      raise MixerError(f'watch.lines is {lines}, but must be at least 2: one line does not tell if the loss moves')
+    self.change, self.loss = change, loss
+    self._recent = collections.deque(maxlen=lines)
+    self._told = set()
+
+  def __call__(self, line: Mapping[str, float]) -> list[str]:
+    """The groups whose alarm begins with this line; a line that is not of training counts for nothing."""
+    if 'train/loss' not in line:
+      return []
+    self._recent.append((line['train/loss'], _changes(line)))
+    losses, changes = zip(*self._recent, strict=True)
+    if len(losses) < self._recent.maxlen or max(losses) - min(losses) >= self.loss * max(map(abs, losses)):
+      return []
+    still = [g for g in changes[-1] if g not in self._told and all(of[g] < self.change for of in changes)]
+    self._told.update(still)
+    return still
+
+  def text(self, step: int, groups: list[str]) -> str:
+    """The warning for groups whose alarm began at a step."""
+    return (
+      f'at step {step} the weights of {", ".join(groups)} stand still, and so does the loss: over the last'
+      f' {self._recent.maxlen} lines of the log they changed by less than {self.change:g} in a step, and it by less'
+      f' than {100 * self.loss:g}%; their grad_norm in metrics.jsonl tells whether the gradient or the update vanished'
+    )
+
+
+def _changes(line: Mapping[str, float]) -> dict[str, float]:
+  parts = {tuple(name.split('/')): value for name, value in line.items()}
+  return {name[1]: value for name, value in parts.items() if name[0] == 'watch' and name[2] == 'change'}
