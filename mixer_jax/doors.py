@@ -35,7 +35,7 @@ def run(main: Callable[[list[str]], None], *, huge_pages: bool = False) -> None:
   except MixerError as error:
     if '--debug' in sys.argv:
       raise
-    sys.exit(f'error: {error}')
+    sys.exit(f'error: {" ".join(str(error).splitlines())}')  # a name out of a file may hold a line break
   except KeyboardInterrupt:
     sys.exit(130)
   except BrokenPipeError:

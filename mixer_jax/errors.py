@@ -3,14 +3,17 @@
 import difflib
 from collections.abc import Iterable
 
+SHOWN = 60
+
 
 class MixerError(Exception):
   """A mistake that the user can mend; the message names the thing, the values and the way out."""
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> MixerError:
-  """The error for a name that is not in a table: lists the known ones and guesses the one that was meant."""
+  """The error for a name that is not in a table: lists the known ones, SHOWN at most, and guesses the one meant."""
   known = sorted(known)
   close = difflib.get_close_matches(str(name), known, n=1)
   guess = f'; did you mean {close[0]!r}?' if close else ''
-  return MixerError(f'unknown {kind} {name!r}{guess} Known: {", ".join(known)}.')
+  shown = ', '.join(known[:SHOWN]) + (f', ... ({len(known):,} in all)' if len(known) > SHOWN else '')
+  return MixerError(f'unknown {kind} {name!r}{guess} Known: {shown}.')

@@ -60,20 +60,15 @@ def classify_images(run, inputs: list[str], write) -> str:
 
 
 def classify_rows(run, inputs: list[str], write) -> str:
-  """Writes a line for every row, ROWS of them in memory at a time."""
+  """Writes a line for every row, tables.rows_at_once of them in memory at a time."""
   from mixer_jax.data import tables
 
   if len(inputs) != 1:
     raise MixerError(f'--input names {len(inputs)} files, but rows come from one CSV file')
   path, schema = inputs[0], run.experiment.data.schema
   header = tables.read_header(path)
-  missing = [name for name in schema.columns if name not in header]
-  extra = [name for name in header if name not in (*schema.columns, *schema.dropped, schema.label)]
-  if missing or extra:
-    raise MixerError(
-      f'{path} does not fit the run: it lacks {", ".join(map(repr, missing)) or "nothing"} and has'
-      f' {", ".join(map(repr, extra)) or "nothing"} besides; give it the columns {", ".join(schema.columns)}'
-    )
+  schema.check_columns(path, header)
+  size = tables.rows_at_once(len(header))
   write(['row', 'prediction', 'probability'])
   classify = make_classify(run)
   count, met = 0, {}
@@ -82,9 +77,13 @@ def classify_rows(run, inputs: list[str], write) -> str:
     table = tables.to_columns(used, schema.categories, where=str(path), first=first)
     arrays, counts = schema.arrays(table)
     met = {name: met.get(name, 0) + counts.get(name, 0) for name in [*met, *counts]}
-    for i, row in enumerate(classify(arrays, tables.ROWS)):
-      write([first + i, run.classes[row.argmax()], f'{row.max():.6f}'])
+    probabilities = classify(arrays, size)
+    found = zip(probabilities.argmax(axis=1).tolist(), probabilities.max(axis=1).tolist(), strict=True)
+    for number, (k, probability) in enumerate(found, first):
+      write([number, run.classes[k], f'{probability:.6f}'])
     count += len(table)
+  if not count:
+    raise tables.no_rows(path)
   for what, number in met.items():
     print(f'{path}: {number:,} cells of {what}', file=sys.stderr)
   return f'{count:,} rows'
@@ -130,6 +129,8 @@ def main(arguments: list[str]) -> None:
 
   run = restore.restore(known.workdir, step=known.checkpoint)
   classify = classify_rows if isinstance(run.experiment.data, Rows) else classify_images
+  if any(Path(known.output).exists() and os.path.samefile(known.output, p) for p in known.input if Path(p).exists()):
+    raise MixerError(f'--output={known.output} is the --input too, and would be written over; choose another place')
   part = f'{known.output}.part'
   try:
     with open(part, 'w', newline='') as file:

@@ -93,30 +93,33 @@ class Rows:
     Raises:
       MixerError: what is wrong with the table, another number of classes.
     """
-    table = self._table(self.train, data_dir)
+    table = self.table(self.train, data_dir)
     categorical = [name for name, column in table.columns.items() if column.dtype == object and name != self.label]
     schema = tables.fit(table, label=self.label, dropped=self.drop, categorical=categorical, scaling=self.scaling)
     if len(schema.classes) != self.classes:
-      shown = ', '.join(schema.classes[:8]) + (', ...' if len(schema.classes) > 8 else '')
       raise MixerError(
-        f'{table.where}: the label {self.label!r} has {len(schema.classes)} values ({shown}), but data.classes is'
-        f' {self.classes}; mend the labels or set data.classes'
+        f'{table.where}: the label {self.label!r} has {len(schema.classes)} values in {self.train}'
+        f' ({tables.some(schema.classes, 8)}), but data.classes is {self.classes}; mend the labels, or set data.classes'
+        ' and a task for so many'
       )
     return schema
 
   def source(self, split: str, data_dir: str | None) -> sources.Source:
-    table = self._table(split, data_dir)
+    table = self.table(split, data_dir)
     arrays, counts = self.schema.arrays(table)
     arrays['label'] = self.schema.labels(table)
-    for what, count in counts.items():
-      print(f'{self.name}, {split}: {count:,} cells of {what}')
+    if jax.process_index() == 0:
+      for what, count in counts.items():
+        print(f'{self.name}, {split}: {count:,} cells of {what}')
     read = functools.partial(_read_row, arrays)
     return sources.Source(self.schema.classes, arrays, read, len(table))
 
-  def _table(self, split: str, data_dir: str | None) -> tables.Table:
+  def table(self, split: str, data_dir: str | None) -> tables.Table:
+    """The rows of a split, before any scaling."""
     return table_sets.load(
-      self.name, split, label=self.label, drop=self.drop, categorical=self.categorical, data_dir=data_dir
-    )
+      self.name, split, label=self.label, drop=self.drop, categorical=self.categorical, data_dir=data_dir,
+      schema=self.schema,
+    )  # fmt: skip
 
   @property
   def for_model(self) -> dict[str, Any]:

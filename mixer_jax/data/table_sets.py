@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,65 +37,106 @@ def is_table(name: str) -> bool:
 
 
 def load(
-  name: str, split: str, *, label: str, drop: Sequence[str], categorical: Sequence[str] | None, data_dir: str | None
-) -> tables.Table:
+  name: str, split: str, *, label: str, drop: Sequence[str], categorical: Sequence[str] | None, data_dir: str | None,
+  schema: tables.Schema | None = None,
+) -> tables.Table:  # fmt: skip
   """The columns of a split: the features in the file's order, then the label, as text.
 
   A part such as train[:80%] is cut from the rows in a fixed random order in which equal rows stand together, and never
-  between equal ones: no row of one part is a copy of a row of another.
-
-  Parts are joined by +, as in train[:20%]+train[40%:].
+  between equal ones: no row of one part is a copy of a row of another. Parts are joined by +, as in
+  train[:20%]+train[40%:].
 
   Args:
     name: `breast_cancer` (bundled with scikit-learn), a key of KNOWN, or `csv:PATH`: a file, whose only split is
       `train`, or a folder with train.csv, test.csv, ...
     drop: columns that are not used.
     categorical: columns of text; None takes those of which most cells are no numbers.
+    schema: that of the training rows. The split must have their columns, and those of text are theirs.
 
   Raises:
-    MixerError: no such table, split or column; a column known to give the label away that is not dropped.
+    MixerError: no such table, split or column; a column known to give the label away that is not dropped; a part
+      without rows.
   """
-  fixed = None if categorical is None else tuple(categorical)
-  parts = [_part(name, part, label, tuple(drop), fixed, data_dir) for part in split.split('+')]
+  settings = {'label': label, 'drop': tuple(drop), 'categorical': categorical, 'data_dir': data_dir, 'schema': schema}
+  parts = [_part(name, part, **settings) for part in split.split('+')]
   return parts[0] if len(parts) == 1 else tables.concatenate(parts)
 
 
-def _part(name: str, split: str, label: str, drop: tuple[str, ...], categorical, data_dir: str | None) -> tables.Table:
+def _part(name: str, split: str, *, label, drop, categorical, data_dir, schema) -> tables.Table:
   base = sources.split_base(split)
-  table, groups = _read(name, base, label, drop, categorical, data_dir)
+  path, stamp = None, ()
+  if name == 'breast_cancer':
+    if base != 'train':
+      raise unknown('split', base, ['train'])
+  else:
+    path = _find(name, base, data_dir)
+    stamp = path.stat().st_mtime_ns, path.stat().st_size
+    if schema is None:
+      _check_names(name, path, drop, categorical or ())
+    else:
+      schema.check_columns(path, tables.read_header(path))
+  if schema is not None:
+    categorical = tuple(schema.categories)
+  elif categorical is None:
+    categorical = _infer(path, stamp, label, drop) if path else ()
+  table, groups = _read(name, path, stamp, label, drop, tuple(sorted(categorical)))
   _, part = sources.parse_split(split, {base: len(table)})
   if len(part) == len(table):
     return table
   order, starts = groups()
   ends = [*starts, len(table)]
   first, last = (ends[np.searchsorted(ends, edge)] for edge in (part.start, part.stop))
+  if first == last:
+    raise MixerError(
+      f'the split {split!r} of {table.where} has no rows: of its {len(table):,} rows {len(starts):,} differ, and equal'
+      ' ones are never parted; give more rows, or cut the splits elsewhere'
+    )
   return table.take(order[first:last])
 
 
+def count_classes(path: Path, label: str) -> int | None:
+  """How many values the label of a CSV file has; None where it has no such column."""
+  if label not in tables.read_header(path):
+    return None
+  table = tables.read_csv(path, columns=[label], categorical=[label])
+  return len(tables.sorted_classes(tables.label_text(table, label)))
+
+
+def _check_names(name: str, path: Path, drop: Sequence[str], categorical: Sequence[str]) -> None:
+  header = tables.read_header(path)
+  for what, columns in (('data.drop', drop), ('data.categorical', categorical)):
+    for column in columns:
+      # Only some copies of a known table have the columns that give its label away.
+      if column not in header and not (name in KNOWN and column in KNOWN[name].leaks):
+        raise unknown(f'column of {what}', column, header)
+
+
 @functools.lru_cache(maxsize=4)
-def _read(name: str, base: str, label: str, drop: tuple[str, ...], categorical, data_dir: str | None):
-  if name == 'breast_cancer':
-    if base != 'train':
-      raise unknown('split', base, ['train'])
+def _infer(path: Path, _stamp: tuple, label: str, drop: tuple[str, ...]) -> tuple[str, ...]:
+  unused = {label, *drop}
+  return tuple(tables.infer_categorical(path, [column for column in tables.read_header(path) if column not in unused]))
+
+
+@functools.lru_cache(maxsize=4)
+def _read(
+  name: str, path: Path | None, _stamp: tuple, label: str, drop: tuple[str, ...], categorical: tuple[str, ...]
+) -> tuple[tables.Table, Callable]:
+  """The rows, and a function that gives their groups; kept, unless the file changes, as its stamp tells."""
+  if path is None:
     table = _breast_cancer(label, drop)
   else:
-    path = _find(name, base, data_dir)
     header = tables.read_header(path)
-    leaks = KNOWN[name].leaks if name in KNOWN else ()
-    for column in (label, *drop):
-      if column not in header and column not in leaks:
-        raise unknown(f'column of {path}', column, header)
-    used = [column for column in header if column not in (label, *drop)]
-    given_away = [column for column in used if column in leaks]
+    if label not in header:
+      raise unknown(f'column of {path}', label, header)
+    unused = {label, *drop}
+    used = [column for column in header if column not in unused]
+    given_away = [column for column in used if name in KNOWN and column in KNOWN[name].leaks]
     if given_away:
       raise MixerError(f'{name}: {", ".join(given_away)} gives the label away; put it into data.drop')
-    for column in categorical or ():
-      if column not in used:
-        raise unknown('column of data.categorical', column, used)
-    if categorical is None:
-      categorical = tables.infer_categorical(path, used)
     table = tables.read_csv(path, columns=[*used, label], categorical=[*categorical, label])
   features = [column for column in table.columns if column != label]
+  if not features:
+    raise tables.no_columns(table.where, label)
   groups = functools.cache(lambda: tables.shuffled_groups(tables.row_keys(table, features), SHUFFLE))
   return table, groups
 

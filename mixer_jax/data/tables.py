@@ -9,7 +9,9 @@ The schema is plain JSON and lies in the run directory, so that rows met later a
 
 import csv
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +20,39 @@ import numpy as np
 from mixer_jax.errors import MixerError, unknown
 
 MISSING = ('', 'na', 'n/a', 'nan', 'null', 'none', '?')  # in columns of numbers, in any case
-ROWS = 8192  # of a file held as text at once
+ROWS, CELLS = 8192, 2**20  # of a file held as text at once, at most: cells are what weighs in a wide table
 QUANTILES = 256
 UNKNOWN = 0  # the number of a category that no training row has
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """Columns by name, in the file's order: float64 [rows] with nan where a number is missing, or text [rows]."""
+  """Columns by name, in the file's order: float64 [rows] with nan where a number is missing, or text [rows].
+
+  `rows` are their numbers in the file, where they are not 1, 2, 3, ...
+  """
 
   where: str
   columns: dict[str, np.ndarray]
+  rows: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(next(iter(self.columns.values())))
 
+  @property
+  def numbers(self) -> np.ndarray:
+    """The number of every row in the file, from 1."""
+    return np.arange(1, len(self) + 1) if self.rows is None else self.rows
+
   def take(self, rows: np.ndarray) -> 'Table':
-    return Table(self.where, {name: column[rows] for name, column in self.columns.items()})
+    return Table(self.where, {name: column[rows] for name, column in self.columns.items()}, self.numbers[rows])
 
 
 def concatenate(parts: Sequence[Table]) -> Table:
   """Tables of the same columns, one below the other."""
   columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
-  return Table(parts[0].where, columns)
+  rows = None if any(part.rows is None for part in parts) else np.concatenate([part.rows for part in parts])
+  return Table(parts[0].where, columns, rows)
 
 
 def read_header(path: str | Path) -> list[str]:
@@ -52,7 +64,7 @@ def read_header(path: str | Path) -> list[str]:
   path = Path(path)
   try:
     with path.open(encoding='utf-8-sig', newline='') as file:
-      header = next(csv.reader(file), None)
+      header = next(_reader(file), None)
   except (OSError, UnicodeDecodeError, csv.Error) as error:
     reason = getattr(error, 'strerror', None) or str(error)
     raise MixerError(f'{path} cannot be read as a table ({reason}); give a CSV file in UTF-8') from error
@@ -62,25 +74,44 @@ def read_header(path: str | Path) -> list[str]:
   others = [d for d in ';\t|' if header[0].count(d)]
   if len(header) == 1 and others:
     raise MixerError(f'{path} has one column, {header[0][:60]!r}, cut by {others[0]!r}; save it with commas')
+  places: dict[str, int] = {}
   for i, name in enumerate(header):
     if not name:
       raise MixerError(f'{path}: column {i + 1} has no name; name it in the first line')
-    if name in header[:i]:
-      raise MixerError(f'{path}: the column {name!r} is there twice, as number {header.index(name) + 1} and {i + 1}')
+    if name in places:
+      raise MixerError(f'{path}: the column {name!r} is there twice, as number {places[name] + 1} and {i + 1}')
+    places[name] = i
   return header
 
 
+def _reader(file: Iterable[str]) -> Iterator[list[str]]:
+  def lines():
+    for line in file:
+      if '\0' in line:
+        raise csv.Error('a NUL byte')
+      yield line
+
+  # strict: else a quote that is not closed takes the rest of the file into one cell.
+  return csv.reader(lines(), strict=True)
+
+
+def rows_at_once(columns: int) -> int:
+  """How many rows of so many columns are held as text at once."""
+  return max(1, min(ROWS, CELLS // columns))
+
+
 def read_cells(path: str | Path) -> Iterator[tuple[int, dict[str, list[str]]]]:
-  """(number of the first row, columns of text) for up to ROWS rows at a time; rows count from 1 below the header.
+  """(number of the first row, columns of text), rows_at_once at a time; rows count from 1 below the header.
 
   Raises:
     MixerError: as read_header, and a row with more or fewer cells than the header.
   """
   header = read_header(path)
+  most = rows_at_once(len(header))
   with Path(path).open(encoding='utf-8-sig', newline='') as file:
     rows: list[list[str]] = []
     number = 0
-    reader = csv.reader(file)
+    reader = _reader(file)
     next(reader)
     try:
       for row in reader:
@@ -90,11 +121,12 @@ def read_cells(path: str | Path) -> Iterator[tuple[int, dict[str, list[str]]]]:
         if len(row) != len(header):
           raise MixerError(f'{path}, row {number}: {len(row)} cells, but the header has {len(header)}')
         rows.append(row)
-        if len(rows) == ROWS:
-          yield number - ROWS + 1, dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
+        if len(rows) == most:
+          yield number - most + 1, dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
           rows = []
     except (UnicodeDecodeError, csv.Error) as error:
-      raise MixerError(f'{path}, after row {number}: {error}; give a CSV file in UTF-8') from error
+      quote = ' and close every quote' if isinstance(error, csv.Error) else ''
+      raise MixerError(f'{path}, after row {number}: {error}; give a CSV file in UTF-8{quote}') from error
     if rows:
       yield number - len(rows) + 1, dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
 
@@ -106,14 +138,14 @@ def numbers(cells: Sequence[str], *, where: str, first: int, column: str) -> np.
     MixerError: a cell that is no number, or is infinite, by row and column.
   """
   try:
-    values = np.array(cells, dtype=object).astype(np.float64)
+    values = _floats(cells)
   except ValueError:
     values = np.array([_number(cell) for cell in cells])
     bad = np.flatnonzero([v is None for v in values])
     if len(bad):
       raise MixerError(
-        f'{where}, row {first + bad[0]}, column {column!r}: {cells[bad[0]]!r} is no number; mend it, or name the column'
-        ' among data.categorical'
+        f'{where}, row {first + bad[0]}, column {column!r}: {cells[bad[0]]!r} is no number; mend it, or train with the'
+        ' column among data.categorical'
       ) from None
     values = values.astype(np.float64)
   if np.isinf(values).any():
@@ -124,11 +156,17 @@ def numbers(cells: Sequence[str], *, where: str, first: int, column: str) -> np.
   return values
 
 
+def _floats(cells: Sequence[str]) -> np.ndarray:
+  if '_' in ''.join(cells):  # to Python 1_000 is a number, in a table it is a name
+    raise ValueError
+  return np.array(cells, dtype=object).astype(np.float64)
+
+
 def _number(cell: str) -> float | None:
   if cell.strip().lower() in MISSING:
     return float('nan')
   try:
-    return float(cell)
+    return float(cell) if '_' not in cell else None
   except ValueError:
     return None
 
@@ -145,7 +183,7 @@ def infer_categorical(path: str | Path, columns: Sequence[str]) -> list[str]:
   for first, cells in read_cells(path):
     for name in columns:
       try:
-        np.array(cells[name], dtype=object).astype(np.float64)
+        _floats(cells[name])
         present[name] += len(cells[name])
       except ValueError:
         values = [_number(cell) for cell in cells[name]]
@@ -166,15 +204,14 @@ def infer_categorical(path: str | Path, columns: Sequence[str]) -> list[str]:
 
 def to_columns(cells: Mapping[str, list[str]], categorical: Sequence[str], *, where: str, first: int) -> Table:
   """Columns of text -> a Table."""
-  return Table(
-    where,
-    {
-      name: np.array([cell.strip() for cell in column], dtype=object)
-      if name in categorical
-      else numbers(column, where=where, first=first, column=name)
-      for name, column in cells.items()
-    },
-  )
+  categorical = frozenset(categorical)
+  columns = {
+    name: np.array([cell.strip() for cell in column], dtype=object)
+    if name in categorical
+    else numbers(column, where=where, first=first, column=name)
+    for name, column in cells.items()
+  }
+  return Table(where, columns, first + np.arange(len(next(iter(columns.values())))))
 
 
 def read_csv(path: str | Path, *, columns: Sequence[str], categorical: Sequence[str]) -> Table:
@@ -183,16 +220,32 @@ def read_csv(path: str | Path, *, columns: Sequence[str], categorical: Sequence[
   Raises:
     MixerError: what read_cells and numbers refuse, a missing column, a file without rows.
   """
-  missing = [name for name in columns if name not in read_header(path)]
+  header = read_header(path)
+  present = frozenset(header)
+  missing = [name for name in columns if name not in present]
   if missing:
-    raise MixerError(f'{path} has no column {", ".join(map(repr, missing))}; it has {", ".join(read_header(path))}')
+    raise MixerError(f'{path} has no column {some(map(repr, missing))}; it has {some(header)}')
   parts = [
     to_columns({name: cells[name] for name in columns}, categorical, where=str(path), first=first)
     for first, cells in read_cells(path)
   ]
   if not parts:
-    raise MixerError(f'{path} has a header, but no rows')
+    raise no_rows(path)
   return concatenate(parts)
+
+
+def no_rows(path: str | Path) -> MixerError:
+  return MixerError(f'{path} has a header, but no rows; put some below it')
+
+
+def no_columns(where: str, label: str) -> MixerError:
+  return MixerError(f'{where}: no column is left beside the label {label!r}; drop fewer')
+
+
+def some(names: Iterable[str], most: int = 20) -> str:
+  """Names in a line of bounded length."""
+  names = list(names)
+  return ', '.join(names[:most]) + (f', ... ({len(names):,} in all)' if len(names) > most else '')
 
 
 # ---- the schema
@@ -234,10 +287,30 @@ class Schema:
     except (KeyError, TypeError, AttributeError) as error:
       raise MixerError(f'this is no schema of a table ({error}); restore it, or train again') from error
 
+  def check_columns(self, where: str | Path, names: Iterable[str]) -> None:
+    """Refuses a table that lacks a column, or has one that the training rows had not; their order is free."""
+    names, allowed = list(names), {*self.columns, *self.dropped, self.label}
+    present = frozenset(names)
+    missing = [repr(name) for name in self.columns if name not in present]
+    extra = [repr(name) for name in names if name not in allowed]
+    if missing or extra:
+      raise MixerError(
+        f'{where} does not fit the run: it lacks {some(missing) or "nothing"} and has {some(extra) or "nothing"}'
+        f' besides; give it the columns {some(self.columns)}'
+      )
+
   def arrays(self, table: Table) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """(features, categories), and how often a cell had no value of its own: {'COLUMN: unknown' or 'missing': n}."""
+    """(features, categories), and how often a cell had no value of its own: {'COLUMN: unknown' or 'missing': n}.
+
+    Raises:
+      MixerError: a number so far from those of the training rows that, scaled, it is no float32.
+    """
     values, codes, counts = _values(table, self.columns, self.categories, self.fill)
-    features = SCALINGS[self.scaling][1](values, self.statistics).astype(np.float32)
+    with np.errstate(over='ignore', invalid='ignore'):
+      features = SCALINGS[self.scaling][1](values, self.statistics).astype(np.float32)
+    if not np.isfinite(features).all():
+      row, column = np.argwhere(~np.isfinite(features))[0]
+      raise _too_large(table, row, self.columns[column], self.scaling)
     return {'features': features, 'categories': codes}, counts
 
   def labels(self, table: Table) -> np.ndarray:
@@ -251,8 +324,8 @@ class Schema:
     if None in labels:
       row = labels.index(None)
       raise MixerError(
-        f'{table.where}, row {row + 1}, column {self.label!r}: {table.columns[self.label][row]!r} is none of the'
-        f' classes {", ".join(self.classes)}'
+        f'{table.where}, row {table.numbers[row]}, column {self.label!r}: {table.columns[self.label][row]!r} is none'
+        f' of the classes {some(self.classes)}; mend it, or train on rows that have it'
       )
     return np.array(labels, np.int32)
 
@@ -262,30 +335,47 @@ def label_text(table: Table, label: str) -> list[str]:
   result = []
   for cell in table.columns[label]:
     value = _number(cell)
-    result.append(str(int(value)) if value is not None and value == value and value == int(value) else str(cell))
+    result.append(str(int(value)) if value is not None and value.is_integer() else str(cell))
   return result
+
+
+def sorted_classes(labels: Iterable[str]) -> tuple[str, ...]:
+  """The values of a label, by number where all are whole numbers, else by the alphabet."""
+  values = set(labels)
+  whole = all(re.fullmatch(r'-?[0-9]+', text) for text in values)
+  return tuple(sorted(values, key=int if whole else str))
 
 
 def fit(table: Table, *, label: str, dropped: Sequence[str], categorical: Sequence[str], scaling: str) -> Schema:
   """The schema of training rows.
 
   Raises:
-    MixerError: an unknown scaling, no columns left, labels that are missing or all the same.
+    MixerError: an unknown scaling, no columns left, labels that are missing, all the same or mostly different.
   """
   if scaling not in SCALINGS:
     raise unknown('data.scaling', scaling, SCALINGS)
-  columns = tuple(name for name in table.columns if name != label and name not in dropped)
+  unused = {label, *dropped}
+  columns = tuple(name for name in table.columns if name not in unused)
   if not columns:
-    raise MixerError(f'{table.where}: no column is left beside the label {label!r}; drop fewer')
+    raise no_columns(table.where, label)
   labels = label_text(table, label)
   empty = [i for i, text in enumerate(labels) if text.strip().lower() in MISSING]
   if empty:
-    raise MixerError(f'{table.where}, row {empty[0] + 1}: the label {label!r} is missing; mend it or leave the row out')
-  whole = all(text.lstrip('-').isdecimal() for text in labels)
-  classes = tuple(sorted(set(labels), key=int if whole else str))
+    row = table.numbers[empty[0]]
+    raise MixerError(f'{table.where}, row {row}: the label {label!r} is missing; mend it or leave the row out')
+  classes = sorted_classes(labels)
   if len(classes) < 2:
-    raise MixerError(f'{table.where}: every row has the label {classes[0]!r}; there is nothing to learn')
-  categories = {name: tuple(sorted(set(table.columns[name]))) for name in columns if name in categorical}
+    raise MixerError(
+      f'{table.where}: every row has the label {classes[0]!r}; there is nothing to learn, give rows of two classes or'
+      ' name another column with data.label'
+    )
+  if 20 < len(classes) > len(labels) / 2:
+    raise MixerError(
+      f'{table.where}: the label {label!r} has {len(classes):,} values in {len(labels):,} rows, so it names no classes;'
+      ' name another column with data.label, or put its values into classes'
+    )
+  text_columns = frozenset(categorical)
+  categories = {name: tuple(sorted(set(table.columns[name]))) for name in columns if name in text_columns}
   fill = {}
   for name in columns:
     if name not in categories:
@@ -294,11 +384,23 @@ def fit(table: Table, *, label: str, dropped: Sequence[str], categorical: Sequen
         raise MixerError(f'{table.where}: the column {name!r} is empty in every row; drop it with data.drop')
       fill[name] = float(np.median(present))
   values, _, _ = _values(table, columns, categories, fill)
-  statistics = {name: np.asarray(value).tolist() for name, value in SCALINGS[scaling][0](values).items()}
+  with np.errstate(over='ignore', invalid='ignore'):
+    learnt = SCALINGS[scaling][0](values)
+  if not all(np.isfinite(value).all() for value in learnt.values()):
+    row, column = np.unravel_index(np.abs(values).argmax(), values.shape)
+    raise _too_large(table, row, columns[column], scaling)
+  statistics = {name: np.asarray(value).tolist() for name, value in learnt.items()}
   return Schema(
     label=label, classes=classes, columns=columns, dropped=tuple(dropped), categories=categories, scaling=scaling,
     statistics=statistics, fill=fill,
   )  # fmt: skip
+
+
+def _too_large(table: Table, row: int, column: str, scaling: str) -> MixerError:
+  return MixerError(
+    f'{table.where}, row {table.numbers[row]}, column {column!r}: {table.columns[column][row]} is too large for the'
+    f' scaling {scaling!r}; mend it, or train with data.scaling=quantile'
+  )
 
 
 def _values(table: Table, columns, categories, fill) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
@@ -376,17 +478,34 @@ SCALINGS = {
 # ---- what is worth knowing of a table before trusting a result
 
 
-def row_keys(table: Table, columns: Sequence[str]) -> list[tuple]:
-  """One hashable key a row, equal for rows that are equal in those columns; numbers by value, not by text."""
-  return list(zip(*(table.columns[name].tolist() for name in columns), strict=True))
+def row_keys(table: Table, columns: Sequence[str]) -> list[bytes]:
+  """16 bytes a row, equal for rows that are equal in those columns: numbers by value, missing ones equal too.
+
+  A key takes little memory however wide the row, and is the same for a row of another table.
+  """
+  words: dict[str, int] = {}
+
+  def bits(column: np.ndarray) -> np.ndarray:
+    if column.dtype == object:
+      for word in set(column) - words.keys():
+        words[word] = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), 'little')
+      return np.array([words[word] for word in column], np.uint64)
+    return np.where(np.isnan(column), np.nan, column + 0.0).view(np.uint64)  # + 0.0: -0 is 0
+
+  keys = []
+  most = rows_at_once(len(columns))
+  for start in range(0, len(table), most):
+    block = np.stack([bits(table.columns[name][start : start + most]) for name in columns], axis=1)
+    keys += [hashlib.blake2b(row, digest_size=16).digest() for row in block]
+  return keys
 
 
-def shuffled_groups(keys: Sequence[tuple], seed: int) -> tuple[np.ndarray, np.ndarray]:
+def shuffled_groups(keys: Sequence[bytes], seed: int) -> tuple[np.ndarray, np.ndarray]:
   """An order of the rows in which equal ones stand together, groups shuffled, and where each group starts.
 
   A part of the rows cut at such a start shares no row with the rest.
   """
-  numbers: dict[tuple, int] = {}
+  numbers: dict[bytes, int] = {}
   group = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
   place = np.random.default_rng(seed).permutation(len(numbers))[group]
   order = np.argsort(place, kind='stable')
@@ -398,7 +517,9 @@ def single_column_accuracy(table: Table, schema: Schema, labels: np.ndarray) -> 
   from sklearn.tree import DecisionTreeClassifier
 
   values, _, _ = _values(table, schema.columns, schema.categories, schema.fill)
-  tree = DecisionTreeClassifier(max_leaf_nodes=16, min_samples_leaf=max(1, min(20, len(labels) // 20)), random_state=0)
+  rarest = int(np.unique(labels, return_counts=True)[1].min())  # a leaf may hold it and nothing else
+  leaf = max(1, min(20, len(labels) // 20, rarest))
+  tree = DecisionTreeClassifier(max_leaf_nodes=16, min_samples_leaf=leaf, random_state=0)
   return {
     name: float(tree.fit(values[:, [i]], labels).score(values[:, [i]], labels)) for i, name in enumerate(schema.columns)
   }

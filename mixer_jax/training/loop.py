@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 
 from mixer_jax.analysis import classes, curves
 from mixer_jax.config import plain
-from mixer_jax.data import batches, tables
+from mixer_jax.data import batches, table_report, tables
 from mixer_jax.errors import MixerError
 from mixer_jax.optim import schedules
 from mixer_jax.training import experiment as experiments
@@ -97,6 +97,8 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
     for line in read_metrics(workdir):
       alarm(line)
   if first:
+    for line in table_report.report(data, data_dir):
+      print(line)
     print(describe_start(experiment, length, len(source), step, train_feeder.resident), flush=True)
 
   rate, evaluated, stopping = 0.0, {}, False

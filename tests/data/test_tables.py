@@ -133,6 +133,51 @@ def test_labels(path, tmp_path):
     schema.labels(tables.Table('t', {'label': np.array(['1', '2'], object)}))
 
 
+def test_a_row_of_a_part_is_named_by_its_number_in_the_file(tmp_path):
+  body = [(str(i), 'red', '0', str(i % 2)) for i in range(50)]
+  body[20] = ('20', 'red', '0', 'x')
+  part = table_sets.load(
+    f'csv:{write(tmp_path / "t.csv", body)}', 'train[:90%]', label='label', drop=(), categorical=None, data_dir=None
+  )
+  assert part.numbers.tolist() == (part.columns['size'] + 1).tolist() != sorted(part.numbers.tolist())
+  good = part.take(np.flatnonzero(part.columns['label'] != 'x'))
+  schema = fitted(good)
+  with pytest.raises(MixerError, match="row 21, column 'label': 'x' is none of the classes 0, 1"):
+    schema.labels(part)
+  good.columns['size'][4] = 1e300
+  with pytest.raises(MixerError, match=f"row {good.numbers[4]}, column 'size': 1e.300 is too large for the scaling"):
+    schema.arrays(good)
+
+
+def test_a_file_that_changes_is_read_again(path):
+  assert len(read(path)) == 40
+  write(path, rows(50))
+  assert len(read(path)) == 50
+
+
+def test_a_wide_table_is_read_a_few_rows_at_a_time(tmp_path, monkeypatch):
+  monkeypatch.setattr(tables, 'CELLS', 30)
+  path = write(tmp_path / 't.csv', rows(20))
+  parts = list(tables.read_cells(path))
+  assert [first for first, _ in parts] == [1, 8, 15] and [len(cells['size']) for _, cells in parts] == [7, 7, 6]
+  assert sum((cells['size'] for _, cells in parts), []) == [row[0] for row in rows(20)]
+
+
+@pytest.mark.parametrize('names', [('big', '--1', '-1'), ('inf', '1'), ('1_0', '10'), ('x\ny', 'z')])
+def test_odd_labels(names):
+  table = tables.Table('t', {'size': np.arange(4.0), 'label': np.array([*names, *names][:4], object)})
+  schema = fitted(table, categorical=[])
+  assert schema.classes == tuple(sorted(names))
+  assert [schema.classes[k] for k in schema.labels(table)] == table.columns['label'].tolist()
+
+
+def test_a_label_that_names_no_classes():
+  label = lambda values: tables.Table('t', {'size': np.arange(60.0), 'label': np.array(values, object)})
+  assert len(fitted(label([str(i % 25) for i in range(60)]), categorical=[]).classes) == 25
+  with pytest.raises(MixerError, match="'label' has 60 values in 60 rows, so it names no classes"):
+    fitted(label([f'{i / 7:.5f}' for i in range(60)]), categorical=[])
+
+
 # ---- scalings
 
 
@@ -208,6 +253,44 @@ def test_parts_share_no_row(tmp_path):
   assert sum(map(len, keys)) == len(body)
   assert not set(keys[0]) & set(keys[1]) and not set(keys[1]) & set(keys[2]) and not set(keys[0]) & set(keys[2])
   assert sorted(sum(keys, [])) == sorted(tables.row_keys(read(path), HEADER[:3]))
+
+
+def test_row_keys_are_equal_where_rows_are(monkeypatch):
+  monkeypatch.setattr(tables, 'ROWS', 3)
+  table = tables.Table(
+    't',
+    {
+      'x': np.array([1, 1, 0, -0.0, np.nan, -np.nan, 2, 1, 0]),
+      'y': np.array(['a', 'a', 'b', 'b', '', '', 'a', 'b', ''], object),
+    },
+  )
+  keys = tables.row_keys(table, ('x', 'y'))
+  assert keys[0] == keys[1] and keys[2] == keys[3] and keys[4] == keys[5] and len(set(keys)) == 6
+  assert tables.row_keys(table.take(np.array([7, 0])), ('x', 'y')) == [keys[7], keys[0]]
+  assert tables.row_keys(table, ('y', 'x'))[0] != keys[0] and len(set(tables.row_keys(table, ('y',)))) == 3
+
+
+def test_equal_rows_that_lack_a_number_stand_in_one_part(tmp_path):
+  path = write(tmp_path / 'train.csv', [('', 'red', str(i % 10), '0') for i in range(100)])
+  parts = [
+    set(
+      table_sets.load(f'csv:{path}', split, label='label', drop=(), categorical=None, data_dir=None)
+      .columns['flag']
+      .tolist()
+    )
+    for split in ('train[:50%]', 'train[50%:]')
+  ]
+  assert len(parts[0]) == len(parts[1]) == 5 and not parts[0] & parts[1]
+
+
+def test_joined_parts_are_the_rest(tmp_path):
+  path = write(tmp_path / 'train.csv', rows(60))
+  load = lambda split: table_sets.load(f'csv:{path}', split, label='label', drop=(), categorical=None, data_dir=None)
+  whole, fold, rest = (load(split) for split in ('train', 'train[20%:40%]', 'train[:20%]+train[40%:]'))
+  keys = lambda table: sorted(tables.row_keys(table, [*HEADER[:3], 'label']))
+  assert sorted(keys(fold) + keys(rest)) == keys(whole)
+  assert sorted([*fold.numbers, *rest.numbers]) == list(range(1, 61))
+  assert len(fold) == 12
 
 
 def test_a_known_leak_is_refused(tmp_path):

@@ -1,0 +1,200 @@
+"""What is told of a table when training starts: true of tables made to have it, silent on those made not to."""
+
+import csv
+import re
+
+import numpy as np
+import pytest
+
+from mixer_jax.data import inputs, table_report, tables
+
+COLUMNS = ('a', 'b', 'c', 'label')
+
+
+def make(count, seed=0):
+  """Columns of noise and a label; no row twice."""
+  rng = np.random.default_rng(seed)
+  return [
+    [f'{rng.normal():.9f}', f'{rng.normal():.9f}', 'xyz'[rng.integers(3)], str(rng.integers(2))] for _ in range(count)
+  ]
+
+
+def write(path, body, header=COLUMNS):
+  with path.open('w', newline='') as file:
+    csv.writer(file).writerows([header, *body])
+
+
+@pytest.fixture
+def told(tmp_path):
+  """(training rows, other splits=rows) -> the lines of the report."""
+
+  def told(train, header=COLUMNS, classes=2, drop=(), split='train', name=None, **heldout):
+    for other, body in {'train': train, **heldout}.items():
+      write(tmp_path / f'{other}.csv', body, header)
+    splits = {other: other if other in heldout else '' for other in ('val', 'test')}
+    keys = {
+      'name': name or f'csv:{tmp_path}', 'train': split, **splits, 'label': 'label', 'drop': drop, 'categorical': None,
+      'scaling': 'standard', 'classes': classes, 'resident_mib': 1.0, 'workers': 0,
+    }  # fmt: skip
+    schema = inputs.Rows(**keys).fit(None)
+    return table_report.report(inputs.Rows(**keys, schema=schema), None)
+
+  return told
+
+
+def warnings(lines):
+  return [line for line in lines if line.startswith('warning: ')]
+
+
+def test_the_schema_is_told(told):
+  rng = np.random.default_rng(1)
+  body = [[f'{rng.normal():.9f}', *row[:3], ('no', 'yes')[i % 3 == 0]] for i, row in enumerate(make(300))]
+  lines = told(body, ('id', *COLUMNS), drop=('id',))
+  assert lines == [
+    "label 'label': 'no' 200 rows, 'yes' 100 rows; the positive class of a binary task is 'yes'",
+    "2 columns of numbers, scaling 'standard': a, b",
+    '1 columns of categories: c (3 values)',
+    'dropped columns: id',
+  ]
+
+
+def test_many_classes_and_columns_are_one_line_each(told):
+  names = [f'c{i}' for i in range(50)]
+  rng = np.random.default_rng(0)
+  body = [[*(f'{v:.9f}' for v in rng.normal(size=50)), f'k{i % 30}'] for i in range(120)]
+  first, second, *_ = told(body, (*names, 'label'), classes=30)
+  shown = ', '.join(f"'{name}' 4 rows" for name in sorted(f'k{i}' for i in range(30))[:12])
+  assert first == f"label 'label': {shown}, ... (30 in all)"
+  assert second.endswith('c11, ... (50 in all)')
+
+
+def test_noise_gives_no_warning(told):
+  assert warnings(told(make(300), val=make(100, 1), test=make(100, 2))) == []
+  assert warnings(told(make(30))) == []
+
+
+def test_breast_cancer_gives_no_warning(told):
+  assert warnings(told(make(3), name='breast_cancer')) == []
+
+
+# ---- copies
+
+
+def test_copies_are_counted(told):
+  body = make(300)
+  other = [[*row[:3], str(1 - int(row[3]))] for row in body]
+  lines = warnings(told([*body, *body[:5], *body[:5], body[7]]))
+  assert lines == ['warning: 11 of the 311 rows (3.5%) of train are copies of others']
+  # Two rows whose copy has another label; and a third among three copies that agree.
+  lines = warnings(told([*body, *body[10:13], *body[12:13], *other[10:13]]))
+  assert lines == [
+    'warning: 7 of the 307 rows (2.3%) of train are copies of others; 3 rows have another label than most of their'
+    ' copies'
+  ]
+
+
+def test_training_rows_elsewhere_are_counted(told):
+  body = make(300)
+  relabelled = [[*row[:3], str(1 - int(row[3]))] for row in body]
+  lines = warnings(told(body, val=make(50, 1) + body[:2], test=make(47, 2) + relabelled[4:7]))
+  assert lines == [
+    'warning: 2 of the 52 rows (3.8%) of val stand in train too, by all but the label',
+    'warning: 3 of the 50 rows (6.0%) of test stand in train too, by all but the label',
+  ]
+
+
+def test_copies_are_by_value_and_by_the_columns_in_use(told):
+  body = [[*row[:2], 'x', row[3]] for row in make(200)]
+  body[0][:2], body[1][:2], body[2][:2], body[3][:2] = ('1', ''), ('1.0', 'NA'), ('-0', '2e1'), ('0', '20')
+  body[0][3] = body[1][3] = body[2][3] = body[3][3] = '1'
+  assert warnings(told(body)) == ['warning: 2 of the 200 rows (1.0%) of train are copies of others']
+  numbered = [[f'{(i * 7919) % 200}', *row] for i, row in enumerate(body)]
+  assert warnings(told(numbered, ('id', *COLUMNS))) == []
+  assert warnings(told(numbered, ('id', *COLUMNS), drop=('id',))) == warnings(told(body))
+
+
+def test_parts_of_a_file_share_no_row(told):
+  body = make(200)
+  lines = warnings(told(body + body[:50], split='train[:60%]'))
+  assert len(lines) == 1 and re.search(r'of train\[:60%\] are copies', lines[0])
+
+
+# ---- columns
+
+
+def leaking(count, wrong, seed=3):
+  """`a` is the label, but in so many rows; the classes are even."""
+  rng = np.random.default_rng(seed)
+  body = make(count, seed)
+  for i, row in enumerate(body):
+    row[3] = str(i % 2)
+    row[0] = f'{(i % 2 if i >= wrong else 1 - i % 2) + 0.3 * rng.random():.9f}'
+  return body
+
+
+def test_a_column_that_tells_the_label(told):
+  (line,) = warnings(told(leaking(1000, 0)))
+  assert line.startswith(
+    'warning: alone these tell the label of the training rows (the commonest class: 50.00%): a (100.00%);'
+  )
+  # Of 1,000 even rows less than 2% of the 500 mistakes of a guess may be left.
+  (line,) = warnings(told(leaking(1000, 6)))
+  assert 'a (99.' in line
+  assert warnings(told(leaking(1000, 60))) == []
+
+
+def test_a_category_that_tells_the_label(told):
+  body = [[*row[:2], {'0': 'normal', '1': 'worm'}[row[3]], row[3]] for row in make(400)]
+  (line,) = warnings(told(body))
+  assert 'c (100.00%)' in line
+
+
+def test_a_rare_class_is_not_told_by_every_column(told):
+  """99.5% are right by a guess, and so by any column."""
+  body = [[*row[:3], '01'[i % 200 == 0]] for i, row in enumerate(make(2000))]
+  assert warnings(told(body)) == []
+  body = [['5' if row[3] == '1' else '0', *row[1:]] for row in body]
+  (line,) = warnings(told(body))
+  assert 'the commonest class: 99.50%): a (100.00%)' in line
+
+
+def test_a_large_table_is_sampled(told, monkeypatch):
+  seen = []
+  real = tables.single_column_accuracy
+  monkeypatch.setattr(table_report, 'SAMPLE', 500)
+  monkeypatch.setattr(tables, 'single_column_accuracy', lambda t, *rest: seen.append(len(t)) or real(t, *rest))
+  (line,) = warnings(told(leaking(2000, 0)))
+  assert seen == [500] and 'a (100.00%)' in line
+
+
+def numbered(column):
+  return [[str(column[i]), *row[1:]] for i, row in enumerate(make(len(column)))]
+
+
+def test_a_column_that_numbers_the_rows(told):
+  for column in (range(100), range(500, 400, -1), np.cumsum(np.random.default_rng(0).random(100) + 0.001)):
+    (line,) = warnings(told(numbered(column)))
+    assert line.startswith('warning: these seem to number or to name the rows: a; ')
+  # In a part, too, whose rows are shuffled.
+  (line,) = warnings(told(numbered(range(100)), split='train[:70%]'))
+  assert ': a; ' in line
+  shuffled = np.random.default_rng(0).permutation(100)
+  assert warnings(told(numbered(shuffled))) == []
+  assert warnings(told(numbered([*range(99), 98]))) == []
+  assert warnings(told(numbered(range(10)))) == []
+
+
+def test_a_column_that_names_the_rows(told):
+  body = [[*row[:2], f'host{(i * 37) % 100}', row[3]] for i, row in enumerate(make(100))]
+  (line,) = warnings(told(body))
+  assert ': c; ' in line
+  body[0][2] = body[1][2]
+  assert warnings(told(body)) == []
+
+
+def test_images_have_no_report():
+  keys = {
+    'name': 'digits', 'train': 'train', 'val': '', 'test': '', 'image': (8, 8, 1), 'classes': 10, 'mean': (0.0,),
+    'std': (1.0,), 'resident_mib': 1.0, 'workers': 0,
+  }  # fmt: skip
+  assert table_report.report(inputs.Images(**keys), None) == []
