@@ -33,13 +33,14 @@ from mixer_jax.training.step import make_train_loop
 from mixer_jax.training.tasks import TASKS
 
 FOLDER = Path(mixer_jax.__file__).parents[1] / 'configs'
-# PATH stands for a folder that the tests make.
+# PATH stands for a folder of images, FILE for a table, which the tests make.
 CONFIGS = {
   'digits': [''],
   'mnist': ['', ':best'],
   'cifar10': ['', ':20'],
   'imagenet': ['', *(f':{size}' for size in SIZES if size != 'B/16')],
   'image_folder': [':PATH'],
+  'csv': [':FILE'],
   'breast_cancer': ['', ':1', ':3', ':5'],
   'unsw_nb15': ['', ':1', ':2', ':3', ':4', ':5'],
 }
@@ -77,9 +78,11 @@ def rows(tmp_path_factory):
 
 
 @pytest.fixture
-def load(images):
+def load(images, rows):
+  table = f'{rows}/unsw_nb15/UNSWNB15_training_coursework.csv'
+  fill = lambda argument: argument.replace('PATH', str(images)).replace('FILE', table)
   return lambda file, argument='', *overrides: configs.load(
-    [f'--config={FOLDER / file}.py{argument.replace("PATH", str(images))}', *overrides]
+    [f'--config={FOLDER / file}.py{fill(argument)}', *overrides]
   )
 
 
