@@ -30,18 +30,21 @@ class ColumnTokens(nnx.Module):
     self.bins = bins
     bound = 1 / jnp.sqrt(max(1, bins))
     draw = lambda shape: jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
-    self.kernel = nnx.Param(draw((len(self.numbers), max(1, bins), hidden)))
-    self.bias = nnx.Param(draw((len(self.numbers), hidden)))
+    if self.numbers:  # no parameters of size 0, which no checkpoint takes
+      self.kernel = nnx.Param(draw((len(self.numbers), max(1, bins), hidden)))
+      self.bias = nnx.Param(draw((len(self.numbers), hidden)))
     self.tables = nnx.List([nnx.Embed(size + 1, hidden, rngs=rngs) for size in of_category.values()])
 
   def __call__(self, features: jax.Array, categories: jax.Array) -> jax.Array:
-    x = jnp.take(features, jnp.array(self.numbers, int), axis=1)[..., None]
-    if self.bins:
-      edges = jnp.linspace(-1, 1, self.bins + 1)[:-1]
-      x = jnp.clip((x - edges) * (self.bins / 2), 0, 1)
-    tokens = jnp.einsum('bnk,nkc->nbc', x, self.kernel[...]) + self.bias[...][:, None]
+    parts = []
+    if self.numbers:
+      x = jnp.take(features, jnp.array(self.numbers), axis=1)[..., None]
+      if self.bins:
+        edges = jnp.linspace(-1, 1, self.bins + 1)[:-1]
+        x = jnp.clip((x - edges) * (self.bins / 2), 0, 1)
+      parts.append(jnp.einsum('bnk,nkc->nbc', x, self.kernel[...]) + self.bias[...][:, None])
     codes = jnp.asarray(categories)
-    parts = [tokens, *(table(codes[:, i])[None] for i, table in enumerate(self.tables))]
+    parts += [table(codes[:, i])[None] for i, table in enumerate(self.tables)]
     # Back into the order of the file.
     order = jnp.argsort(jnp.array([*self.numbers, *self.places]))
     return jnp.concatenate(parts)[order]

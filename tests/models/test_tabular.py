@@ -50,6 +50,15 @@ def test_column_tokens_by_hand():
     np.testing.assert_array_equal(out[column], np.asarray(tokens.tables[i].embedding[...])[categories[:, i]])
 
 
+def test_a_table_of_categories_alone():
+  tokens = ColumnTokens(2, ((0, 3), (1, 2)), 8, bins=4, rngs=nnx.Rngs(0))
+  _, categories = rows()
+  out = np.asarray(tokens(np.zeros((5, 2), np.float32), categories))
+  for i in range(2):
+    np.testing.assert_array_equal(out[i], np.asarray(tokens.tables[i].embedding[...])[categories[:, i]])
+  assert all(leaf.size for leaf in jax.tree.leaves(nnx.state(tokens, nnx.Param)))  # a checkpoint takes no others
+
+
 def test_pieces_by_hand():
   # Four pieces of [-1, 1]: 0.25 fills two, half of the third and nothing of the last.
   tokens = ColumnTokens(1, (), 3, bins=4, rngs=nnx.Rngs(0))
