@@ -385,7 +385,7 @@ def test_predict_refuses_what_is_no_table(content, part, run, tmp_path, refused)
 
 @pytest.mark.parametrize('cell, part', [('inf', "'inf' is infinite"), ('heavy', "'heavy' is no number")])
 def test_a_bad_cell_far_down_leaves_nothing_half_written(cell, part, run, tmp_path, refused, monkeypatch):
-  monkeypatch.setattr(tables, 'ROWS', 4096)
+  monkeypatch.setattr(tables, 'ROWS', 1024)
   header = ('weight', 'size', 'colour')
   path = write(tmp_path / 'new.csv', [('1', '2', 'red')] * 19_999 + [(cell, '2', 'red')], header)
   (tmp_path / 'out.csv').write_text('of before\n')

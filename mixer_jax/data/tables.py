@@ -20,7 +20,7 @@ import numpy as np
 from mixer_jax.errors import MixerError, unknown
 
 MISSING = ('', 'na', 'n/a', 'nan', 'null', 'none', '?')  # in columns of numbers, in any case
-ROWS, CELLS = 8192, 2**20  # of a file held as text at once, at most: cells are what weighs in a wide table
+ROWS, CELLS = 1024, 2**20  # of a file held as text at once, at most: cells are what weighs in a wide table
 QUANTILES = 256
 UNKNOWN = 0  # the number of a category that no training row has
 
