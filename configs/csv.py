@@ -65,6 +65,7 @@ def get_config(arg=None):
   config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.05, 'clip': 1.0}
   config.schedule = {'name': 'cosine', 'peak': 2e-3, 'warmup': '5%', 'floor': 1e-6}
   config.mesh = {'data': -1, 'fsdp': 1}
+  config.watch = {}
   config.log_every = '2 epochs'
   config.eval_every = '5 epochs'
   config.checkpoint_every = '10 epochs'
