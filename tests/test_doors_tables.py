@@ -141,11 +141,16 @@ def test_the_last_class_in_order_is_the_positive_one(run, open_door, capsys):
   assert evaluated['roc_auc'] == summary['test/roc_auc']
 
 
-def test_three_classes_by_another_column(tmp_path, open_door, capsys):
+def test_three_classes_by_another_column_from_categories_alone(tmp_path, open_door, capsys):
   classes = ('cat', 'dog', 'owl')
   for split, seed in (('train', 0), ('val', 1), ('test', 2)):
     write(tmp_path / f'{split}.csv', rows(60, seed, classes), (*HEADER[:-1], 'kind'))
-  assert open_door('train', *train(f'{tmp_path}:kind', tmp_path / 'run')) == 0
+  drop = '--config.data.drop=("id", "size", "weight")'
+  assert open_door('train', *train(f'{tmp_path}:kind', tmp_path / 'run', drop)) == 0
+  told = capsys.readouterr().out
+  assert "label 'kind': 'cat' 20 rows, 'dog' 20 rows, 'owl' 20 rows\n" in told
+  assert '1 columns of categories: colour (3 values)\n' in told and 'dropped columns: id, size, weight\n' in told
+  assert 'rows (100.0%) of val stand in train too' in told
   assert {'val/accuracy', 'test/loss'} <= set(json.loads((tmp_path / 'run/summary.json').read_text())['metrics'])
   output = tmp_path / 'classes.csv'
   assert open_door('predict', f'--workdir={tmp_path}/run', '--input', tmp_path / 'test.csv', f'--output={output}') == 0

@@ -51,8 +51,7 @@ class Table:
 def concatenate(parts: Sequence[Table]) -> Table:
   """Tables of the same columns, one below the other."""
   columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
-  rows = None if any(part.rows is None for part in parts) else np.concatenate([part.rows for part in parts])
-  return Table(parts[0].where, columns, rows)
+  return Table(parts[0].where, columns, np.concatenate([part.numbers for part in parts]))
 
 
 def read_header(path: str | Path) -> list[str]:

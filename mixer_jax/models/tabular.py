@@ -5,6 +5,8 @@ are projected together, as an image of one row and one channel. `columns` gives 
 of its own (Gorishniy et al. 2021, arXiv 2106.11959; 2022, arXiv 2203.05556).
 """
 
+import itertools
+
 import einops
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,7 @@ class ColumnTokens(nnx.Module):
 
   A number x becomes x * weight + bias, with a weight and a bias for every column; with `bins`, x is first spread over
   that many pieces of [-1, 1] (each from 0 to 1 as x goes through it), so that a column can bend. A category is a row of
-  a table of its column.
+  a table, where each column has rows of its own.
   """
 
   def __init__(self, columns: int, vocabularies: tuple[tuple[int, int], ...], hidden: int, *, bins: int, rngs):
@@ -30,18 +32,24 @@ class ColumnTokens(nnx.Module):
     self.bins = bins
     bound = 1 / jnp.sqrt(max(1, bins))
     draw = lambda shape: jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
-    self.kernel = nnx.Param(draw((len(self.numbers), max(1, bins), hidden)))
-    self.bias = nnx.Param(draw((len(self.numbers), hidden)))
-    self.tables = nnx.List([nnx.Embed(size + 1, hidden, rngs=rngs) for size in of_category.values()])
+    if self.numbers:  # no parameters of size 0, which no checkpoint takes
+      self.kernel = nnx.Param(draw((len(self.numbers), max(1, bins), hidden)))
+      self.bias = nnx.Param(draw((len(self.numbers), hidden)))
+    if self.places:  # one table for all columns: a thousand of their own would take minutes to compile
+      sizes = [size + 1 for size in of_category.values()]
+      self.starts = tuple(itertools.accumulate([0, *sizes[:-1]]))
+      self.table = nnx.Embed(sum(sizes), hidden, rngs=rngs)
 
   def __call__(self, features: jax.Array, categories: jax.Array) -> jax.Array:
-    x = jnp.take(features, jnp.array(self.numbers, int), axis=1)[..., None]
-    if self.bins:
-      edges = jnp.linspace(-1, 1, self.bins + 1)[:-1]
-      x = jnp.clip((x - edges) * (self.bins / 2), 0, 1)
-    tokens = jnp.einsum('bnk,nkc->nbc', x, self.kernel[...]) + self.bias[...][:, None]
-    codes = jnp.asarray(categories)
-    parts = [tokens, *(table(codes[:, i])[None] for i, table in enumerate(self.tables))]
+    parts = []
+    if self.numbers:
+      x = jnp.take(features, jnp.array(self.numbers), axis=1)[..., None]
+      if self.bins:
+        edges = jnp.linspace(-1, 1, self.bins + 1)[:-1]
+        x = jnp.clip((x - edges) * (self.bins / 2), 0, 1)
+      parts.append(jnp.einsum('bnk,nkc->nbc', x, self.kernel[...]) + self.bias[...][:, None])
+    if self.places:
+      parts.append(einops.rearrange(self.table(categories + jnp.array(self.starts)), 'b n c -> n b c'))
     # Back into the order of the file.
     order = jnp.argsort(jnp.array([*self.numbers, *self.places]))
     return jnp.concatenate(parts)[order]

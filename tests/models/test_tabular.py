@@ -38,6 +38,14 @@ def test_parameters_of_the_published_settings(hidden, patch, parameters):
   assert count(nnx.eval_shape(lambda: make(**settings, blocks=10))) == parameters
 
 
+def embeddings(tokens, vocabularies):
+  """The rows of every column's values, the unknown one first."""
+  ends = np.cumsum([size + 1 for _, size in vocabularies])
+  table = np.asarray(tokens.table.embedding[...])
+  assert len(table) == ends[-1]
+  return np.split(table, ends[:-1])
+
+
 def test_column_tokens_by_hand():
   tokens = ColumnTokens(6, VOCABULARIES, 8, bins=0, rngs=nnx.Rngs(0))
   features, categories = rows()
@@ -47,7 +55,16 @@ def test_column_tokens_by_hand():
     by_hand = features[:, column, None] * tokens.kernel[...][i, 0] + tokens.bias[...][i]
     np.testing.assert_allclose(out[column], by_hand, rtol=1e-5, atol=1e-6)
   for i, column in enumerate((1, 4)):
-    np.testing.assert_array_equal(out[column], np.asarray(tokens.tables[i].embedding[...])[categories[:, i]])
+    np.testing.assert_array_equal(out[column], embeddings(tokens, VOCABULARIES)[i][categories[:, i]])
+
+
+def test_a_table_of_categories_alone():
+  tokens = ColumnTokens(2, ((0, 3), (1, 2)), 8, bins=4, rngs=nnx.Rngs(0))
+  _, categories = rows()
+  out = np.asarray(tokens(np.zeros((5, 2), np.float32), categories))
+  for i in range(2):
+    np.testing.assert_array_equal(out[i], embeddings(tokens, VOCABULARIES)[i][categories[:, i]])
+  assert all(leaf.size for leaf in jax.tree.leaves(nnx.state(tokens, nnx.Param)))  # a checkpoint takes no others
 
 
 def test_pieces_by_hand():
