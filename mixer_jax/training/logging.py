@@ -106,8 +106,9 @@ class Log:
     print(f'step {step}/{self.total}  {shown}  {rate:.1f} steps/s  {left:.0f} s left', flush=True)
 
   def warn(self, text: str) -> None:
+    """A line on stderr, above the progress bar where there is one."""
     if self._write:
-      tqdm.tqdm.write(f'warning: {text}', file=sys.stderr)  # also where there is no bar
+      tqdm.tqdm.write(f'warning: {text}', file=sys.stderr)
 
   def _event(self, **what) -> None:
     self._events.write(event_pb2.Event(wall_time=time.time(), **what).SerializeToString())

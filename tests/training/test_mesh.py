@@ -32,7 +32,8 @@ SGD = {'name': 'sgd', 'momentum': 0.9, 'clip': 0.0}
 
 def build(layout, **changes):
   data, fsdp = (int(n) for n in layout.split('x'))
-  config = kill.tiny(optimizer=SGD, mesh={'data': data, 'fsdp': fsdp}, eval_batch_size=64, **changes)
+  watch = {'change': 1e-8, 'loss': 1e-3, 'lines': 5}  # on, so that its numbers are compared as well
+  config = kill.tiny(optimizer=SGD, mesh={'data': data, 'fsdp': fsdp}, eval_batch_size=64, watch=watch, **changes)
   config['schedule'] = {'name': 'constant', 'peak': 0.1, 'warmup': '0'}
   built = experiment.build(config)
   return built, built.optimizer(Length(60, 22.5))[0]

@@ -12,6 +12,7 @@ import optax
 import pytest
 from flax import nnx
 
+from mixer_jax import config as configs
 from mixer_jax.errors import MixerError
 from mixer_jax.models.mixer import MlpMixer
 from mixer_jax.optim.schedules import Length
@@ -126,6 +127,13 @@ def test_groups_of_scanned_blocks_are_those_of_single_ones():
   for name, value in expected.items():
     assert float(result[name]) == pytest.approx(float(value), rel=1e-6), name
   assert len({float(expected[f'watch/{g}/change']) for g in groups if g != 'pre_head_norm'}) == 5
+
+
+def test_groups_of_a_model_for_tables():
+  config = configs.load([f'--config={kill.ROOT / "configs" / "breast_cancer.py"}'])
+  experiment = experiments.build(config, schema=experiments.learn_schema(config, None))
+  groups = {name.split('/')[1] for name in watch.names(nnx.state(experiment.model, nnx.Param))}
+  assert groups == {'stem', 'blocks.0', 'blocks.1', 'norm', 'head'}
 
 
 # In the step
