@@ -11,8 +11,9 @@ Arguments: the file, of which a random fifth is held out, never a copy of a trai
   --config.data.drop=COLUMN leaves a column out, --config.data.categorical=COLUMN makes categories of numbers; for
   several give it again or write "('a', 'b')", all of the categorical ones then. What is made of the columns is printed
   when training starts; look at it.
-Expected: depends on the table; the table of 569 rows of configs/breast_cancer.py, as a CSV file, about as there.
-Hardware: 2 CPU cores; minutes for some ten thousand rows.
+Expected: depends on the table. The 569 rows of configs/breast_cancer.py as a CSV file: 96.5, 99.1 and 97.4% of the 114
+  held-out rows with the seeds 0 to 2. For so few, --config.model.bins=0 may do better.
+Hardware: 2 CPU cores; a minute for these, ten for 20,000 rows of 42 columns.
 Data: UTF-8, commas, the columns' names in the first line; empty cells are missing and become the column's median.
 Command: python -m mixer_jax.train --config=configs/csv.py:PATH --workdir=runs/mine
 """
