@@ -4,6 +4,7 @@ import gc
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -345,3 +346,17 @@ def test_a_state_without_an_average(tmp_path):
   with pytest.raises(MixerError, match='another model: ema/bias is missing there, but'):
     manager.restore(shapes(), 1)
   manager.close()
+
+
+@pytest.mark.parametrize('total, fits', [(10**9, False), (0, True)])
+def test_a_disk_too_small(total, fits, tmp_path, monkeypatch):
+  """A disk that says it has nothing at all says nothing."""
+  monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(total=total, free=1000))
+  manager = checkpoints.Checkpoints(tmp_path)
+  if fits:
+    manager.save(1, make_state(1), {})
+  else:
+    with pytest.raises(MixerError, match=r'no space left .* step 1 .* 0\.0 MiB free'):
+      manager.save(1, make_state(1), {})
+  manager.close()
+  assert manager.steps() == ([1] if fits else [])
