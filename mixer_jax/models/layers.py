@@ -1,4 +1,4 @@
-"""What several models share: patches, linear layers with a chosen initialiser, stochastic depth."""
+"""What several models share: patches, linear layers with a chosen initialiser, dropout, stochastic depth."""
 
 import math
 
@@ -137,6 +137,19 @@ _norm_columns.defvjp(_norm_columns_forward, _norm_columns_backward)
 
 def _column_mean(x: jax.Array) -> jax.Array:
   return jnp.matmul(jnp.full((1, x.shape[0]), 1 / x.shape[0]), x, precision='highest')
+
+
+def dropout(x: jax.Array, rate: float, *, key: jax.Array) -> jax.Array:
+  """Sets entries of x to zero with probability `rate` and divides the others by 1 - rate (Srivastava et al. 2014).
+
+  Each random word decides about two entries, which halves the time of nnx.Dropout on a CPU: `rate` is rounded to a
+  multiple of 2**-16.
+  """
+  words = jax.random.bits(key, (*x.shape[:-1], -(-x.shape[-1] // 2)), jnp.uint32)
+  # Side by side, so that devices that share the last axis need nothing of each other.
+  bits = einops.rearrange(jax.lax.bitcast_convert_type(words, jnp.uint16), '... n two -> ... (n two)')
+  bits = bits[..., : x.shape[-1]]
+  return jnp.where(bits >= round(rate * 2**16), x / (1 - rate), 0).astype(x.dtype)
 
 
 def stochastic_depth(branch: jax.Array, rate: float | jax.Array, *, rescale: bool, key: jax.Array) -> jax.Array:

@@ -30,15 +30,16 @@ class MlpBlock(nnx.Module):
   def __init__(self, features: int, hidden: int, *, over: str, gelu: str, dropout: float, init: str, dtype, rngs):
     self.fc1 = layers.linear(features, hidden, init=init, dtype=dtype, rngs=rngs)
     self.fc2 = layers.linear(hidden, features, init=init, dtype=dtype, rngs=rngs)
-    self.dropout = nnx.Dropout(dropout)
-    self.over, self.gelu = over, layers.gelu(gelu)
+    self.over, self.gelu, self.rate = over, layers.gelu(gelu), dropout
 
   def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
     shape = x.shape
     x = x.reshape(shape[0], -1) if self.over == 'tokens' else x
-    x = self.dropout(self.gelu(self._linear(self.fc1, x)), deterministic=rngs is None, rngs=rngs)
-    x = self.dropout(self._linear(self.fc2, x), deterministic=rngs is None, rngs=rngs)
-    return x.reshape(shape)
+    x = self._drop(self.gelu(self._linear(self.fc1, x)), rngs)
+    return self._drop(self._linear(self.fc2, x), rngs).reshape(shape)
+
+  def _drop(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+    return x if rngs is None or not self.rate else layers.dropout(x, self.rate, key=rngs.dropout())
 
   def _linear(self, layer: nnx.Linear, x: jax.Array) -> jax.Array:
     if self.over == 'channels':

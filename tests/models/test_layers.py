@@ -141,6 +141,17 @@ def test_token_norm_of_bfloat16_counts_in_float32():
 BRANCH = np.random.default_rng(1).normal(size=(5, 2000, 3)).astype(np.float32)
 
 
+@pytest.mark.parametrize('rate', [0.1, 0.5])
+def test_dropout_at_its_rate_and_both_halves_of_a_word_apart(rate):
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(1000, 2001)), jnp.float32)
+  out = np.asarray(jax.jit(lambda key: layers.dropout(x, rate, key=key))(jax.random.key(0)))
+  dropped = out == 0
+  np.testing.assert_allclose(out[~dropped], np.asarray(x)[~dropped] / (1 - rate), rtol=1e-6)
+  assert abs(dropped.mean() - rate) < 5 * (rate * (1 - rate) / dropped.size) ** 0.5
+  pairs = np.corrcoef(dropped[:, 0:2000:2].ravel(), dropped[:, 1:2001:2].ravel())[0, 1]
+  assert abs(pairs) < 5 / 1e6**0.5
+
+
 @pytest.mark.parametrize('rescale', [False, True])
 def test_stochastic_depth_drops_whole_branches_at_its_rate(rescale):
   out = np.asarray(layers.stochastic_depth(jnp.asarray(BRANCH), 0.3, rescale=rescale, key=jax.random.key(0)))
