@@ -2,7 +2,8 @@
 
 Source: `:1` to `:5` are five experiments of a NumPy MLP-Mixer on the 20,000 + 4,000 row split: patches of p columns,
   10 blocks, Adam, batch 32, 100 epochs, all columns scaled by one mean and deviation. Where that source gives two
-  values, these are: b2 0.999, dropout and stochastic depth 0.1; the restarts' period, 10 epochs, is ours.
+  values, these are: b2 0.999, dropout and stochastic depth 0.1; the restarts' period, 10 epochs, is ours. They watch
+  for gradients that vanish, as their source did.
     :1  patch 1, width 48, rate 0.01
     :2  patch 14, width 198, linear warm-up over 10 epochs to 0.01, then a cosine to 1e-5
     :3  patch 3, width 198, warm restarts from 0.1
@@ -51,6 +52,8 @@ def get_config(arg=None):
   config.augment = {}
   config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.05, 'clip': 1.0}
   config.schedule = {'name': 'cosine', 'peak': 2e-3, 'warmup': '2 epochs', 'floor': 1e-6}
+  config.mesh = {'data': -1, 'fsdp': 1}
+  config.watch = {}
   if arg in EXPERIMENTS:
     patch, hidden, config.schedule = EXPERIMENTS[arg]
     config.total = '100 epochs'
@@ -62,8 +65,7 @@ def get_config(arg=None):
     })  # fmt: skip
     config.data.update({'train': 'train', 'val': '', 'scaling': 'global'})
     config.optimizer = {'name': 'adam', 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'clip': 1.0}
-  config.mesh = {'data': -1, 'fsdp': 1}
-  config.watch = {}
+    config.watch = {'change': 1e-8, 'loss': 1e-2, 'lines': 5}
   config.log_every = '1 epoch'
   config.eval_every = '1 epoch'
   config.checkpoint_every = '5 epochs'

@@ -1,9 +1,12 @@
 """Learning-rate schedules, and lengths of time in steps, epochs or parts of the run."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable
 
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mixer_jax.errors import MixerError
@@ -67,13 +70,21 @@ def restarts(*, peak: float, warmup: str, floor: float, period: str, growth: flo
       f'schedule.period is {period!r} and schedule.growth {growth}, but must be at least a step and at least 1'
     )
 
+  fall = optax.cosine_decay_schedule(peak, 1, alpha=floor / peak)  # of the part of a cosine that is over
+
   def cosines(rest: int) -> optax.Schedule:
-    lengths, starts = [float(first)], []
-    while sum(lengths) < rest:
-      starts.append(round(sum(lengths)))
-      lengths.append(lengths[-1] * growth)
-    parts = [optax.cosine_decay_schedule(peak, max(1, round(part)), alpha=floor / peak) for part in lengths]
-    return optax.join_schedules(parts, starts)
+    if growth == 1:
+      return lambda step: fall(step % first / first)
+    count = math.ceil(math.log1p(rest * (growth - 1) / first) / math.log(growth)) + 1
+    edges = first * (growth ** np.arange(count + 1) - 1) / (growth - 1)
+    starts = jnp.array(np.minimum(edges[:-1].round(), 2**31 - 1).astype(np.int32))
+    lengths = jnp.array(np.diff(edges).round())
+
+    def schedule(step):
+      i = jnp.searchsorted(starts, step, side='right') - 1
+      return fall((step - starts[i]) / lengths[i])
+
+    return schedule
 
   return _after_warmup(cosines, peak, warmup, length)
 

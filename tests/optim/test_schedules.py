@@ -2,6 +2,9 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from mixer_jax.errors import MixerError
@@ -71,3 +74,46 @@ def test_refusals():
     schedules.cosine(peak=1.0, warmup='22 epochs', floor=0.0, length=LENGTH)
   with pytest.raises(MixerError, match=r'floor is 2.* peak'):
     schedules.linear(peak=1.0, warmup='0', floor=2.0, length=LENGTH)
+
+
+def the_loops_cosine(step, peak, floor, ramp, first, growth):
+  """Cosine after cosine, each found by walking there."""
+  if step < ramp:
+    return peak * step / ramp
+  start, length = 0.0, float(first)
+  while round(start + length) <= step - ramp:
+    start, length = start + length, length * growth
+  share = (step - ramp - round(start)) / round(length)
+  return floor + (peak - floor) * (1 + math.cos(math.pi * min(share, 1.0))) / 2
+
+
+@pytest.mark.parametrize(('growth', 'warmup'), [(1.0, '0'), (1.0, '7 steps'), (1.5, '0'), (2.0, '10 steps')])
+def test_warm_restarts_are_cosine_after_cosine(growth, warmup):
+  settings = {'peak': 0.3, 'floor': 0.01, 'growth': growth}
+  schedule = schedules.restarts(**settings, warmup=warmup, period='3 epochs', length=LENGTH)
+  ramp = schedules.steps(warmup, 'warmup', epoch=5.0)
+  expected = [the_loops_cosine(step, **settings, ramp=ramp, first=15) for step in range(110)]
+  np.testing.assert_allclose(jax.vmap(schedule)(jnp.arange(110)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('growth', [1.0, 1.1])
+def test_warm_restarts_of_a_long_run_are_no_list_of_cosines(growth):
+  length = Length(10**9, 1.0)  # a list of its cosines would take minutes and gigabytes
+  schedule = schedules.restarts(peak=0.3, floor=0.0, growth=growth, warmup='0', period='10 steps', length=length)
+  assert [float(schedule(jnp.int32(step))) for step in (0, 10)] == [pytest.approx(0.3)] * 2
+
+
+@pytest.mark.parametrize('wrong', [{'period': '0'}, {'growth': 0.9}, {'floor': 0.4}])
+def test_warm_restarts_refuse(wrong):
+  settings = {'peak': 0.3, 'floor': 0.01, 'growth': 1.0, 'warmup': '0', 'period': '3 epochs'} | wrong
+  with pytest.raises(MixerError, match=f'schedule.{next(iter(wrong))} is|and schedule.{next(iter(wrong))}'):
+    schedules.restarts(**settings, length=LENGTH)
+
+
+def test_sharp_cosine_holds_falls_and_stays():
+  schedule = schedules.sharp_cosine(peak=0.1, hold='2 epochs', decay='20%', floor=1e-3, length=LENGTH)
+  for step in (0, 9, 10, 16, 32, 33, 109):
+    share = min(max(step - 10, 0) / 22, 1)
+    assert float(schedule(step)) == pytest.approx(1e-3 + 0.099 * (1 + math.cos(math.pi * share)) / 2, rel=1e-5)
+  with pytest.raises(MixerError, match='shorten them'):
+    schedules.sharp_cosine(peak=0.1, hold='90%', decay='20%', floor=1e-3, length=LENGTH)
