@@ -32,7 +32,7 @@ def get_config(arg=None):
   config.task = {'name': 'binary', 'positive_weight': 1.0}
   config.data = {
     'name': 'breast_cancer', 'train': '+'.join(rest), 'val': '', 'test': test, 'label': 'label', 'drop': (),
-    'categorical': (), 'scaling': 'standard', 'classes': 2, 'resident_mib': 2048.0, 'workers': 0,
+    'categorical': (), 'scaling': 'standard', 'column_order': 0, 'classes': 2, 'resident_mib': 2048.0, 'workers': 0,
   }  # fmt: skip
   config.augment = {}
   config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.05, 'clip': 1.0}

@@ -60,7 +60,8 @@ def get_config(arg=None):
     config.task = {'name': 'classification', 'loss': 'softmax', 'label_smoothing': 0.0}
   config.data = {
     'name': f'csv:{path}', 'train': split, 'val': val, 'test': test, 'label': label, 'drop': (),
-    'categorical': placeholder(tuple), 'scaling': 'quantile', 'classes': classes, 'resident_mib': 2048.0, 'workers': 0,
+    'categorical': placeholder(tuple), 'scaling': 'quantile', 'column_order': 0, 'classes': classes,
+    'resident_mib': 2048.0, 'workers': 0,
   }  # fmt: skip
   config.augment = {}
   config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.05, 'clip': 1.0}

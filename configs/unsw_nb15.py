@@ -46,8 +46,8 @@ def get_config(arg=None):
   config.task = {'name': 'binary', 'positive_weight': 1.0}
   config.data = {
     'name': 'unsw_nb15', 'train': 'train[:80%]', 'val': 'train[80%:]', 'test': 'test', 'label': 'label',
-    'drop': ('id',), 'categorical': ('proto', 'service', 'state'), 'scaling': 'quantile', 'classes': 2,
-    'resident_mib': 2048.0, 'workers': 0,
+    'drop': ('id',), 'categorical': ('proto', 'service', 'state'), 'scaling': 'quantile', 'column_order': 0,
+    'classes': 2, 'resident_mib': 2048.0, 'workers': 0,
   }  # fmt: skip
   config.augment = {}
   config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.05, 'clip': 1.0}

@@ -68,8 +68,8 @@ class Rows:
   """The keys of config.data for tables.
 
   `drop` names columns that are not used, `categorical` those that hold categories (None: those whose cells are no
-  numbers). `scaling` is a key of tables.SCALINGS, learnt from the training split only. `schema` is no key: it is what
-  was learnt, see `fit`.
+  numbers). `scaling` is a key of tables.SCALINGS, learnt from the training split only. `column_order` is 0 for the
+  file's, else the seed of a random one. `schema` is no key: it is what was learnt, see `fit`.
   """
 
   name: str
@@ -80,6 +80,7 @@ class Rows:
   drop: tuple[str, ...]
   categorical: tuple[str, ...] | None
   scaling: str
+  column_order: int
   classes: int
   resident_mib: float
   workers: int
@@ -93,9 +94,14 @@ class Rows:
     Raises:
       MixerError: what is wrong with the table, another number of classes.
     """
+    if not 0 <= self.column_order < 2**32:
+      raise MixerError(f'data.column_order is {self.column_order}, but must be 0 or a seed in [1, 2**32)')
     table = self.table(self.train, data_dir)
     categorical = [name for name, column in table.columns.items() if column.dtype == object and name != self.label]
-    schema = tables.fit(table, label=self.label, dropped=self.drop, categorical=categorical, scaling=self.scaling)
+    schema = tables.fit(
+      table, label=self.label, dropped=self.drop, categorical=categorical, scaling=self.scaling,
+      column_order=self.column_order,
+    )  # fmt: skip
     if len(schema.classes) != self.classes:
       raise MixerError(
         f'{table.where}: the label {self.label!r} has {len(schema.classes)} values in {self.train}'

@@ -257,7 +257,7 @@ class Schema:
   Attributes:
     label: the column to predict.
     classes: its values; their index is the label.
-    columns: the columns that are used, in the file's order.
+    columns: the columns that are used, in the order in which a model sees them.
     dropped: those that are there, but not used.
     categories: of each categorical column the values of the training rows; number i + 1 is value i.
     scaling: a key of SCALINGS.
@@ -345,8 +345,13 @@ def sorted_classes(labels: Iterable[str]) -> tuple[str, ...]:
   return tuple(sorted(values, key=int if whole else str))
 
 
-def fit(table: Table, *, label: str, dropped: Sequence[str], categorical: Sequence[str], scaling: str) -> Schema:
+def fit(
+  table: Table, *, label: str, dropped: Sequence[str], categorical: Sequence[str], scaling: str, column_order: int = 0
+) -> Schema:
   """The schema of training rows.
+
+  Args:
+    column_order: 0 leaves the columns in the file's order; another number is the seed of a random one.
 
   Raises:
     MixerError: an unknown scaling, no columns left, labels that are missing, all the same or mostly different.
@@ -357,6 +362,8 @@ def fit(table: Table, *, label: str, dropped: Sequence[str], categorical: Sequen
   columns = tuple(name for name in table.columns if name not in unused)
   if not columns:
     raise no_columns(table.where, label)
+  if column_order:
+    columns = tuple(columns[i] for i in np.random.default_rng(column_order).permutation(len(columns)))
   labels = label_text(table, label)
   empty = [i for i, text in enumerate(labels) if text.strip().lower() in MISSING]
   if empty:
@@ -424,7 +431,7 @@ def _values(table: Table, columns, categories, fill) -> tuple[np.ndarray, np.nda
 
 
 def fit_global(values: np.ndarray) -> dict:
-  """One maximum, mean and deviation for the whole table, as if it were an image (seed 000's)."""
+  """One maximum, mean and deviation for the whole table, as if it were an image."""
   highest = np.abs(values).max() or 1.0
   scaled = values / highest
   return {'highest': highest, 'mean': scaled.mean(), 'std': scaled.std() or 1.0}

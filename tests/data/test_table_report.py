@@ -34,7 +34,7 @@ def told(tmp_path):
     splits = {other: other if other in heldout else '' for other in ('val', 'test')}
     keys = {
       'name': name or f'csv:{tmp_path}', 'train': split, **splits, 'label': 'label', 'drop': drop, 'categorical': None,
-      'scaling': 'standard', 'classes': classes, 'resident_mib': 1.0, 'workers': 0,
+      'scaling': 'standard', 'column_order': 0, 'classes': classes, 'resident_mib': 1.0, 'workers': 0,
     }  # fmt: skip
     schema = inputs.Rows(**keys).fit(None)
     return table_report.report(inputs.Rows(**keys, schema=schema), None)

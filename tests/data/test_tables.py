@@ -239,6 +239,17 @@ def test_only_training_rows_teach(scaling, numbers):
   assert np.isfinite(together).all()
 
 
+def test_column_order_permutes_columns_and_what_belongs_to_them(path):
+  table = read(path)
+  plain, other = fitted(table), fitted(table, column_order=3)
+  assert sorted(other.columns) == sorted(plain.columns) and other.columns != plain.columns
+  places = [plain.columns.index(name) for name in other.columns]
+  (a, _), (b, _) = plain.arrays(table), other.arrays(table)
+  np.testing.assert_array_equal(b['features'], a['features'][:, places])
+  np.testing.assert_array_equal(b['categories'], a['categories'])
+  assert tables.Schema.from_json(json.loads(json.dumps(other.to_json()))).columns == other.columns
+
+
 # ---- parts
 
 
