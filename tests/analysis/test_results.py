@@ -62,4 +62,5 @@ def test_the_figure_shows_errors(tmp_path, monkeypatch):
   (errors, places), (parameters, again) = drawn
   assert errors == pytest.approx([8.0, 2.0]) and places == [0, 1]
   assert parameters == [1000, 2500] and again == errors
-  assert Image.open(tmp_path / 'table.png').width > 500
+  with Image.open(tmp_path / 'table.png') as image:
+    assert image.width > 500
