@@ -9,7 +9,7 @@ Arguments: none for that recipe, 20 epochs; `:best` for ours: affine jitter and 
   AdamW with cosine decay, label smoothing and an average of the parameters, 40 epochs.
 Expected: 97.40% after the first epoch of the published recipe, 99.19% in the end; 99.46% with `:best` (seed 0 of each);
   docs/results/mnist.md.
-Hardware: 2 CPU cores, 6 minutes; with `:best` 18 minutes, beside other work.
+Hardware: one CPU core, 16 minutes; with `:best` two, 18 minutes; both beside other work.
 Data: the four IDX files in mnist/ of the data directory.
 Command: python -m mixer_jax.train --config=configs/mnist.py:best --workdir=runs/mnist
 """
