@@ -5,7 +5,8 @@
     --workdir=runs/sizes
 
 Run again, it does what is missing and resumes what was cut off. --over='model.tokens+model.patch=patches+3,columns+1'
-changes two keys together. One bad run does not stop the others. --workdir then has table.md, table.csv and table.png.
+changes two keys together. One bad run does not stop the others. --workdir then has table.md, table.csv, table.png and,
+of up to 8 combinations, curves.png.
 Exit code: 0 when every run is done, or after a saved interruption.
 """
 
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from mixer_jax import doors
 from mixer_jax.errors import MixerError
+
+MOST_CURVES = 8  # that can be told apart
 
 
 def main(arguments: list[str]) -> None:
@@ -25,7 +28,7 @@ def main(arguments: list[str]) -> None:
   options.add_argument('--workdir', required=True, help='the folder of all the runs')
   known, rest = options.parse_known_args(arguments)
   doors.use_compilation_cache()
-  from mixer_jax.analysis import results
+  from mixer_jax.analysis import curves, results
   from mixer_jax.training import sweep
   from mixer_jax.training.logging import cannot_write
 
@@ -42,9 +45,12 @@ def main(arguments: list[str]) -> None:
       (workdir / 'table.md').write_text(text)
       results.write_csv(table, workdir / 'table.csv')
       results.draw(table, metrics[0], workdir / 'table.png')
+      if len(table) <= MOST_CURVES:
+        curves.draw_runs(sweep.metrics(runs), metrics[0], workdir / 'curves.png')
     except OSError as error:
       raise cannot_write(workdir, error) from error
-    print(f'\n{text}\n{workdir}/table.md, table.csv, table.png')
+    written = [f'{workdir}/table.md', 'table.csv', 'table.png', *(['curves.png'] if len(table) <= MOST_CURVES else [])]
+    print(f'\n{text}\n{", ".join(written)}')
   if failed is None:
     print(f'stopped with {len(done)} of {len(runs)} runs done; the same command goes on from here', file=sys.stderr)
   elif failed:

@@ -1,8 +1,8 @@
-"""The figures of a training run against steps: loss and accuracy, and what the watch saw."""
+"""Figures against steps: loss and accuracy of a training run, what the watch saw, several runs in one."""
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,8 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
+
+from mixer_jax.analysis.results import error, error_label
 
 STYLES = {'train': ('0.55', '-'), 'val': ('#0072b2', '--'), 'test': ('black', '-')}
 DASHES = ('--', ':', '-.', (0, (6, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (8, 4)))
@@ -84,6 +86,33 @@ def draw_watch(lines: Sequence[dict[str, float]], path: Path) -> None:
   shown = [name for name in _thinned(list(styles)) + ['alarm'] if name in known]
   if shown:
     figure.legend([known[name] for name in shown], shown, loc='outside right', frameon=False)
+  figure.savefig(path, dpi=150)
+
+
+def draw_runs(runs: Mapping[str, Sequence[Sequence[dict[str, float]]]], metric: str, path: Path) -> None:
+  """Draws several runs into one PNG: the rate, the training loss and a held-out metric.
+
+  Args:
+    runs: by name the lines of metrics.jsonl of one seed after the other; seeds of a name look the same.
+    metric: SPLIT/NAME; of accuracies the errors are drawn.
+  """
+  figure = Figure(figsize=(11, 3.4), layout='constrained')
+  FigureCanvasAgg(figure)
+  panels = {'train/learning_rate': 'rate', 'train/loss': 'train loss', metric: error_label(metric)}
+  shades = colormaps['viridis'](np.linspace(0, 0.85, len(runs)))
+  for axes, (what, label) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+    for (name, seeds), shade, dash in zip(runs.items(), shades, itertools.cycle(('-', *DASHES)), strict=False):
+      for lines in seeds:
+        points = [(line['step'], error(what, line[what])) for line in lines if what in line]
+        if points:
+          axes.plot(*zip(*points, strict=True), linestyle=dash, color=shade, linewidth=1.2, label=name)
+    axes.set(xlabel='step', ylabel=label)
+    if what == 'train/learning_rate' and axes.lines:
+      axes.set_yscale('log')
+    axes.grid(alpha=0.3)
+  known = {line.get_label(): line for axes in figure.axes for line in axes.lines}
+  if known:
+    figure.legend(known.values(), known, loc='outside right', frameon=False)
   figure.savefig(path, dpi=150)
 
 

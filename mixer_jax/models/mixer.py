@@ -5,6 +5,8 @@ the left, [hidden, tokens] @ [tokens, batch x channels], and channel mixing one 
 anywhere, which is the only difference from the original code, in layout, not in arithmetic.
 """
 
+from collections.abc import Callable
+
 import einops
 import jax
 import jax.numpy as jnp
@@ -25,17 +27,19 @@ SIZES = {
 
 
 class MlpBlock(nnx.Module):
-  """Linear, GELU, linear over the tokens or the channels of [tokens, batch, channels]; dropout after each linear."""
+  """Linear, activation, linear over the tokens or channels of [tokens, batch, channels]; dropout after each linear."""
 
-  def __init__(self, features: int, hidden: int, *, over: str, gelu: str, dropout: float, init: str, dtype, rngs):
+  def __init__(
+    self, features: int, hidden: int, *, over: str, activation: Callable, dropout: float, init: str, dtype, rngs
+  ):  # fmt: skip
     self.fc1 = layers.linear(features, hidden, init=init, dtype=dtype, rngs=rngs)
     self.fc2 = layers.linear(hidden, features, init=init, dtype=dtype, rngs=rngs)
-    self.over, self.gelu, self.rate = over, layers.gelu(gelu), dropout
+    self.over, self.activation, self.rate = over, activation, dropout
 
   def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
     shape = x.shape
     x = x.reshape(shape[0], -1) if self.over == 'tokens' else x
-    x = self._drop(self.gelu(self._linear(self.fc1, x)), rngs)
+    x = self._drop(self.activation(self._linear(self.fc1, x)), rngs)
     return self._drop(self._linear(self.fc2, x), rngs).reshape(shape)
 
   def _drop(self, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
@@ -56,13 +60,13 @@ class MixerBlock(nnx.Module):
 
   def __init__(
     self, tokens: int, hidden: int, token_mlp: int, channel_mlp: int, *,
-    norm_over: str, first: str, gelu: str, dropout: float, rescale: bool, init: str, dtype, rngs,
+    norm_over: str, first: str, activation: Callable, dropout: float, rescale: bool, init: str, dtype, rngs,
   ):  # fmt: skip
     if norm_over == 'tokens':
       norm = lambda: layers.TokenNorm(tokens, dtype=dtype)
     else:
       norm = lambda: nnx.LayerNorm(hidden, epsilon=layers.EPSILON, dtype=dtype, rngs=rngs)
-    mlp = {'gelu': gelu, 'dropout': dropout, 'init': init, 'dtype': dtype, 'rngs': rngs}
+    mlp = {'activation': activation, 'dropout': dropout, 'init': init, 'dtype': dtype, 'rngs': rngs}
     self.token_norm = norm()
     self.token_mixing = MlpBlock(tokens, token_mlp, over='tokens', **mlp)
     self.channel_norm = norm()
@@ -139,8 +143,8 @@ class MlpMixer(nnx.Module):
     self.gelu, self.dtype = layers.gelu(gelu), jnp.dtype(dtype)
 
     make = lambda rngs: MixerBlock(
-      self.tokens, hidden, token_mlp, channel_mlp, norm_over=norm_over, first=first, gelu=gelu, dropout=dropout,
-      rescale=rescale, init=init, dtype=self.dtype, rngs=rngs,
+      self.tokens, hidden, token_mlp, channel_mlp, norm_over=norm_over, first=first, activation=self.gelu,
+      dropout=dropout, rescale=rescale, init=init, dtype=self.dtype, rngs=rngs,
     )  # fmt: skip
     pixels = self.patch[0] * self.patch[1] * image[2]
     self.stem = layers.linear(pixels, hidden, init=init, dtype=self.dtype, rngs=rngs)

@@ -16,6 +16,8 @@ from mixer_jax.errors import MixerError, unknown
 from mixer_jax.models import layers
 from mixer_jax.models.mixer import MixerBlock
 
+ACTIVATIONS = {'gelu': layers.exact_gelu, 'tanh': jnp.tanh}
+
 
 class ColumnTokens(nnx.Module):
   """features [batch, columns] and categories [batch, categorical columns] -> tokens [columns, batch, hidden].
@@ -86,7 +88,7 @@ class TabularMixer(nnx.Module):
   ):  # fmt: skip
     for what, value, known in (
       ('tokens', tokens, ('patches', 'columns')),
-      ('activation', activation, ('gelu', 'tanh')),
+      ('activation', activation, ACTIVATIONS),
       ('pool', pool, ('mean', 'flatten')),
     ):
       if value not in known:
@@ -108,9 +110,8 @@ class TabularMixer(nnx.Module):
     self.blocks = nnx.List(
       [
         MixerBlock(
-          count, hidden, *widths, norm_over='channels', first='tokens',
-          gelu={'gelu': 'exact', 'tanh': 'hyperbolic'}[activation], dropout=dropout, rescale=True, init=init,
-          dtype=jnp.float32, rngs=rngs,
+          count, hidden, *widths, norm_over='channels', first='tokens', activation=ACTIVATIONS[activation],
+          dropout=dropout, rescale=True, init=init, dtype=jnp.float32, rngs=rngs,
         )
         for _ in range(blocks)
       ]

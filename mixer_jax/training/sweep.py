@@ -11,7 +11,7 @@ from typing import NamedTuple
 from mixer_jax import config as configs
 from mixer_jax.errors import MixerError
 from mixer_jax.training import loop
-from mixer_jax.training.logging import cannot_write
+from mixer_jax.training.logging import cannot_write, read_metrics
 
 COMMA = r',(?![^(\[{]*[)\]}])'  # not within brackets: (512,512) is one value
 
@@ -110,6 +110,15 @@ def summaries(runs: Sequence[Run]) -> list[tuple[dict[str, str], int, dict]]:
     for run in runs
     if (run.workdir / 'summary.json').exists()
   ]
+
+
+def metrics(runs: Sequence[Run]) -> dict[str, list[list[dict[str, float]]]]:
+  """The lines of metrics.jsonl of the runs that are done, those of all seeds under the name of their combination."""
+  result: dict[str, list] = {}
+  for run in runs:
+    if (run.workdir / 'summary.json').exists():
+      result.setdefault(run.workdir.parent.name, []).append(read_metrics(run.workdir))
+  return result
 
 
 def _keep_traceback(workdir: Path) -> None:

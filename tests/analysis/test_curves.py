@@ -150,3 +150,19 @@ def test_watch_outlives_what_is_no_number(value, tmp_path, drawn):
   curves.draw_watch(lines, tmp_path / 'watch.png')
   stem = next(line for line in drawn[0].axes[2].lines if line.get_label() == 'stem')
   assert not np.isfinite(stem.get_ydata()[-1]) and np.isfinite(stem.get_ydata()[:-1]).all()
+
+
+def test_several_runs_in_one_figure(tmp_path, drawn):
+  seeds = [
+    [{'step': 1, 'train/loss': 2.0, 'train/learning_rate': 0.1}, {'step': 1, 'val/accuracy': a}] for a in (0.9, 0.8)
+  ]
+  runs = {'a': seeds, 'b': [[{'step': 2, 'val/accuracy': 0.75}]]}
+  curves.draw_runs(runs, 'val/accuracy', tmp_path / 'curves.png')
+  rate, loss, error = drawn[0].axes
+  assert [axes.get_ylabel() for axes in drawn[0].axes] == ['rate', 'train loss', 'val error (%)']
+  assert [len(axes.lines) for axes in (rate, loss, error)] == [2, 2, 3]
+  assert [line.get_ydata()[0] for line in error.lines] == pytest.approx([10, 20, 25])
+  assert [text.get_text() for text in drawn[0].legends[0].texts] == ['a', 'b']
+  looks = [(str(line.get_color()), line.get_linestyle()) for line in error.lines]
+  assert looks[0] == looks[1] != looks[2]
+  curves.draw_runs({}, 'val/accuracy', tmp_path / 'empty.png')

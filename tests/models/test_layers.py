@@ -52,7 +52,7 @@ def test_gelus_are_the_two_formulas():
 
 
 def test_unknown_gelu():
-  with pytest.raises(MixerError, match=r"unknown GELU 'tahn'; did you mean 'tanh'\? Known: exact, hyperbolic, tanh"):
+  with pytest.raises(MixerError, match=r"unknown GELU 'tahn'; did you mean 'tanh'\? Known: exact, tanh"):
     layers.gelu('tahn')
 
 

@@ -341,7 +341,7 @@ def zero_channel_mixing(params):
 def test_dropout_after_both_linear_layers_at_its_rate(over):
   rate, x = 0.25, jnp.asarray(np.random.default_rng(0).normal(size=(6, 4, 16)), jnp.float32)
   features = 6 if over == 'tokens' else 16
-  settings = {'over': over, 'gelu': 'exact', 'dropout': rate, 'init': 'torch', 'dtype': jnp.float32}
+  settings = {'over': over, 'activation': jax.nn.gelu, 'dropout': rate, 'init': 'torch', 'dtype': jnp.float32}
   block = jax.jit(lambda: MlpBlock(features, 12, **settings, rngs=nnx.Rngs(0)))()
   expected = jax.jit(block)(x)
   draw = lambda key: block(x, rngs=nnx.Rngs(dropout=key))
@@ -412,7 +412,7 @@ def test_kept_branches_are_rescaled_when_asked():
 
 
 def make_block(**settings):
-  settings = {'norm_over': 'channels', 'first': 'tokens', 'gelu': 'tanh', 'dropout': 0.0, **settings}
+  settings = {'norm_over': 'channels', 'first': 'tokens', 'activation': jax.nn.gelu, 'dropout': 0.0, **settings}
   return jax.jit(lambda: MixerBlock(6, 16, 10, 24, **settings, init='torch', dtype=jnp.float32, rngs=nnx.Rngs(0)))()
 
 

@@ -1,0 +1,47 @@
+"""The sweep door: its tables and figures, what it says of what failed."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mixer_jax import sweep
+from mixer_jax.errors import MixerError
+
+DIGITS = f'{Path(__file__).parents[1]}/configs/digits.py'
+SMALL = [
+  '--config.augment={}', '--config.model.blocks=1', '--config.model.hidden=8', '--config.model.token_mlp=4',
+  '--config.model.channel_mlp=6', '--config.total=3 steps', '--config.schedule.warmup=0',
+]  # fmt: skip
+
+
+def run(tmp_path, *arguments):
+  sweep.main([f'--config={DIGITS}', *SMALL, f'--workdir={tmp_path}', *arguments])
+
+
+def test_tables_and_curves_of_what_is_done(tmp_path, capsys):
+  run(tmp_path, '--over=model.patch=4,8', '--metrics=test/loss')
+  out = capsys.readouterr().out
+  text = (tmp_path / 'table.md').read_text()
+  assert text in out and text.startswith('| model.patch | parameters | seeds | examples/s | test/loss |')
+  with (tmp_path / 'table.csv').open() as file:
+    rows = list(csv.DictReader(file))
+  assert [row['model.patch'] for row in rows] == ['4', '8']
+  assert f'{float(rows[0]["test/loss"]):.5f}' in text
+  assert out.endswith('table.md, table.csv, table.png, curves.png\n')
+  for name in ('table.png', 'curves.png'):
+    with Image.open(tmp_path / name) as image:
+      assert image.width > 500
+
+
+def test_many_combinations_have_no_curves(tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(sweep, 'MOST_CURVES', 1)
+  run(tmp_path, '--over=model.patch=4,8')
+  assert not (tmp_path / 'curves.png').exists() and capsys.readouterr().out.endswith('table.csv, table.png\n')
+
+
+def test_what_failed_is_in_the_table_and_the_error(tmp_path):
+  with pytest.raises(MixerError, match=r'1 of 2 runs failed: .*patch=3/seed0: .*3x3'):
+    run(tmp_path, '--over=model.patch=3,8')
+  assert 'patch=3/seed0 failed: the patch 3x3' in (tmp_path / 'table.md').read_text()
