@@ -4,7 +4,6 @@ import csv
 import errno
 import fcntl
 import gzip
-import importlib
 import json
 import math
 import os
@@ -44,43 +43,15 @@ SMALL = (
 EVALUATIONS, LOGGED = (10, 20), (5, 10, 15, 20)
 
 
-def open_door(name, *arguments):
-  """The exit code or message of `python -m mixer_jax.NAME ARGUMENTS`, in this process."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(sys, 'argv', [name, *map(str, arguments)])
-    try:
-      doors.run(importlib.import_module(f'mixer_jax.{name}').main)
-    except SystemExit as stop:
-      return stop.code
-  return 0
-
-
 def process(name, *arguments, **environment):
-  """The same in a process of its own."""
+  """`python -m mixer_jax.NAME ARGUMENTS` in a process of its own."""
   command = [sys.executable, '-m', f'mixer_jax.{name}', *map(str, arguments)]
   environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT), **environment}
   return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
-@pytest.fixture
-def refused(capsys):
-  """Opens a door in vain: one line that begins with `error:` and holds all parts, and nothing else on stderr."""
-
-  def refused(name, *arguments, parts):
-    capsys.readouterr()
-    message = open_door(name, *arguments)
-    assert isinstance(message, str) and message.startswith('error: '), message
-    assert '\n' not in message
-    assert capsys.readouterr().err == ''
-    for part in map(str, parts):
-      assert part in message, message
-    return message
-
-  return refused
-
-
 @pytest.fixture(scope='module')
-def run(tmp_path_factory):
+def run(open_door, tmp_path_factory):
   """The directory of a finished run."""
   workdir = tmp_path_factory.mktemp('runs') / 'small'
   assert open_door('train', DIGITS, *SMALL, f'--workdir={workdir}') == 0
@@ -156,7 +127,7 @@ def test_compiled_programs_are_kept(tmp_path):
   assert files[0] and files[0] == files[1]
 
 
-def test_the_bar_of_a_terminal(tmp_path, monkeypatch, capsys):
+def test_the_bar_of_a_terminal(open_door, tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(sys.stderr, 'isatty', lambda: True, raising=False)
   assert open_door('train', DIGITS, *SMALL, f'--workdir={tmp_path}/run') == 0
   shown = capsys.readouterr()
@@ -231,15 +202,15 @@ def test_summary(run):
   assert summary['best']['step'] == best['step'] and summary['best']['test/accuracy'] == best['test/accuracy']
 
 
-def evaluated(capsys, *arguments):
+def evaluated(open_door, capsys, *arguments):
   capsys.readouterr()
   assert open_door('evaluate', *arguments) == 0
   return json.loads(capsys.readouterr().out)
 
 
-def test_evaluate_gives_the_numbers_of_training(run, capsys):
+def test_evaluate_gives_the_numbers_of_training(open_door, run, capsys):
   before = snapshot(run)
-  result = evaluated(capsys, f'--workdir={run}')
+  result = evaluated(open_door, capsys, f'--workdir={run}')
   metrics = json.loads((run / 'summary.json').read_text())['metrics']
   assert (result['split'], result['step'], result['examples']) == ('train[80%:]', 20, 359)
   assert {f'test/{k}': result[k] for k in ('loss', 'accuracy', 'top5')} == {
@@ -248,16 +219,16 @@ def test_evaluate_gives_the_numbers_of_training(run, capsys):
   assert snapshot(run) == before
 
 
-def test_evaluate_another_split_and_checkpoint(run, capsys):
-  result = evaluated(capsys, f'--workdir={run}', '--split=train[:10%]', '--checkpoint=10')
+def test_evaluate_another_split_and_checkpoint(open_door, run, capsys):
+  result = evaluated(open_door, capsys, f'--workdir={run}', '--split=train[:10%]', '--checkpoint=10')
   assert (result['split'], result['step'], result['examples']) == ('train[:10%]', 10, 180)
   assert round(result['accuracy'] * 180, 3) % 1 == 0
   best = json.loads((run / 'summary.json').read_text())['best']
-  result = evaluated(capsys, f'--workdir={run}', '--checkpoint=best')
+  result = evaluated(open_door, capsys, f'--workdir={run}', '--checkpoint=best')
   assert (result['step'], result['accuracy']) == (best['step'], best['test/accuracy'])
 
 
-def test_predict(run, restored, photos, tmp_path, capsys):
+def test_predict(open_door, run, restored, photos, tmp_path, capsys):
   output = tmp_path / 'classes.csv'
   pattern = str(photos / '*.jpg')
   assert (
@@ -284,7 +255,7 @@ def test_predict(run, restored, photos, tmp_path, capsys):
   assert [p.name for p in tmp_path.iterdir()] == ['classes.csv']
 
 
-def test_describe(capsys):
+def test_describe(open_door, capsys):
   assert open_door('describe', DIGITS, *SMALL, '--json') == 0
   result = json.loads(capsys.readouterr().out)
   tokens, hidden, blocks, token_mlp, channel_mlp = 16, 16, 1, 8, 24
@@ -325,7 +296,7 @@ def test_describe_a_large_model_from_shapes_alone():
   assert described['parameters'] > 430e6 and memory < 1.5 * 2**30 and seconds < 20
 
 
-def test_benchmark(capsys):
+def test_benchmark(open_door, capsys):
   assert open_door('benchmark', DIGITS, *SMALL, '--seconds=1', '--json') == 0
   result = json.loads(capsys.readouterr().out)
   numbers = {k: v for k, v in result.items() if k not in ('config', 'device')}
@@ -396,12 +367,12 @@ def test_no_such_config(tmp_path, refused):
 
 
 @pytest.mark.parametrize('name', ['train', 'evaluate', 'predict'])
-def test_a_required_option(name, capsys):
+def test_a_required_option(open_door, name, capsys):
   assert open_door(name, *([DIGITS] if name == 'train' else [])) == 2
   assert '--workdir' in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_process_without_a_coordinator(tmp_path, capsys):
+def test_a_process_without_a_coordinator(open_door, tmp_path, capsys):
   assert open_door('train', DIGITS, f'--workdir={tmp_path}/run', '--processes=2', '--process=0') == 2
   assert '--coordinator' in capsys.readouterr().err.splitlines()[-1]
 
@@ -424,7 +395,7 @@ def test_evaluation_on_devices_that_do_not_divide_the_batch_of_the_training(run)
   assert evaluated['loss'] == pytest.approx(trained['test/loss'], rel=1e-5)
 
 
-def test_debug_shows_the_traceback(tmp_path):
+def test_debug_shows_the_traceback(open_door, tmp_path):
   with pytest.raises(mixer_jax.errors.MixerError, match='patch 3x3'):
     open_door('train', DIGITS, *SMALL, '--config.model.patch=3', f'--workdir={tmp_path}/run', '--debug')
 
@@ -597,7 +568,7 @@ def test_no_space_for_the_events(tmp_path, monkeypatch, refused):
   refused('train', DIGITS, *SMALL, f'--workdir={tmp_path}/run', parts=[f'{tmp_path}/run', 'No space left on device'])
 
 
-def test_no_space_for_a_checkpoint(tmp_path, monkeypatch, refused):
+def test_no_space_for_a_checkpoint(open_door, tmp_path, monkeypatch, refused):
   def save(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
