@@ -35,6 +35,7 @@ class Settings:
   task: dict
   data: dict
   augment: dict
+  augment_until: str
   optimizer: dict
   schedule: dict
   mesh: dict
@@ -71,7 +72,7 @@ class Experiment:
   mesh: jax.sharding.Mesh
   model: Any  # abstract: shapes, no arrays
   scores: Callable
-  prepare: Callable  # (raw batch, key=None) -> what the model sees
+  prepare: Callable  # (raw batch, key=None, augmenting=True) -> what the model sees
 
   @property
   def graphdef(self) -> nnx.GraphDef:
@@ -109,11 +110,12 @@ class Experiment:
       return shapes
     return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes))()
 
-  def train_step(self, optimizer: optax.GradientTransformation) -> Callable:
+  def train_step(self, optimizer: optax.GradientTransformation, length: Length) -> Callable:
     s = self.settings
+    until = length.steps(s.augment_until, 'augment_until')
     return make_train_step(
       self.graphdef, scores=self.scores, optimizer=optimizer, prepare=self.prepare, seed=s.seed, ema=s.ema,
-      accumulate=s.accumulate,
+      accumulate=s.accumulate, augment_until=until if until < length.total else None,
     )  # fmt: skip
 
   def eval_step(self) -> Callable:
@@ -148,6 +150,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
   scores = configs.named(TASKS, settings.task, 'task', classes=data.classes)
   experiment = Experiment(settings, data, mesh, model, scores, make_prepare(settings, data))
   experiment.optimizer(Length(10**9, 1.0))
+  steps(settings.augment_until, 'augment_until', epoch=1.0, total=10**9)
   jax.eval_shape(experiment.prepare, experiment.batch(1))
   return experiment
 
@@ -158,16 +161,25 @@ def make_model(settings: Settings, data: Data) -> Any:
 
 
 def make_prepare(settings: Settings, data: Data) -> Callable:
-  """(raw batch, key) -> pixels in [0, 1], augmented when there is a key, then normalised."""
+  """(raw batch, key, augmenting) -> pixels in [0, 1], augmented when there is a key, then normalised."""
   features = {
     'image': jax.ShapeDtypeStruct((settings.batch_size, *data.image), jnp.float32),
     'label': jax.ShapeDtypeStruct((settings.batch_size,), jnp.int32),
   }
   augmented = augment.make_augment(settings.augment, features=features, classes=data.classes)
+  mixed = jax.eval_shape(augmented, features, jax.random.key(0))['label'].ndim == 2
 
-  def prepare(batch: dict[str, jax.Array], key: jax.Array | None = None) -> dict[str, jax.Array]:
+  def left_alone(batch, _key):
+    return {**batch, 'label': augment.distribution(batch['label'], data.classes)} if mixed else batch
+
+  def prepare(
+    batch: dict[str, jax.Array], key: jax.Array | None = None, augmenting: jax.Array | bool = True
+  ) -> dict[str, jax.Array]:
     batch = {**batch, 'image': augment.to_float(batch['image'])}
-    batch = batch if key is None else augmented(batch, key)
+    if key is not None and augmenting is True:
+      batch = augmented(batch, key)
+    elif key is not None:
+      batch = jax.lax.cond(augmenting, augmented, left_alone, batch, key)
     return {**batch, 'image': augment.normalize(batch['image'], data.mean, data.std)}
 
   return prepare
