@@ -169,10 +169,11 @@ def make_side(what: str, side: str):
   experiment = experiments.build(config, schema=schema)
   source = sources.Source((), arrays, lambda i: {name: a[i] for name, a in arrays.items()}, len(arrays['label']))
   feeder = batches.Feeder(source, seed=0, batch_size=BATCH[what], mesh=experiment.mesh, resident_mib=2048, workers=0)
-  optimizer, _ = experiment.optimizer(Length(10**6, 1.0))
+  length = Length(10**6, 1.0)
+  optimizer, _ = experiment.optimizer(length)
   shapes = experiment.init_state(optimizer, abstract=True)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-  step = experiment.train_step(optimizer)
+  step = experiment.train_step(optimizer, length)
   loop = make_train_loop(step, shardings, meshes.over_batch(experiment.mesh))
 
   began = time.perf_counter()

@@ -40,6 +40,7 @@ def get_config(arg=None):
     'crop': {'padding': 4},
     'cutmix': {'alpha': 1.0, 'probability': 0.2 if short else 0.5},
   }
+  config.augment_until = '100%'
   config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.05, 'clip': 1.0}
   config.schedule = {
     'name': 'cosine',

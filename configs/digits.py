@@ -30,6 +30,7 @@ def get_config(arg=None):
     'mean': (0.305,), 'std': (0.376,), 'resident_mib': 2048.0, 'workers': 0,
   }  # fmt: skip
   config.augment = {'affine': {'degrees': 10.0, 'translate': 0.1, 'scale': 0.1, 'shear': 10.0}}
+  config.augment_until = '100%'
   config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'weight_decay': 0.05, 'clip': 1.0}
   config.schedule = {'name': 'cosine', 'peak': 2e-3, 'warmup': '5 epochs', 'floor': 1e-5}
   config.mesh = {'data': -1, 'fsdp': 1}

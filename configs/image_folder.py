@@ -47,6 +47,7 @@ def get_config(arg=None):
     'color_jitter': {'brightness': 0.2, 'contrast': 0.2, 'saturation': 0.2},
     'cutmix': {'alpha': 1.0, 'probability': 0.5},
   }
+  config.augment_until = '100%'
   config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.05, 'clip': 1.0}
   config.schedule = {'name': 'cosine', 'peak': 1e-3, 'warmup': '5%', 'floor': 1e-5}
   config.mesh = {'data': -1, 'fsdp': 1}

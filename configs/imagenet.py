@@ -45,6 +45,7 @@ def get_config(arg=None):
     'color_jitter': {'brightness': 0.4, 'contrast': 0.4, 'saturation': 0.4, 'hue': 0.1},
     'mixup': {'alpha': 0.5},
   }
+  config.augment_until = '100%'
   config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'weight_decay': 0.1, 'clip': 1.0}
   config.schedule = {'name': 'linear', 'peak': 1e-3, 'warmup': '10000 steps', 'floor': 1e-5}
   config.mesh = {'data': -1, 'fsdp': 1}

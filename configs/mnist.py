@@ -38,6 +38,7 @@ def get_config(arg=None):
     'mean': (0.1307,), 'std': (0.3081,), 'resident_mib': 2048.0, 'workers': 0,
   }  # fmt: skip
   config.augment = {'rotation': {'degrees': 15.0}}
+  config.augment_until = '100%'
   config.optimizer = {'name': 'adam', 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'clip': 0.0}
   config.schedule = {'name': 'cosine', 'peak': 1e-3, 'warmup': '0', 'floor': 0.0}
   if arg == 'best':

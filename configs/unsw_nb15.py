@@ -50,6 +50,7 @@ def get_config(arg=None):
     'classes': 2, 'resident_mib': 2048.0, 'workers': 0,
   }  # fmt: skip
   config.augment = {}
+  config.augment_until = '100%'
   config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.05, 'clip': 1.0}
   config.schedule = {'name': 'cosine', 'peak': 2e-3, 'warmup': '2 epochs', 'floor': 1e-6}
   config.mesh = {'data': -1, 'fsdp': 1}

@@ -60,8 +60,9 @@ def benchmark(config: dict[str, Any], seconds: float, data_dir: str | None = Non
 
   experiment = experiments.build(config, schema=experiments.learn_schema(config, data_dir))
   settings, mesh = experiment.settings, experiment.mesh
-  optimizer, _ = experiment.optimizer(Length(10**6, 1000.0))
-  train_step = experiment.train_step(optimizer)
+  length = Length(10**6, 1000.0)
+  optimizer, _ = experiment.optimizer(length)
+  train_step = experiment.train_step(optimizer, length)
   state = experiment.init_state(optimizer)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
   random = np.random.default_rng(0)

@@ -339,7 +339,7 @@ def cutmix(features: Features, classes: int, *, alpha: float = 1.0, probability:
   _check('cutmix.probability', probability, 0, 1)
 
   def apply(batch, key):
-    image, label = batch['image'], _distribution(batch['label'], classes)
+    image, label = batch['image'], distribution(batch['label'], classes)
     chosen_key, share_key, row_key, column_key = jax.random.split(key, 4)
     side = jnp.sqrt(1 - jax.random.beta(share_key, alpha, alpha))
     side = jnp.where(_chance(chosen_key, probability, ()), side, 0)
@@ -371,7 +371,7 @@ def mixup(features: Features, classes: int, *, alpha: float, probability: float 
     chosen_key, share_key = jax.random.split(key)
     share = jax.random.beta(share_key, alpha, alpha)
     share = jnp.where(_chance(chosen_key, probability, ()), share, 1)
-    label = _distribution(batch['label'], classes)
+    label = distribution(batch['label'], classes)
     return {**batch, 'image': _mix(batch['image'], share), 'label': _mix(label, share)}
 
   return apply
@@ -501,7 +501,7 @@ def _mix(values, share):
   return share * values + (1 - share) * jnp.roll(values, 1, axis=0)
 
 
-def _distribution(label, classes):
+def distribution(label, classes):
   """Labels [b] as float32 [b, classes]; distributions stay what they are."""
   return label if label.ndim == 2 else jax.nn.one_hot(label, classes, dtype=jnp.float32)
 

@@ -50,14 +50,21 @@ class Images:
     return {'image': image, 'label': jax.ShapeDtypeStruct((size,), jnp.int32)}
 
   def make_prepare(self, augmentations: Mapping[str, Mapping], batch_size: int) -> Callable[..., Batch]:
-    """(raw batch, key=None) -> pixels in [0, 1], augmented when there is a key, then normalised."""
+    """(raw batch, key=None, augmenting=True) -> pixels in [0, 1], augmented when there is a key, then normalised."""
     features = self.batch(batch_size)
     features['image'] = jax.ShapeDtypeStruct(features['image'].shape, jnp.float32)
     augmented = augment.make_augment(augmentations, features=features, classes=self.classes)
+    mixed = jax.eval_shape(augmented, features, jax.random.key(0))['label'].ndim == 2
 
-    def prepare(batch: Batch, key: jax.Array | None = None) -> Batch:
+    def left_alone(batch: Batch, _key) -> Batch:
+      return {**batch, 'label': augment.distribution(batch['label'], self.classes)} if mixed else batch
+
+    def prepare(batch: Batch, key: jax.Array | None = None, augmenting: jax.Array | bool = True) -> Batch:
       batch = {**batch, 'image': augment.to_float(batch['image'])}
-      batch = batch if key is None else augmented(batch, key)
+      if key is not None and augmenting is True:
+        batch = augmented(batch, key)
+      elif key is not None:
+        batch = jax.lax.cond(augmenting, augmented, left_alone, batch, key)
       return {**batch, 'image': augment.normalize(batch['image'], self.mean, self.std)}
 
     return prepare
@@ -143,7 +150,7 @@ class Rows:
   def make_prepare(self, augmentations: Mapping[str, Mapping], batch_size: int) -> Callable[..., Batch]:
     """Rows are scaled when they are read; what augments images is refused."""
     augment.make_augment(augmentations, features=self.batch(batch_size), classes=self.classes)
-    return lambda batch, _key=None: batch
+    return lambda batch, _key=None, _augmenting=True: batch
 
 
 def _read_row(arrays: dict[str, np.ndarray], index: int) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class Settings:
   task: dict
   data: dict
   augment: dict
+  augment_until: str
   optimizer: dict
   schedule: dict
   mesh: dict
@@ -55,7 +56,7 @@ class Experiment:
   mesh: jax.sharding.Mesh
   model: Any  # abstract: shapes, no arrays
   task: Task
-  prepare: Callable  # (raw batch, key=None) -> what the model sees
+  prepare: Callable  # (raw batch, key=None, augmenting=True) -> what the model sees
 
   @property
   def graphdef(self) -> nnx.GraphDef:
@@ -89,11 +90,13 @@ class Experiment:
       return shapes
     return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes))()
 
-  def train_step(self, optimizer: optax.GradientTransformation) -> Callable:
+  def train_step(self, optimizer: optax.GradientTransformation, length: Length) -> Callable:
     s = self.settings
+    until = length.steps(s.augment_until, 'augment_until')
     return make_train_step(
       self.graphdef, inputs=self.data.inputs, scores=self.task.scores, optimizer=optimizer, prepare=self.prepare,
       seed=s.seed, ema=s.ema, accumulate=s.accumulate, watched=bool(s.watch),
+      augment_until=until if until < length.total else None,
     )  # fmt: skip
 
   def eval_step(self) -> Callable:
@@ -152,6 +155,7 @@ def build(config: Mapping[str, Any], *, schema: tables.Schema | None = None) -> 
   experiment = Experiment(settings, data, mesh, model, task, prepare)
   experiment.optimizer(Length(10**9, 1.0))
   experiment.alarm()
+  steps(settings.augment_until, 'augment_until', epoch=1.0, total=10**9)
   jax.eval_shape(prepare, data.batch(1))
   return experiment
 

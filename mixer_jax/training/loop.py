@@ -78,7 +78,7 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
   shapes = experiment.init_state(optimizer, abstract=True)
   sharding = meshes.over_batch(mesh)
   train_loop = make_train_loop(
-    experiment.train_step(optimizer), jax.tree.map(lambda leaf: leaf.sharding, shapes), sharding
+    experiment.train_step(optimizer, length), jax.tree.map(lambda leaf: leaf.sharding, shapes), sharding
   )
   eval_loop = experiment.eval_loop()
 

@@ -18,7 +18,7 @@ Batch = dict[str, jax.Array]
 
 def make_train_step(
   graphdef: nnx.GraphDef, *, inputs: Sequence[str], scores: Callable, optimizer: optax.GradientTransformation,
-  prepare: Callable, seed: int, ema: float, accumulate: int, watched: bool,
+  prepare: Callable, seed: int, ema: float, accumulate: int, watched: bool, augment_until: int | None = None,
 ) -> Callable[[TrainState, Batch], TrainState]:  # fmt: skip
   """One step of training, (state, batch) -> state.
 
@@ -26,11 +26,12 @@ def make_train_step(
     graphdef: of the model; its parameters are in the state.
     inputs: what of a batch the model takes, in that order.
     scores: of the task, (logits, batch, training=) -> numbers per example, with `loss` among them.
-    prepare: (raw batch, key) -> what the model sees: augmentation and normalisation.
+    prepare: (raw batch, key, augmenting) -> what the model sees: augmentation and normalisation.
     seed: all randomness is a function of (seed, state.step).
     ema: decay of the average of the parameters, at most (1 + step) / (10 + step); 0 keeps none.
     accumulate: the batch is cut into so many parts, whose gradients are averaged: the same update, less memory.
     watched: also sum the numbers of watch.py.
+    augment_until: the step from which on nothing is augmented; None for never.
   """
 
   def loss_fn(params, part: Batch, key):
@@ -42,7 +43,7 @@ def make_train_step(
 
   def train_step(state: TrainState, batch: Batch) -> TrainState:
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
-    batch = prepare(batch, augment_key)
+    batch = prepare(batch, augment_key, augment_until is None or state.step < augment_until)
     if accumulate == 1:
       grads, sums = grad_fn(state.params, batch, dropout_key)
     else:

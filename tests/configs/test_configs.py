@@ -150,12 +150,13 @@ def step_and_evaluate(config, rows):
   read = lambda i: {k: v[i] for k, v in arrays.items()}
   source = sources.Source(tuple(map(str, range(experiment.data.classes))), arrays, read, size + size // 2)
   feeder = batches.Feeder(source, seed=0, batch_size=size, mesh=experiment.mesh, resident_mib=math.inf, workers=0)
-  optimizer, _ = experiment.optimizer(Length(100, 10.0))
+  length = Length(100, 10.0)
+  optimizer, _ = experiment.optimizer(length)
   state = experiment.init_state(optimizer)
   before = jax.tree.leaves(jax.device_get(state.params))
   shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
   sharding = meshes.over_batch(experiment.mesh)
-  state = make_train_loop(experiment.train_step(optimizer), shardings, sharding)(state, feeder.train(0, 1), 1)
+  state = make_train_loop(experiment.train_step(optimizer, length), shardings, sharding)(state, feeder.train(0, 1), 1)
   evaluated, _ = loop.evaluate(experiment.eval_loop(), state.params, feeder, experiment.task.report)
   return before, state, evaluated
 
@@ -272,9 +273,10 @@ def after_three_steps(config, digits):
   """All parameters, and their average."""
   experiment = experiments.build(config)
   source = digits(config['data']['train'])
-  optimizer, _ = experiment.optimizer(experiment.length(len(source)))
+  length = experiment.length(len(source))
+  optimizer, _ = experiment.optimizer(length)
   state = experiment.init_state(optimizer)
-  step = jax.jit(experiment.train_step(optimizer))
+  step = jax.jit(experiment.train_step(optimizer, length))
   for i in range(3):
     rows = batches.rows_of_step(config['seed'], i, config['batch_size'], len(source))
     state = step(state, {name: array[rows] for name, array in source.arrays.items()})
@@ -328,6 +330,7 @@ CHANGES = {
     'task.label_smoothing': 0.3,
     'data.train': 'train[:50%]',
     'augment.affine.degrees': 30.0,
+    'augment_until': '1 steps',
   },
   of_model: {
     'seed': 1,

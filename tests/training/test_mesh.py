@@ -28,6 +28,7 @@ REOPENED = {1: '1x1', 8: '4x2,1x8,8x1'}
 # Sums over a batch are taken in another order on other meshes; Adam turns the rounding of a gradient near zero into
 # a step of up to the learning rate, hence SGD, in which rounding stays rounding.
 SGD = {'name': 'sgd', 'momentum': 0.9, 'clip': 0.0}
+LENGTH = Length(60, 22.5)
 
 
 def build(layout, **changes):
@@ -36,7 +37,7 @@ def build(layout, **changes):
   config = kill.tiny(optimizer=SGD, mesh={'data': data, 'fsdp': fsdp}, eval_batch_size=64, watch=watch, **changes)
   config['schedule'] = {'name': 'constant', 'peak': 0.1, 'warmup': '0'}
   built = experiment.build(config)
-  return built, built.optimizer(Length(60, 22.5))[0]
+  return built, built.optimizer(LENGTH)[0]
 
 
 def feeder(built, split, size):
@@ -50,7 +51,7 @@ def train(layout, steps=STEPS, **changes):
   built, optimizer = build(layout, **changes)
   shapes = built.init_state(optimizer, abstract=True)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-  train_loop = make_train_loop(built.train_step(optimizer), shardings, meshes.over_batch(built.mesh))
+  train_loop = make_train_loop(built.train_step(optimizer, LENGTH), shardings, meshes.over_batch(built.mesh))
   feed, state, losses = feeder(built, 'train[:80%]', 64), built.init_state(optimizer), []
   for step in range(steps):
     state = train_loop(state, feed.train(step, 1), 1)

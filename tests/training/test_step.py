@@ -15,13 +15,15 @@ from mixer_jax.training.step import make_eval_loop, make_train_loop
 
 MODEL = {'hidden': 16, 'blocks': 2, 'token_mlp': 8, 'channel_mlp': 32}
 
+LENGTH = Length(100, 10.0)
+
 
 def build(**changes):
   config = configs.load(['--config=configs/digits.py'])
   config['model'] |= MODEL | changes.pop('model', {})
   config |= {'batch_size': 16, 'augment': {}, 'ema': 0.0} | changes
   experiment = experiments.build(config)
-  return experiment, experiment.optimizer(Length(100, 10.0))[0]
+  return experiment, experiment.optimizer(LENGTH)[0]
 
 
 def batch(seed=0, size=16):
@@ -31,7 +33,7 @@ def batch(seed=0, size=16):
 
 
 def run(experiment, optimizer, steps=3):
-  step = jax.jit(experiment.train_step(optimizer))
+  step = jax.jit(experiment.train_step(optimizer, LENGTH))
   state = experiment.init_state(optimizer)
   states = [state]
   for i in range(steps):
@@ -45,10 +47,10 @@ def assert_close(a, b, **tolerance):
 
 def test_a_step_is_the_gradient_step_written_out():
   experiment, _ = build(optimizer={'name': 'sgd', 'momentum': 0.0, 'clip': 0.0}, model={'dropout': 0.3})
-  optimizer, schedule = experiment.optimizer(Length(100, 10.0))
+  optimizer, schedule = experiment.optimizer(LENGTH)
   before = experiment.init_state(optimizer)._replace(step=jnp.int32(7))
   before = before._replace(opt_state=jax.tree.map(lambda x: x + 7, before.opt_state))
-  after = jax.jit(experiment.train_step(optimizer))(before, batch())
+  after = jax.jit(experiment.train_step(optimizer, LENGTH))(before, batch())
   _, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(experiment.settings.seed), 7))
 
   def loss(params):
@@ -74,6 +76,26 @@ def test_accumulation_gives_the_update_of_the_large_batch(parts):
   assert_close(cut.sums, whole.sums, rtol=1e-5)
 
 
+@pytest.mark.parametrize('augment', [{'affine': {'degrees': 90.0}}, {'mixup': {'alpha': 1.0}}])
+def test_from_augment_until_on_nothing_is_augmented(augment):
+  schedule = {'name': 'constant', 'peak': 0.1, 'warmup': '0'}
+  sgd = {'name': 'sgd', 'momentum': 0.0, 'clip': 0.0}  # Adam would turn the rounding of zero gradients into steps.
+
+  def after(step, **changes):
+    experiment, optimizer = build(schedule=schedule, optimizer=sgd, **changes)
+    # Away from the first parameters, where the head is zero and so is the gradient of all before it.
+    state = experiment.init_state(optimizer)._replace(step=jnp.int32(step))
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), state.params)
+    return jax.jit(experiment.train_step(optimizer, LENGTH))(state._replace(params=params), batch()).params
+
+  difference = lambda a, b: max(float(jnp.abs(x - y).max()) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+  for step, as_if in ((4, augment), (5, {})):
+    result = after(step, augment=augment, augment_until='5 steps')
+    other = augment if not as_if else {}
+    assert difference(result, after(step, augment=as_if)) < 1e-5
+    assert difference(result, after(step, augment=other)) > 1e-4
+
+
 def test_the_average_follows_its_equation():
   states = run(*build(ema=0.5))
   for step in range(3):
@@ -86,7 +108,7 @@ def test_everything_random_depends_on_the_seed_and_the_step_alone():
   augment = {'affine': {'degrees': 10.0}}
   schedule = {'name': 'constant', 'peak': 0.01, 'warmup': '0'}
   experiment, optimizer = build(augment=augment, schedule=schedule, model={'dropout': 0.2, 'stochastic_depth': 0.2})
-  step = jax.jit(experiment.train_step(optimizer))
+  step = jax.jit(experiment.train_step(optimizer, LENGTH))
   start = step(experiment.init_state(optimizer), batch())  # Before this step the head is zero, and all losses equal.
   first, again = step(start, batch(1)), step(start, batch(1))
   jax.tree.map(np.testing.assert_array_equal, first, again)
@@ -97,7 +119,7 @@ def test_everything_random_depends_on_the_seed_and_the_step_alone():
 def loops(experiment, optimizer):
   shapes = experiment.init_state(optimizer, abstract=True)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-  return make_train_loop(experiment.train_step(optimizer), shardings, meshes.over_batch(experiment.mesh))
+  return make_train_loop(experiment.train_step(optimizer, LENGTH), shardings, meshes.over_batch(experiment.mesh))
 
 
 def feed(count):

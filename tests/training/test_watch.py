@@ -19,6 +19,7 @@ from mixer_jax.optim.schedules import Length
 from mixer_jax.training import experiment as experiments
 from mixer_jax.training import loop, watch
 
+LENGTH = Length(60, 22.5)
 ON = {'change': 1e-8, 'loss': 1e-3, 'lines': 5}
 KINDS = ('change', 'grad_norm', 'update_norm')
 
@@ -142,7 +143,7 @@ def test_groups_of_a_model_for_tables():
 def build(on, **changes):
   config = kill.tiny(augment={}, **changes) | {'watch': on, 'ema': 0.0}
   experiment = experiments.build(config)
-  return experiment, experiment.optimizer(Length(60, 22.5))[0]
+  return experiment, experiment.optimizer(LENGTH)[0]
 
 
 def batch(experiment, seed=0):
@@ -154,7 +155,7 @@ def batch(experiment, seed=0):
 def test_a_step_sums_what_it_did():
   sgd = {'name': 'sgd', 'momentum': 0.0, 'clip': 0.0}
   experiment, optimizer = build(ON, optimizer=sgd, schedule={'name': 'constant', 'peak': 0.5, 'warmup': '0'})
-  step = jax.jit(experiment.train_step(optimizer))
+  step = jax.jit(experiment.train_step(optimizer, LENGTH))
   states = [experiment.init_state(optimizer)]
   for i in range(2):
     states.append(step(states[-1], batch(experiment, i)))
@@ -182,7 +183,7 @@ def test_off_is_the_same_program_as_without_a_watch(scan, monkeypatch):
   def program(on):
     experiment, optimizer = build(on, model=model)
     state = experiment.init_state(optimizer, abstract=True)
-    return list(state.sums), str(jax.make_jaxpr(experiment.train_step(optimizer))(state, batch(experiment)))
+    return list(state.sums), str(jax.make_jaxpr(experiment.train_step(optimizer, LENGTH))(state, batch(experiment)))
 
   (names_on, on), (names, off) = program(ON), program({})
   assert not any('watch' in name for name in names)
