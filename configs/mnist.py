@@ -44,14 +44,15 @@ def get_config(arg=None):
   if arg == 'best':
     config.total = '40 epochs'
     config.batch_size = 128
-    config.ema = 0.9995
+    config.ema = 0.998
     config.task.label_smoothing = 0.1
     config.augment = {
-      'affine': {'degrees': 10.0, 'translate': 0.07, 'scale': 0.1, 'shear': 8.0},
-      'elastic': {'alpha': 30.0, 'sigma': 5.0},
+      'affine': {'degrees': 12.0, 'translate': 0.0, 'scale': 0.15, 'shear': 10.0},
+      'elastic': {'alpha': 38.0, 'sigma': 5.0},
     }
+    config.augment_until = '95%'
     config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.1, 'clip': 1.0}
-    config.schedule = {'name': 'cosine', 'peak': 2e-3, 'warmup': '2 epochs', 'floor': 1e-6}
+    config.schedule = {'name': 'linear', 'peak': 2e-3, 'warmup': '2 epochs', 'floor': 1e-6}
   config.mesh = {'data': -1, 'fsdp': 1}
   config.watch = {}
   config.log_every = '100 steps'
