@@ -50,7 +50,10 @@ class Images:
     return {'image': image, 'label': jax.ShapeDtypeStruct((size,), jnp.int32)}
 
   def make_prepare(self, augmentations: Mapping[str, Mapping], batch_size: int) -> Callable[..., Batch]:
-    """(raw batch, key=None, augmenting=True) -> pixels in [0, 1], augmented when there is a key, then normalised."""
+    """(raw batch, key=None, augmenting=True) -> pixels in [0, 1], augmented when there is a key, then normalised.
+
+    `augmenting` is True, or a traced bool: then both ways are compiled.
+    """
     features = self.batch(batch_size)
     features['image'] = jax.ShapeDtypeStruct(features['image'].shape, jnp.float32)
     augmented = augment.make_augment(augmentations, features=features, classes=self.classes)

@@ -93,6 +93,10 @@ class Experiment:
   def train_step(self, optimizer: optax.GradientTransformation, length: Length) -> Callable:
     s = self.settings
     until = length.steps(s.augment_until, 'augment_until')
+    if until > length.total:
+      raise MixerError(
+        f"augment_until is {s.augment_until!r}, but the run has {length.total} steps; '100%' is all of it"
+      )
     return make_train_step(
       self.graphdef, inputs=self.data.inputs, scores=self.task.scores, optimizer=optimizer, prepare=self.prepare,
       seed=s.seed, ema=s.ema, accumulate=s.accumulate, watched=bool(s.watch),
@@ -155,7 +159,9 @@ def build(config: Mapping[str, Any], *, schema: tables.Schema | None = None) -> 
   experiment = Experiment(settings, data, mesh, model, task, prepare)
   experiment.optimizer(Length(10**9, 1.0))
   experiment.alarm()
-  steps(settings.augment_until, 'augment_until', epoch=1.0, total=10**9)
+  until = steps(settings.augment_until, 'augment_until', epoch=1.0, total=10**9)
+  if not settings.augment and until != 10**9:
+    raise MixerError(f"augment_until is {settings.augment_until!r}, but augment is empty; set augment_until to '100%'")
   jax.eval_shape(prepare, data.batch(1))
   return experiment
 

@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from mixer_jax import config as configs
+from mixer_jax.errors import MixerError
 from mixer_jax.optim.schedules import Length
 from mixer_jax.training import experiment as experiments
 from mixer_jax.training import mesh as meshes
@@ -94,6 +95,12 @@ def test_from_augment_until_on_nothing_is_augmented(augment):
     other = augment if not as_if else {}
     assert difference(result, after(step, augment=as_if)) < 1e-5
     assert difference(result, after(step, augment=other)) > 1e-4
+
+
+def test_augmentation_that_lasts_longer_than_the_run_is_refused():
+  experiment, optimizer = build(augment={'flip': {}}, augment_until='101 steps')
+  with pytest.raises(MixerError, match="augment_until is '101 steps', but the run has 100 steps"):
+    experiment.train_step(optimizer, LENGTH)
 
 
 def test_the_average_follows_its_equation():
