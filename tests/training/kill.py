@@ -40,7 +40,7 @@ def tiny(**changes) -> dict:
   config['model'] |= {'hidden': 16, 'blocks': 2, 'token_mlp': 8, 'channel_mlp': 32, **HARD['model']}
   config['schedule']['warmup'] = '5 steps'
   config |= {'total': '60 steps', 'augment': HARD['augment']}
-  config['augment_until'] = '45 steps' if changes.get('augment', HARD['augment']) else '100%'
+  config['augment_until'] = '75%' if changes.get('augment', HARD['augment']) else '100%'
   config |= {'log_every': '7 steps', 'eval_every': '25 steps', 'checkpoint_every': '10 steps'}
   return config | changes
 
