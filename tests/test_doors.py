@@ -486,10 +486,20 @@ def test_a_workdir_that_cannot_be(tmp_path, refused):
   assert (tmp_path / 'file').read_text() == 'mine\n' and len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')
-def test_a_workdir_that_may_not_be_written(tmp_path, refused):
-  (tmp_path / 'locked').mkdir(mode=0o500)
-  refused('train', DIGITS, *SMALL, f'--workdir={tmp_path}/locked', parts=[f'{tmp_path}/locked', 'Permission denied'])
+def test_a_workdir_that_may_not_be_written(tmp_path, refused, monkeypatch):
+  locked = tmp_path / 'locked'
+  locked.mkdir(mode=0o500)
+  if os.geteuid() == 0:  # root may write everywhere
+    make = Path.mkdir
+
+    def mkdir(self, *args, **options):
+      if locked in self.parents and not self.exists():
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+      make(self, *args, **options)
+
+    monkeypatch.setattr(Path, 'mkdir', mkdir)
+  refused('train', DIGITS, *SMALL, f'--workdir={locked}', parts=[locked, 'Permission denied'])
+  assert not list(locked.iterdir())
 
 
 def test_a_run_goes_on_with_other_hardware(run, tmp_path):
