@@ -41,15 +41,16 @@ def main(arguments: list[str]) -> None:
     metrics = known.metrics.split(',') if known.metrics else [done[0][2]['best']['chosen_by']]
     named = {str(path.relative_to(workdir)): reason for path, reason in (failed or {}).items()}
     text = results.markdown(table, metrics, named)
+    written = [f'{workdir}/table.md', 'table.csv', 'table.png']
     try:
       (workdir / 'table.md').write_text(text)
       results.write_csv(table, workdir / 'table.csv')
       results.draw(table, metrics[0], workdir / 'table.png')
       if len(table) <= MOST_CURVES:
         curves.draw_runs(sweep.metrics(runs), metrics[0], workdir / 'curves.png')
+        written.append('curves.png')
     except OSError as error:
       raise cannot_write(workdir, error) from error
-    written = [f'{workdir}/table.md', 'table.csv', 'table.png', *(['curves.png'] if len(table) <= MOST_CURVES else [])]
     print(f'\n{text}\n{", ".join(written)}')
   if failed is None:
     print(f'stopped with {len(done)} of {len(runs)} runs done; the same command goes on from here', file=sys.stderr)

@@ -159,8 +159,8 @@ def build(config: Mapping[str, Any], *, schema: tables.Schema | None = None) -> 
   experiment = Experiment(settings, data, mesh, model, task, prepare)
   experiment.optimizer(Length(10**9, 1.0))
   experiment.alarm()
-  until = steps(settings.augment_until, 'augment_until', epoch=1.0, total=10**9)
-  if not settings.augment and until != 10**9:
+  steps(settings.augment_until, 'augment_until', epoch=1.0, total=10**9)
+  if not settings.augment and settings.augment_until != '100%':
     raise MixerError(f"augment_until is {settings.augment_until!r}, but augment is empty; set augment_until to '100%'")
   jax.eval_shape(prepare, data.batch(1))
   return experiment

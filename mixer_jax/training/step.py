@@ -18,7 +18,7 @@ Batch = dict[str, jax.Array]
 
 def make_train_step(
   graphdef: nnx.GraphDef, *, inputs: Sequence[str], scores: Callable, optimizer: optax.GradientTransformation,
-  prepare: Callable, seed: int, ema: float, accumulate: int, watched: bool, augment_until: int | None = None,
+  prepare: Callable, seed: int, ema: float, accumulate: int, watched: bool, augment_until: int | None,
 ) -> Callable[[TrainState, Batch], TrainState]:  # fmt: skip
   """One step of training, (state, batch) -> state.
 

@@ -105,20 +105,19 @@ def execute(runs: Sequence[Run], data_dir: str | None) -> dict[Path, str] | None
 
 def summaries(runs: Sequence[Run]) -> list[tuple[dict[str, str], int, dict]]:
   """(values, seed, summary.json) of every run that is done."""
-  return [
-    (run.values, run.seed, json.loads((run.workdir / 'summary.json').read_text()))
-    for run in runs
-    if (run.workdir / 'summary.json').exists()
-  ]
+  return [(run.values, run.seed, json.loads((run.workdir / 'summary.json').read_text())) for run in _done(runs)]
 
 
 def metrics(runs: Sequence[Run]) -> dict[str, list[list[dict[str, float]]]]:
   """The lines of metrics.jsonl of the runs that are done, those of all seeds under the name of their combination."""
   result: dict[str, list] = {}
-  for run in runs:
-    if (run.workdir / 'summary.json').exists():
-      result.setdefault(run.workdir.parent.name, []).append(read_metrics(run.workdir))
+  for run in _done(runs):
+    result.setdefault(run.workdir.parent.name, []).append(read_metrics(run.workdir))
   return result
+
+
+def _done(runs: Sequence[Run]) -> list[Run]:
+  return [run for run in runs if (run.workdir / 'summary.json').exists()]
 
 
 def _keep_traceback(workdir: Path) -> None:
