@@ -165,9 +165,8 @@ def make_side(what: str, side: str):
   from mixer_jax.training.step import make_train_loop
 
   config = make_config(what, side)
-  arrays, schema = (
-    make_rows() if what == 'rows' else make_images(config['data'], 64 * 64 if what == 'mnist' else BATCH[what])
-  )
+  examples = 64 * 64 if what == 'mnist' else BATCH[what]
+  arrays, schema = make_rows() if what == 'rows' else make_images(config['data'], examples)
   experiment = experiments.build(config, schema=schema)
   source = sources.Source((), arrays, lambda i: {name: a[i] for name, a in arrays.items()}, len(arrays['label']))
   feeder = batches.Feeder(source, seed=0, batch_size=BATCH[what], mesh=experiment.mesh, resident_mib=2048, workers=0)
