@@ -1,6 +1,7 @@
 """Configs in: a Python file and its overrides -> a ConfigDict; a section of it -> a checked function call."""
 
 import inspect
+import pkgutil
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -79,13 +80,15 @@ def call(function: Callable, settings: Mapping[str, Any], what: str, **context: 
   return function(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}, **given)
 
 
-def named(table: Mapping[str, Callable], settings: Mapping[str, Any], what: str, **context: Any) -> Any:
-  """call() of the function that settings['name'] names in a table."""
+def named(table: Mapping[str, Callable | str], settings: Mapping[str, Any], what: str, **context: Any) -> Any:
+  """call() of the function that settings['name'] names in a table, itself or as 'module:name'."""
   if 'name' not in settings:
     raise MixerError(f'{what}.name is missing; one of {", ".join(sorted(table))}')
   if not isinstance(settings['name'], str) or settings['name'] not in table:
     raise unknown(f'{what}.name', settings['name'], table)
-  return call(table[settings['name']], {k: v for k, v in settings.items() if k != 'name'}, what, **context)
+  function = table[settings['name']]
+  function = pkgutil.resolve_name(function) if isinstance(function, str) else function
+  return call(function, {k: v for k, v in settings.items() if k != 'name'}, what, **context)
 
 
 def _fits(value: Any, kind: Any) -> bool:

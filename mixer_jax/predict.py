@@ -104,7 +104,7 @@ def make_classify(run):
   def probabilities(params, batch):
     prepared = experiment.prepare(batch)
     logits = nnx.merge(experiment.graphdef, params)(*(prepared[name] for name in experiment.data.inputs))
-    if experiment.task.outputs == 1:
+    if experiment.task.output == (1,):
       positive = jax.nn.sigmoid(logits)
       return jnp.concatenate([1 - positive, positive], axis=1)
     return jax.nn.sigmoid(logits) if sigmoid else jax.nn.softmax(logits)

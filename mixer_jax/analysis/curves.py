@@ -17,12 +17,14 @@ STYLES = {'train': ('0.55', '-'), 'val': ('#0072b2', '--'), 'test': ('black', '-
 DASHES = ('--', ':', '-.', (0, (6, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (8, 4)))
 
 
-def draw(lines: Sequence[dict[str, float]], path: Path) -> None:
-  """Draws the lines of metrics.jsonl into a PNG: loss left, error rate right; readable in grey."""
+PANELS = (('loss', 'loss (nats)'), ('accuracy', 'error (%)'))
+
+
+def draw(lines: Sequence[dict[str, float]], path: Path, *, panels: Sequence[tuple[str, str]] = PANELS) -> None:
+  """Draws the lines of metrics.jsonl into a PNG, readable in grey: one panel a metric, accuracies as errors."""
   figure = Figure(figsize=(7, 2.8), layout='constrained')
   FigureCanvasAgg(figure)
-  panels = {'loss': 'loss (nats)', 'accuracy': 'error (%)'}
-  for axes, (metric, label) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+  for axes, (metric, label) in zip(figure.subplots(1, len(panels)), panels, strict=True):
     for split, (colour, dash) in STYLES.items():
       points = [(line['step'], line[f'{split}/{metric}']) for line in lines if f'{split}/{metric}' in line]
       if points:

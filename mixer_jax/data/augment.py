@@ -5,7 +5,7 @@ other entries pass through. A config names augmentations with their settings, fo
 
     config.augment = {'flip': {}, 'crop': {'padding': 4}, 'mixup': {'alpha': 0.5}}
 
-They are applied in the order of `AUGMENTATIONS` (geometry, colour, erasing, mixing), whatever the order in
+They are applied in the order of `AUGMENTATIONS` (geometry, colour, erasing, noise, mixing), whatever the order in
 the config, and each draws from a key of its own, so that adding one does not change what another draws. All
 draws are made on whole-batch shapes: a result depends on the batch and the key alone, not on how the batch is
 split over devices.
@@ -320,6 +320,22 @@ def erasing(
   return _to_images(apply)
 
 
+def noise(features: Features, *, deviation: float) -> Augment:
+  """Adds normal noise to every pixel, without clipping; `target` keeps the image before it.
+
+  The task `reconstruction` then asks for the target: a denoising auto-encoder (Vincent et al. 2008, "Extracting and
+  composing robust features with denoising autoencoders").
+  """
+  _image_shape('noise', features)
+  _check('noise.deviation', deviation, 0)
+
+  def apply(batch, key):
+    image = batch['image']
+    return {**batch, 'image': image + deviation * jax.random.normal(key, image.shape, image.dtype), 'target': image}
+
+  return apply
+
+
 # ---- mixing
 
 
@@ -386,6 +402,7 @@ AUGMENTATIONS: dict[str, Callable[..., Augment]] = {
   'elastic': elastic,
   'color_jitter': color_jitter,
   'erasing': erasing,
+  'noise': noise,
   'cutmix': cutmix,
   'mixup': mixup,
 }

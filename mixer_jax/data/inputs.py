@@ -44,6 +44,11 @@ class Images:
     """What the data tell a model when it is made."""
     return {'image': self.image, 'classes': self.classes}
 
+  @property
+  def for_task(self) -> dict[str, Any]:
+    """What the data tell a task."""
+    return {'classes': self.classes, 'image': self.image, 'mean': self.mean, 'std': self.std}
+
   def batch(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """A raw batch, as it reaches the device."""
     image = jax.ShapeDtypeStruct((size, *self.image), jnp.uint8)
@@ -57,10 +62,12 @@ class Images:
     features = self.batch(batch_size)
     features['image'] = jax.ShapeDtypeStruct(features['image'].shape, jnp.float32)
     augmented = augment.make_augment(augmentations, features=features, classes=self.classes)
-    mixed = jax.eval_shape(augmented, features, jax.random.key(0))['label'].ndim == 2
+    shapes = jax.eval_shape(augmented, features, jax.random.key(0))
 
     def left_alone(batch: Batch, _key) -> Batch:
-      return {**batch, 'label': augment.distribution(batch['label'], self.classes)} if mixed else batch
+      if shapes['label'].ndim == 2:
+        batch = {**batch, 'label': augment.distribution(batch['label'], self.classes)}
+      return {**batch, 'target': batch['image']} if 'target' in shapes else batch
 
     def prepare(batch: Batch, key: jax.Array | None = None, augmenting: jax.Array | bool = True) -> Batch:
       batch = {**batch, 'image': augment.to_float(batch['image'])}
@@ -68,7 +75,8 @@ class Images:
         batch = augmented(batch, key)
       elif key is not None:
         batch = jax.lax.cond(augmenting, augmented, left_alone, batch, key)
-      return {**batch, 'image': augment.normalize(batch['image'], self.mean, self.std)}
+      normal = {name: augment.normalize(batch[name], self.mean, self.std) for name in ('image', 'target') if name in batch}
+      return {**batch, **normal}
 
     return prepare
 
@@ -142,6 +150,10 @@ class Rows:
     schema = self.schema
     vocabularies = tuple((schema.columns.index(name), len(values)) for name, values in schema.categories.items())
     return {'columns': len(schema.columns), 'vocabularies': vocabularies, 'classes': self.classes}
+
+  @property
+  def for_task(self) -> dict[str, Any]:
+    return {'classes': self.classes, 'image': None, 'mean': None, 'std': None}
 
   def batch(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
     return {

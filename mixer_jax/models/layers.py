@@ -46,6 +46,17 @@ def patchify(image: jax.Array, patch: tuple[int, int]) -> jax.Array:
   return einops.rearrange(image, 'b (h p) (w q) c -> (h w) b (p q c)', p=patch[0], q=patch[1])
 
 
+def unpatchify(x: jax.Array, grid: tuple[int, int], patch: tuple[int, int]) -> jax.Array:
+  """[tokens, batch, pixels of a patch] -> [batch, height, width, channels]; undoes patchify."""
+  return einops.rearrange(x, '(h w) b (p q c) -> b (h p) (w q) c', h=grid[0], p=patch[0], q=patch[1])
+
+
+def check_image(wanted: tuple[int, int, int], image: jax.Array) -> None:
+  """Refuses a batch of images of another shape than the model was made for."""
+  if image.shape[1:] != wanted:
+    raise MixerError(f'this model is made for images of shape {wanted}, but got {tuple(image.shape[1:])}')
+
+
 def linear(
   inputs: int,
   outputs: int,

@@ -169,8 +169,7 @@ class MlpMixer(nnx.Module):
       logits [batch, classes], float32; with `intermediates` also a dict: `stem`, `block_0`, ... [batch, tokens,
       channels] and `pre_logits` [batch, width], `logits`.
     """
-    if image.shape[1:] != self.image:
-      raise MixerError(f'this Mixer is built for images of shape {self.image}, but got {tuple(image.shape[1:])}')
+    layers.check_image(self.image, image)
     tokens = self.stem(layers.patchify(image, self.patch).astype(self.dtype))
     x, outputs = self._run_blocks(tokens, rngs)
     x = x.astype(jnp.float32)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mixer_jax.errors import MixerError
+from mixer_jax.errors import MixerError, unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +50,15 @@ def linear(*, peak: float, warmup: str, floor: float, length: Length) -> optax.S
   return _after_warmup(lambda rest: optax.linear_schedule(peak, floor, rest), peak, warmup, length)
 
 
-def cosine(*, peak: float, warmup: str, floor: float, length: Length) -> optax.Schedule:
-  """0 -> peak over the warm-up, then half a cosine to the floor (Loshchilov and Hutter 2017, arXiv 1608.03983)."""
+def cosine(*, peak: float, warmup: str, floor: float, ramp: str = 'linear', length: Length) -> optax.Schedule:
+  """0 -> peak over the warm-up, then half a cosine to the floor (Loshchilov and Hutter 2017, arXiv 1608.03983).
+
+  Args:
+    ramp: how the warm-up rises, `linear` or `sine`: peak x sin(pi / 2 x step / warm-up).
+  """
   _check_floor(floor, peak)
   decay = lambda rest: optax.cosine_decay_schedule(peak, rest, alpha=floor / peak)
-  return _after_warmup(decay, peak, warmup, length)
+  return _after_warmup(decay, peak, warmup, length, ramp)
 
 
 def restarts(*, peak: float, warmup: str, floor: float, period: str, growth: float, length: Length) -> optax.Schedule:
@@ -115,11 +119,21 @@ def _check_floor(floor: float, peak: float) -> None:
     raise MixerError(f'schedule.floor is {floor}, but must be between 0 and the peak {peak}')
 
 
-def _after_warmup(rest: Callable[[int], optax.Schedule], peak: float, warmup: str, length: Length) -> optax.Schedule:
+RAMPS = {
+  'linear': lambda peak, steps: optax.linear_schedule(0.0, peak, steps),
+  'sine': lambda peak, steps: lambda step: peak * jnp.sin(jnp.pi / 2 * jnp.minimum(step / steps, 1)),
+}
+
+
+def _after_warmup(
+  rest: Callable[[int], optax.Schedule], peak: float, warmup: str, length: Length, kind: str = 'linear'
+) -> optax.Schedule:
+  if kind not in RAMPS:
+    raise unknown('schedule.ramp', kind, RAMPS)
   if peak <= 0:
     raise MixerError(f'schedule.peak is {peak}, but must be positive')
   ramp = length.steps(warmup, 'schedule.warmup')
   if ramp >= length.total:
     raise MixerError(f'schedule.warmup is {warmup!r}, {ramp} steps, but the whole run has {length.total}; shorten it')
   after = rest(length.total - ramp)
-  return optax.join_schedules([optax.linear_schedule(0.0, peak, ramp), after], [ramp]) if ramp else after
+  return optax.join_schedules([RAMPS[kind](peak, ramp), after], [ramp]) if ramp else after

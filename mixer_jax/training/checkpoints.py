@@ -22,16 +22,17 @@ class Checkpoints:
   """The checkpoints of a run directory.
 
   Args:
-    best: the metric that decides which one to keep as the best (higher is better), or None.
+    best: the metric that decides which one to keep as the best, or None.
+    highest: whether that is the one with the highest value, or the lowest.
     read_only: nothing in the directory is touched.
   """
 
-  def __init__(self, workdir: Path, *, best: str | None = None, read_only: bool = False):
+  def __init__(self, workdir: Path, *, best: str | None = None, highest: bool = True, read_only: bool = False):
     # Orbax tells every step of every save, and it and its tasks print what they raise.
     for name in ('absl', 'asyncio'):
       logging.getLogger(name).setLevel(logging.CRITICAL)
     self.folder = Path(workdir).resolve() / 'checkpoints'
-    self._best, self._values = best, {}
+    self._best, self._sign, self._values = best, 1 if highest else -1, {}
     options = ocp.CheckpointManagerOptions(
       preservation_policy=self, read_only=read_only, create=not read_only, cleanup_tmp_directories=not read_only
     )
@@ -142,7 +143,7 @@ class Checkpoints:
 
   def _note(self, step: int, metrics: dict[str, float]) -> None:
     if self._best in metrics:
-      self._values[step] = metrics[self._best]
+      self._values[step] = self._sign * metrics[self._best]
 
   def _written(self, step: int) -> dict:
     """What save() wrote beside the state."""

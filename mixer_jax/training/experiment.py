@@ -1,7 +1,9 @@
 """A config -> everything that a run is made of, checked before anything is written."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -66,11 +68,22 @@ class Experiment:
   def parameters(self) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.model, nnx.Param)))
 
-  @property
-  def metrics(self) -> tuple[str, ...]:
+  def metrics(self, *, training: bool = False) -> tuple[str, ...]:
     """The names of the task's numbers."""
-    logits = jax.ShapeDtypeStruct((1, self.task.outputs), jnp.float32)
-    return tuple(jax.eval_shape(self.task.scores, logits, {'label': jax.ShapeDtypeStruct((1,), jnp.int32)}))
+    prepared = jax.eval_shape(self.prepare, self.data.batch(1))
+    output = jax.ShapeDtypeStruct((1, *self.task.output), jnp.float32)
+    return tuple(jax.eval_shape(functools.partial(self.task.scores, training=training), output, prepared))
+
+  @property
+  def best(self) -> str | None:
+    """The number that chooses the best checkpoint: that of `val`, or of `test` where there is no `val`."""
+    split = 'val' if self.data.val else 'test' if self.data.test else None
+    return split and f'{split}/{self.task.best}'
+
+  def best_of(self, lines: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The line of the log, of some, with the best value; the first of several; {} where none has one."""
+    sign = 1 if self.task.highest else -1
+    return max((line for line in lines if self.best in line), key=lambda line: sign * line[self.best], default={})
 
   def init_model(self) -> Any:
     """The model with its first parameters."""
@@ -83,7 +96,7 @@ class Experiment:
   def init_state(self, optimizer: optax.GradientTransformation, *, abstract: bool = False) -> TrainState:
     """The state before the first step, laid out over the mesh; abstract: only its shapes and shardings."""
     watched = watch.names(nnx.state(self.model, nnx.Param)) if self.settings.watch else ()
-    names = (*self.metrics, 'grad_norm', 'steps', 'examples', *watched)
+    names = (*self.metrics(training=True), 'grad_norm', 'steps', 'examples', *watched)
     make = lambda: init_state(self.init_model(), optimizer, ema=self.settings.ema > 0, metrics=names)
     shapes = meshes.shard(jax.eval_shape(make), self.mesh)
     if abstract:
@@ -108,7 +121,7 @@ class Experiment:
 
   def eval_loop(self) -> Callable:
     keep = self.task.report and self.task.report.keep
-    return make_eval_loop(self.eval_step(), self.metrics, meshes.over_batch(self.mesh), keep=keep)
+    return make_eval_loop(self.eval_step(), self.metrics(), meshes.over_batch(self.mesh), keep=keep)
 
   def alarm(self) -> watch.Alarm | None:
     """The alarm of the watch before the first line of the log; None when nothing is watched."""
@@ -153,10 +166,11 @@ def build(config: Mapping[str, Any], *, schema: tables.Schema | None = None) -> 
   mesh = configs.call(meshes.make_mesh, settings.mesh, 'mesh')
   meshes.check_batch('batch_size', settings.batch_size, mesh, settings.accumulate)
   meshes.check_batch('eval_batch_size', settings.eval_batch_size, mesh)
-  task = configs.named(TASKS, settings.task, 'task', classes=data.classes)
+  task = configs.named(TASKS, settings.task, 'task', **data.for_task)
   model = nnx.eval_shape(lambda: make_model(settings, data, task))
   prepare = data.make_prepare(settings.augment, settings.batch_size)
   experiment = Experiment(settings, data, mesh, model, task, prepare)
+  check_output(experiment)
   experiment.optimizer(Length(10**9, 1.0))
   experiment.alarm()
   steps(settings.augment_until, 'augment_until', epoch=1.0, total=10**9)
@@ -166,7 +180,19 @@ def build(config: Mapping[str, Any], *, schema: tables.Schema | None = None) -> 
   return experiment
 
 
+def check_output(experiment: Experiment) -> None:
+  """Refuses a model that does not give what the task scores, such as logits for an image."""
+  s, data = experiment.settings, experiment.data
+  run = lambda batch: experiment.model(*(experiment.prepare(batch)[name] for name in data.inputs))
+  given, wanted = jax.eval_shape(run, data.batch(1)).shape[1:], experiment.task.output
+  if given != wanted:
+    raise MixerError(
+      f'model {s.model["name"]} gives numbers of shape {given} for an example, but task {s.task["name"]} takes'
+      f' {wanted}; set model.name or task.name'
+    )
+
+
 def make_model(settings: Settings, data: Images | Rows, task: Task) -> Any:
   rngs = nnx.Rngs(jax.random.fold_in(jax.random.key(settings.seed), 2**31))
-  context = {**data.for_model, 'outputs': task.outputs, 'rngs': rngs}
+  context = {**data.for_model, 'outputs': math.prod(task.output), 'rngs': rngs}
   return configs.named(MODELS, settings.model, 'model', **context)

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import json
 import signal
 import sys
@@ -85,8 +86,7 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
   first = jax.process_index() == 0
   if first:
     opened.enter_context(start_workdir(workdir, config, source.classes, schema))
-  best = f'{next(iter(heldout))}/accuracy' if heldout else None
-  checkpoints = Checkpoints(workdir, best=best)
+  checkpoints = Checkpoints(workdir, best=experiment.best, highest=experiment.task.highest)
   state = checkpoints.restore_last(shapes, set_aside=True)
   state = experiment.init_state(optimizer) if state is None else state
   step = int(state.step)
@@ -118,7 +118,7 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
       log.progress(step)
 
       if every['log'] and step % every['log'] == 0 or step == length.total:
-        scalars = {f'train/{name}': sums[name] / sums['examples'] for name in experiment.metrics}
+        scalars = {f'train/{name}': sums[name] / sums['examples'] for name in experiment.metrics(training=True)}
         scalars |= {
           'train/grad_norm': sums['grad_norm'] / sums['steps'],
           'train/learning_rate': float(schedule(step - 1)),
@@ -163,7 +163,7 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
       flush=True,
     )
     return None
-  return finish(workdir, config, experiment, length, log.seconds, best)
+  return finish(workdir, config, experiment, length, log.seconds)
 
 
 def evaluate(
@@ -324,13 +324,13 @@ def describe_start(experiment, length, examples: int, step: int, resident: bool)
   )
 
 
-def finish(workdir: Path, config: dict, experiment, length, seconds: float, best: str | None) -> dict:
+def finish(workdir: Path, config: dict, experiment, length, seconds: float) -> dict:
   """summary.json and the figures."""
   lines = read_metrics(workdir)
   last: dict[str, float] = {}
   for line in lines:
     last |= {k: v for k, v in line.items() if not k.startswith('time/') and k != 'step'}
-  of_best = max((line for line in lines if best in line), key=lambda line: line[best], default={})
+  of_best = experiment.best_of(lines)
   examples = length.total * experiment.settings.batch_size
   summary = {
     'config': config,
@@ -341,9 +341,9 @@ def finish(workdir: Path, config: dict, experiment, length, seconds: float, best
     'examples_per_second': round(examples / max(seconds, 1e-9), 1),
     'device': f'{experiment.mesh.size} x {experiment.mesh.devices.flat[0].device_kind}',
     'metrics': last,
-    'best': {'chosen_by': best, **{k: v for k, v in of_best.items() if not k.startswith('time/')}},
+    'best': {'chosen_by': experiment.best, **{k: v for k, v in of_best.items() if not k.startswith('time/')}},
   }
-  figures = {'curves': curves.draw} | ({'watch': curves.draw_watch} if experiment.settings.watch else {})
+  figures = {'curves': functools.partial(curves.draw, panels=experiment.task.panels)} | ({'watch': curves.draw_watch} if experiment.settings.watch else {})
   for name, draw in figures.items():
     figure = workdir / 'figures' / f'{name}.png'
     try:

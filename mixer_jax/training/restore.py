@@ -49,7 +49,9 @@ def restore(workdir: str | Path, *, step: str = 'last') -> Run:
   if step == 'last':
     state = checkpoints.restore_last(shapes, set_aside=False)
   else:
-    wanted = best_step(workdir, checkpoints.steps()) if step == 'best' else int(step) if step.isdecimal() else None
+    kept = [line for line in read_metrics(workdir) if line['step'] in checkpoints.steps()]
+    best = experiment.best_of(kept).get('step')
+    wanted = best if step == 'best' else int(step) if step.isdecimal() else None
     if wanted not in checkpoints.steps():
       raise MixerError(f'{workdir} has no checkpoint {step!r}; it has last, best and the steps {checkpoints.steps()}')
     state = checkpoints.restore(shapes, wanted)
@@ -57,13 +59,3 @@ def restore(workdir: str | Path, *, step: str = 'last') -> Run:
     raise MixerError(f'{workdir} has no checkpoint yet; train there first')
   params = state.params if state.ema is None else state.ema
   return Run(experiment, params, int(state.step), read_json(workdir / 'labels.json'))
-
-
-def best_step(workdir: Path, steps: list[int]) -> int | None:
-  """The step among those kept whose first held-out accuracy is the highest."""
-  lines = [line for line in read_metrics(workdir) if line['step'] in steps]
-  for metric in ('val/accuracy', 'test/accuracy'):
-    scored = [line for line in lines if metric in line]
-    if scored:
-      return max(scored, key=lambda line: line[metric])['step']
-  return None

@@ -83,7 +83,7 @@ def make_eval_step(
   def eval_step(params, batch: Batch) -> tuple[Batch, jax.Array]:
     mask, prepared = batch['mask'], prepare(batch)
     logits = nnx.merge(graphdef, params)(*(prepared[name] for name in inputs))
-    sums = {name: (value * mask).sum() for name, value in scores(logits, batch).items()}
+    sums = {name: (value * mask).sum() for name, value in scores(logits, batch | prepared).items()}
     return sums | {'examples': mask.sum()}, logits
 
   return eval_step

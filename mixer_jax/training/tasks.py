@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,14 +37,22 @@ class Task:
   """What a model is asked.
 
   Attributes:
-    outputs: how many logits it takes.
-    scores: (logits [batch, outputs], batch, training=False) -> {'loss', ...: [batch], float32}.
+    output: shape of what a model gives for one example: (logits,) or (height, width, channels).
+    scores: (output [batch, ...], prepared batch, training=False) -> {'loss', ...: [batch], float32}.
     report: None where means say all.
+    best: the score that chooses the best checkpoint.
+    highest: whether the best score is the highest.
+    panels: what is drawn into curves.png: scores and what their axes are called.
+    pictures: whether the model's output is drawn beside its input.
   """
 
-  outputs: int
+  output: tuple[int, ...]
   scores: Callable[..., Scores]
   report: Report | None = None
+  best: str = 'accuracy'
+  highest: bool = True
+  panels: tuple[tuple[str, str], ...] = (('loss', 'loss (nats)'), ('accuracy', 'error (%)'))
+  pictures: bool = False
 
 
 def classification(*, loss: str, label_smoothing: float, classes: int, report: bool = False) -> Task:
@@ -86,7 +95,7 @@ def classification(*, loss: str, label_smoothing: float, classes: int, report: b
     predicted=lambda kept: kept.astype(int),
     numbers=lambda kept, label: macro_report(kept.astype(int), label, classes),
   )
-  return Task(classes, scores, whole if report else None)
+  return Task((classes,), scores, whole if report else None)
 
 
 def binary(*, positive_weight: float, classes: int) -> Task:
@@ -119,7 +128,7 @@ def binary(*, positive_weight: float, classes: int) -> Task:
     numbers=lambda logit, label: binary_report(sigmoid(logit), label),
     probability=sigmoid,
   )
-  return Task(1, scores, report)
+  return Task((1,), scores, report)
 
 
 def sigmoid(logit: np.ndarray) -> np.ndarray:
@@ -162,4 +171,46 @@ def calibration_error(probability: np.ndarray, label: np.ndarray, bins: int = 15
   return float(np.abs(gap).sum() / len(label))
 
 
-TASKS = {'classification': classification, 'binary': binary}
+def reconstruction(
+  *, loss: str, image: tuple[int, int, int] | None, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
+) -> Task:
+  """The image again, in [0, 1].
+
+  Args:
+    loss: `mse`, the mean squared error over pixels and channels, or `l1`, the mean absolute one.
+
+  Returns:
+    A task whose scores are `loss`, `mse`, and when evaluated `l1`, `psnr` in decibels (of each image, for a range of
+    1; an error of 1e-10 is the least that counts) and `ssim` (Wang et al. 2004; Gaussian windows of 11x11 pixels,
+    smaller for smaller images). Outputs are clipped to [0, 1] for none of them.
+
+  Raises:
+    MixerError: rows instead of images, pixels that are not left in [0, 1], an unknown loss.
+  """
+  losses = {'mse': jnp.square, 'l1': jnp.abs}
+  if loss not in losses:
+    raise unknown('task.loss', loss, losses)
+  if image is None:
+    raise MixerError('task reconstruction needs images, but config.data names a table')
+  if set(mean) != {0} or set(std) != {1}:
+    raise MixerError(
+      f'task reconstruction compares pixels in [0, 1], but data.mean is {list(mean)} and data.std {list(std)}; set'
+      ' them to zeros and ones'
+    )
+
+  def scores(output: jax.Array, batch: dict[str, jax.Array], *, training: bool = False) -> Scores:
+    target = batch.get('target', batch['image'])
+    of_image = lambda values: values.mean(axis=(1, 2, 3))
+    mse = of_image(jnp.square(output - target))
+    result = {'loss': of_image(losses[loss](output - target)), 'mse': mse}
+    if not training:
+      result['l1'] = of_image(jnp.abs(output - target))
+      result['psnr'] = -10 * jnp.log10(jnp.maximum(mse, 1e-10))
+      result['ssim'] = dm_pix.ssim(output, target, filter_size=min(11, *image[:2]))
+    return result
+
+  panels = (('mse', 'mean squared error'), ('psnr', 'PSNR (dB)'))
+  return Task(tuple(image), scores, best='mse', highest=False, panels=panels, pictures=True)
+
+
+TASKS = {'classification': classification, 'binary': binary, 'reconstruction': reconstruction}

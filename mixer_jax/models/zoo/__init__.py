@@ -1,0 +1,1 @@
+"""Models to compare with: one model, one file, imported only when a config names it."""
