@@ -38,6 +38,7 @@ setup(
     'pillow>=11,<14',
     'safetensors>=0.6.2,<0.9',
     'scikit-learn>=1.7,<2',
+    'scipy>=1.14,<2',
     'tensorboardX>=2.6.4,<3',
     'tensorflow-datasets>=4.9.10,<5',
     'tqdm>=4.67,<5',
@@ -56,7 +57,6 @@ setup(
       'pytest>=9,<10',
       'pytest-xdist>=3.8,<4',
       'ruff>=0.17.5,<0.18',
-      'scipy>=1.14,<2',
     ],
     'notebooks': [
       'ipykernel>=7,<8',

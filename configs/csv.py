@@ -7,7 +7,8 @@ Arguments: the file, of which a random fifth is held out, never a copy of a trai
   The label's values in the training file are counted here. Two make a binary task, whose positive class is the last in
   order (1 of 0 and 1, `normal` of `attack` and `normal`), more make a classification. --config.data.label=COLUMN names
   another column too, but counts nothing anew: for other than two classes also set --config.data.classes=N and
-  --config.task="{'name': 'classification', 'loss': 'softmax', 'label_smoothing': 0.0}".
+  --config.task="{'name': 'classification', 'loss': 'softmax', 'label_smoothing': 0.0, 'report':
+  True}".
   --config.data.drop=COLUMN leaves a column out, --config.data.categorical=COLUMN makes categories of numbers; for
   several give it again or write "('a', 'b')", all of the categorical ones then. What is made of the columns is printed
   when training starts; look at it.
@@ -57,7 +58,7 @@ def get_config(arg=None):
   if classes == 2:
     config.task = {'name': 'binary', 'positive_weight': 1.0}
   else:
-    config.task = {'name': 'classification', 'loss': 'softmax', 'label_smoothing': 0.0}
+    config.task = {'name': 'classification', 'loss': 'softmax', 'label_smoothing': 0.0, 'report': True}
   config.data = {
     'name': f'csv:{path}', 'train': split, 'val': val, 'test': test, 'label': label, 'drop': (),
     'categorical': placeholder(tuple), 'scaling': 'quantile', 'column_order': 0, 'classes': classes,

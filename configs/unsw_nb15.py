@@ -66,7 +66,7 @@ def get_config(arg=None):
     })  # fmt: skip
     config.data.update({'train': 'train', 'val': '', 'scaling': 'global'})
     config.optimizer = {'name': 'adam', 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'clip': 1.0}
-    config.watch = {'change': 1e-8, 'loss': 1e-2, 'lines': 5}
+    config.watch = {'change': 2e-6, 'loss': 1e-2, 'lines': 5}
   config.log_every = '1 epoch'
   config.eval_every = '1 epoch'
   config.checkpoint_every = '5 epochs'

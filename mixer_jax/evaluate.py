@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
   report = experiment.task.report
   metrics, kept = loop.evaluate(experiment.eval_loop(), run.params, feeder, report)
   if kept is not None:
-    counts = classes.confusion(kept[:, 1], report.predicted(kept[:, 0]), len(source.classes))
+    counts = classes.confusion(kept[:, -1], report.predicted(kept[:, :-1]), len(source.classes))
     metrics['confusion'] = counts.tolist()
   print(json.dumps({'split': split, 'step': run.step, 'examples': len(source), **metrics}))
 

@@ -346,7 +346,7 @@ def test_what_had_no_value_is_counted(predicted, restored, capsys):
   shown = capsys.readouterr()
   assert 'new.csv: 3 cells of colour: unknown' in shown.err and 'new.csv: 1 cells of weight: missing' in shown.err
   assert shown.out == ''
-  # Any unknown colour is number 0, whose row of the colours' table was never trained, but is not that of a colour.
+  # Any unknown colour is number 0, whose row of the colours' table stayed zero.
   violet = predicted([(*row[:3], 'violet' if row[3] == 'pink' else row[3], row[4]) for row in body])
   assert violet == pink
   red = predicted([(*row[:3], 'red', row[4]) for row in body])

@@ -100,7 +100,8 @@ def draw_runs(runs: Mapping[str, Sequence[Sequence[dict[str, float]]]], metric: 
   """
   figure = Figure(figsize=(11, 3.4), layout='constrained')
   FigureCanvasAgg(figure)
-  panels = {'train/learning_rate': 'rate', 'train/loss': 'train loss', metric: error_label(metric)}
+  unit = ' (nats)' if metric.endswith('accuracy') else ''
+  panels = {'train/learning_rate': 'rate', 'train/loss': f'train loss{unit}', metric: error_label(metric)}
   shades = colormaps['viridis'](np.linspace(0, 0.85, len(runs)))
   for axes, (what, label) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
     for (name, seeds), shade, dash in zip(runs.items(), shades, itertools.cycle(('-', *DASHES)), strict=False):

@@ -19,7 +19,7 @@ from absl import flags
 
 from mixer_jax.data import sources
 
-CHUNK = 512  # the most steps one call runs; a fixed shape for `rows`, so that every call is the same program
+CHUNK = 1024  # the most steps one call runs; a fixed shape for `rows`, so that every call is the same program
 
 
 @functools.lru_cache(maxsize=4)
@@ -95,6 +95,8 @@ class Feeder:
       batch, self._position = self._next, step + 1
       self._next = self._send(next(self._stream))  # goes to the device while this step is computed
       return {'batches': batch}
+    if count > CHUNK:
+      raise ValueError(f'a feed of {count} steps, but it holds {CHUNK} at most')
     padded = np.zeros((CHUNK, self.batch_size), np.int32)
     padded[:count] = [rows(step + i) for i in range(count)]
     return {'data': self._data, 'rows': _put(padded, self._over_batch)}

@@ -23,8 +23,9 @@ class ColumnTokens(nnx.Module):
   """features [batch, columns] and categories [batch, categorical columns] -> tokens [columns, batch, hidden].
 
   A number x becomes x * weight + bias, with a weight and a bias for every column; with `bins`, x is first spread over
-  that many pieces of [-1, 1] (each from 0 to 1 as x goes through it), so that a column can bend. A category is a row of
-  a table, where each column has rows of its own.
+  that many pieces of [-1, 1] (each from 0 to 1 as x goes through it, the outer two on beyond it), so that a column can
+  bend. A category is a row of a table, where each column has rows of its own; that of the unknown values starts from
+  zero, where it stays if training meets none.
   """
 
   def __init__(self, columns: int, vocabularies: tuple[tuple[int, int], ...], hidden: int, *, bins: int, rngs):
@@ -41,6 +42,7 @@ class ColumnTokens(nnx.Module):
       sizes = [size + 1 for size in of_category.values()]
       self.starts = tuple(itertools.accumulate([0, *sizes[:-1]]))
       self.table = nnx.Embed(sum(sizes), hidden, rngs=rngs)
+      self.table.embedding[...] = self.table.embedding[...].at[jnp.array(self.starts)].set(0)
 
   def __call__(self, features: jax.Array, categories: jax.Array) -> jax.Array:
     parts = []
@@ -48,7 +50,9 @@ class ColumnTokens(nnx.Module):
       x = jnp.take(features, jnp.array(self.numbers), axis=1)[..., None]
       if self.bins:
         edges = jnp.linspace(-1, 1, self.bins + 1)[:-1]
-        x = jnp.clip((x - edges) * (self.bins / 2), 0, 1)
+        inner = jnp.arange(self.bins)
+        lowest, highest = jnp.where(inner == 0, -jnp.inf, 0), jnp.where(inner == self.bins - 1, jnp.inf, 1)
+        x = jnp.clip((x - edges) * (self.bins / 2), lowest, highest)
       parts.append(jnp.einsum('bnk,nkc->nbc', x, self.kernel[...]) + self.bias[...][:, None])
     if self.places:
       parts.append(einops.rearrange(self.table(categories + jnp.array(self.starts)), 'b n c -> n b c'))
@@ -65,9 +69,9 @@ class TabularMixer(nnx.Module):
     vocabularies: (place of a categorical column among the columns, number of its values), for every such column.
     outputs: number of logits; 1 for a binary task.
     tokens: `patches` or `columns`, see above.
-    patch: columns in a patch, must divide the columns; only for `patches`.
-    bins: pieces that a number is spread over, 0 for none; only for `columns`, made for data in [-1, 1] such as
-      those of the quantile scaling.
+    patch: columns in a patch, must divide the columns; 1 for `columns`.
+    bins: pieces that a number is spread over, 0 for none and for `patches`; made for data in [-1, 1], such as those of
+      the quantile scaling.
     hidden, blocks: width of a token, number of Mixer blocks.
     token_expansion, channel_expansion: hidden widths of the two MLPs, as multiples of tokens and of `hidden`.
     activation: `gelu` (exact) or `tanh`, the hyperbolic tangent in its place.
@@ -77,7 +81,8 @@ class TabularMixer(nnx.Module):
     init: `original` or `torch`, see layers.linear.
 
   Raises:
-    MixerError: a patch that does not divide the columns, an unknown choice, a rate outside [0, 1).
+    MixerError: a patch that does not divide the columns, an unknown choice, a rate outside [0, 1), a size below 1,
+      `bins` for patches, a `patch` for columns.
   """
 
   def __init__(
@@ -96,6 +101,16 @@ class TabularMixer(nnx.Module):
     for what, rate in (('dropout', dropout), ('stochastic_depth', stochastic_depth)):
       if not 0 <= rate < 1:
         raise MixerError(f'model.{what} is {rate}, but a rate must be in [0, 1)')
+    for what, size in (('hidden', hidden), ('blocks', blocks)):
+      if size < 1:
+        raise MixerError(f'model.{what} is {size}, but must be at least 1')
+    for what, size in (('token_expansion', token_expansion), ('channel_expansion', channel_expansion)):
+      if size <= 0:
+        raise MixerError(f'model.{what} is {size}, but must be above 0')
+    if bins < 0 or bins and tokens == 'patches':
+      raise MixerError(f"model.bins is {bins}, but must be 0 for model.tokens 'patches', and at least 0 for 'columns'")
+    if patch != 1 and tokens == 'columns':
+      raise MixerError(f"model.patch is {patch}, but must be 1 for model.tokens 'columns'")
     if tokens == 'patches' and (patch < 1 or columns % patch):
       raise MixerError(
         f'model.patch is {patch}, which does not divide the {columns} columns; choose a divisor, or drop columns'

@@ -120,8 +120,8 @@ class Experiment:
     return make_eval_step(self.graphdef, inputs=self.data.inputs, scores=self.task.scores, prepare=self.prepare)
 
   def eval_loop(self) -> Callable:
-    keep = self.task.report and self.task.report.keep
-    return make_eval_loop(self.eval_step(), self.metrics(), meshes.over_batch(self.mesh), keep=keep)
+    logits = math.prod(self.task.output) if self.task.report else 0
+    return make_eval_loop(self.eval_step(), self.metrics(), meshes.over_batch(self.mesh), logits=logits)
 
   def alarm(self) -> watch.Alarm | None:
     """The alarm of the watch before the first line of the log; None when nothing is watched."""

@@ -172,7 +172,7 @@ def evaluate(
   """The means of the task's numbers over every example of a feeder, each counted once, and its report.
 
   Returns:
-    numbers by name, and where the task has a report what it keeps of every example beside its label, [examples, 2].
+    numbers by name, and where the task has a report the logits and the label of every example, [examples, logits + 1].
   """
   total: dict[str, float] = {}
   parts = []
@@ -180,7 +180,7 @@ def evaluate(
     sums, kept = eval_loop(params, feed, count)
     total = {name: total.get(name, 0.0) + float(value) for name, value in jax.device_get(sums).items()}
     if report:
-      parts.append(_whole(kept)[:count].reshape(-1, 2))
+      parts.append(_whole(kept)[:count].reshape(-1, kept.shape[-1]))
   examples = total.pop('examples')
   if round(examples) != feeder.size:
     raise RuntimeError(f'evaluated {examples} examples of {feeder.size}')
@@ -188,16 +188,16 @@ def evaluate(
   if not report or not np.isfinite(means['loss']):
     return means, None
   kept = np.concatenate(parts)[: feeder.size]
-  return means | report.numbers(kept[:, 0], kept[:, 1].astype(int)), kept
+  return means | report.numbers(kept[:, :-1], kept[:, -1].astype(int)), kept
 
 
 def draw_report(folder: Path, split: str, report: Report, kept: np.ndarray, names: Sequence[str]) -> None:
   """The figures of a split: what was taken for what, and for two classes what any threshold would give."""
-  number, label = kept[:, 0], kept[:, 1].astype(int)
+  logits, label = kept[:, :-1], kept[:, -1].astype(int)
   try:
-    classes.draw_confusion(label, report.predicted(number), names, folder / f'confusion_{split}.png')
+    classes.draw_confusion(label, report.predicted(logits), names, folder / f'confusion_{split}.png')
     if report.probability and len(np.unique(label)) == 2:
-      classes.draw_thresholds(label, report.probability(number), folder / f'thresholds_{split}.png')
+      classes.draw_thresholds(label, report.probability(logits), folder / f'thresholds_{split}.png')
   except OSError as error:
     raise cannot_write(folder, error) from error
 

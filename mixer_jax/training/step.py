@@ -109,13 +109,11 @@ def make_train_loop(train_step: Callable, state_shardings, batch_sharding) -> Ca
   return train_loop
 
 
-def make_eval_loop(
-  eval_step: Callable, names: tuple[str, ...], batch_sharding, *, keep: Callable | None = None
-) -> Callable:
-  """(params, feed, count) -> sums of eval_step over the first `count` batches of a feed, and what `keep` keeps.
+def make_eval_loop(eval_step: Callable, names: tuple[str, ...], batch_sharding, *, logits: int = 0) -> Callable:
+  """(params, feed, count) -> sums of eval_step over the first `count` batches of a feed, and their logits.
 
   Args:
-    keep: logits -> one number an example, which comes with its label as [batches of the feed, batch, 2]; or None.
+    logits: how many there are, which come with the label as [batches of the feed, batch, logits + 1]; 0 for nothing.
   """
 
   @jax.jit
@@ -125,12 +123,12 @@ def make_eval_loop(
     def body(i, carry):
       sums, kept = carry
       batch = batches.fetch(feed, i, batch_sharding)
-      more, logits = eval_step(params, batch)
-      if keep:
-        kept = kept.at[i].set(jnp.stack([keep(logits), batch['label'].astype(jnp.float32)], axis=-1))
+      more, given = eval_step(params, batch)
+      if logits:
+        kept = kept.at[i].set(jnp.concatenate([given, batch['label'][:, None].astype(jnp.float32)], axis=-1))
       return jax.tree.map(jnp.add, sums, more), kept
 
     zeros = {name: jnp.zeros(()) for name in (*names, 'examples')}
-    return jax.lax.fori_loop(0, count, body, (zeros, jnp.zeros((*mask.shape, 2) if keep else 0)))
+    return jax.lax.fori_loop(0, count, body, (zeros, jnp.zeros((*mask.shape, logits + 1) if logits else 0)))
 
   return eval_loop

@@ -1,6 +1,7 @@
 """Tasks by name: what is predicted, its loss and its metrics, one number per example, or of a whole split."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import dm_pix
@@ -20,13 +21,11 @@ class Report:
   """What is said of a whole evaluated split, beside means over its examples.
 
   Attributes:
-    keep: logits [batch, outputs] -> [batch], float32: the one number that is kept of every example.
-    predicted: numbers kept -> classes, int [examples].
-    numbers: (numbers kept, labels) -> {name: number}.
-    probability: numbers kept -> probability of label 1; None where there are more than two classes.
+    predicted: logits [examples, outputs] -> classes, int [examples].
+    numbers: (logits, labels) -> {name: number}.
+    probability: logits -> probability of label 1; None where there are more than two classes.
   """
 
-  keep: Callable[[jax.Array], jax.Array]
   predicted: Callable[[np.ndarray], np.ndarray]
   numbers: Callable[[np.ndarray, np.ndarray], dict[str, float]]
   probability: Callable[[np.ndarray], np.ndarray] | None = None
@@ -62,8 +61,7 @@ def classification(*, loss: str, label_smoothing: float, classes: int, report: b
     loss: `softmax` cross-entropy, or `sigmoid`: the sum over the classes of binary cross-entropies, as big_vision's.
     label_smoothing: moves this share of the label evenly over all classes (Szegedy et al. 2016, arXiv 1512.00567);
       in training only.
-    report: adds what depends on all examples: precision, recall and F1, each the mean over the classes, and a
-      confusion matrix.
+    report: adds what depends on all examples, see classes_report, and a confusion matrix.
 
   Returns:
     A task whose scores are `loss`, `accuracy` and `top5`. Labels are int32 [batch], or float32 [batch, classes]
@@ -90,10 +88,10 @@ def classification(*, loss: str, label_smoothing: float, classes: int, report: b
       result['top5'] = (top == truth[:, None]).any(axis=-1)
     return {name: value.astype(jnp.float32) for name, value in result.items()}
 
+  probability = functools.partial(special.softmax, axis=-1) if loss == 'softmax' else special.expit
   whole = Report(
-    keep=lambda logits: logits.argmax(axis=-1).astype(jnp.float32),
-    predicted=lambda kept: kept.astype(int),
-    numbers=lambda kept, label: macro_report(kept.astype(int), label, classes),
+    predicted=lambda logits: logits.argmax(axis=-1),
+    numbers=lambda logits, label: classes_report(probability(logits.astype(np.float64)), label),
   )
   return Task((classes,), scores, whole if report else None)
 
@@ -123,10 +121,9 @@ def binary(*, positive_weight: float, classes: int) -> Task:
     return {'loss': loss, 'accuracy': ((logit > 0) == (label == 1)).astype(jnp.float32)}
 
   report = Report(
-    keep=lambda logits: logits[:, 0],
-    predicted=lambda logit: (logit > 0).astype(int),
-    numbers=lambda logit, label: binary_report(sigmoid(logit), label),
-    probability=sigmoid,
+    predicted=lambda logits: (logits[:, 0] > 0).astype(int),
+    numbers=lambda logits, label: binary_report(sigmoid(logits[:, 0]), label),
+    probability=lambda logits: sigmoid(logits[:, 0]),
   )
   return Task((1,), scores, report)
 
@@ -135,14 +132,32 @@ def sigmoid(logit: np.ndarray) -> np.ndarray:
   return special.expit(logit.astype(np.float64))
 
 
-def macro_report(predicted: np.ndarray, label: np.ndarray, classes: int) -> dict[str, float]:
-  """Precision, recall and F1, the means over the classes; 0 for what a class without examples leaves undefined."""
+def classes_report(probability: np.ndarray, label: np.ndarray) -> dict[str, float]:
+  """What a table of results says of a classifier of several classes; probability is [examples, classes].
+
+  Precision, recall, specificity and F1 are means over the classes, each against all others, with 0 for what a class
+  without examples leaves undefined; so are ROC AUC and average precision, over the classes that some examples have
+  and some have not. The calibration error is that of the class predicted.
+  """
   from sklearn import metrics
 
-  numbers = metrics.precision_recall_fscore_support(
-    label, predicted, labels=range(classes), average='macro', zero_division=0.0
+  count = probability.shape[1]
+  predicted = probability.argmax(axis=1)
+  precision, recall, f1, _ = metrics.precision_recall_fscore_support(
+    label, predicted, labels=range(count), average='macro', zero_division=0.0
   )
-  return dict(zip(('macro_precision', 'macro_recall', 'macro_f1'), map(float, numbers[:3]), strict=True))
+  against = [(label == k, predicted == k, probability[:, k]) for k in range(count)]
+  others = [(~taken[~is_k]).mean() if (~is_k).any() else 0.0 for is_k, taken, _ in against]
+  ranked = [(is_k, score) for is_k, _, score in against if is_k.any() and not is_k.all()]
+  of_ranks = {'macro_roc_auc': metrics.roc_auc_score, 'macro_average_precision': metrics.average_precision_score}
+  return {
+    'macro_precision': float(precision),
+    'macro_recall': float(recall),
+    'macro_specificity': float(np.mean(others)),
+    'macro_f1': float(f1),
+    **{name: float(np.mean([rank(*pair) for pair in ranked])) for name, rank in of_ranks.items() if ranked},
+    'calibration_error': calibration_error(probability.max(axis=1), (predicted == label).astype(int)),
+  }
 
 
 def binary_report(probability: np.ndarray, label: np.ndarray) -> dict[str, float]:

@@ -159,7 +159,7 @@ def test_several_runs_in_one_figure(tmp_path, drawn):
   runs = {'a': seeds, 'b': [[{'step': 2, 'val/accuracy': 0.75}]]}
   curves.draw_runs(runs, 'val/accuracy', tmp_path / 'curves.png')
   rate, loss, error = drawn[0].axes
-  assert [axes.get_ylabel() for axes in drawn[0].axes] == ['rate', 'train loss', 'val error (%)']
+  assert [axes.get_ylabel() for axes in drawn[0].axes] == ['rate', 'train loss (nats)', 'val error (%)']
   assert [len(axes.lines) for axes in (rate, loss, error)] == [2, 2, 3]
   assert [line.get_ydata()[0] for line in error.lines] == pytest.approx([10, 20, 25])
   assert [text.get_text() for text in drawn[0].legends[0].texts] == ['a', 'b']

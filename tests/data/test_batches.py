@@ -93,6 +93,18 @@ def test_resident_feeds_hold_the_batches_of_their_steps():
     assert_batch(fetched(feed, i), expected(8 + i))
 
 
+def test_an_epoch_of_20_000_rows_in_one_call():
+  rows = sources.Source(('a',), {'label': np.arange(20_000, dtype=np.int32)}, lambda i: {'label': np.int32(i)}, 20_000)
+  feed = batches.Feeder(rows, seed=7, batch_size=32, mesh=MESH, resident_mib=100.0, workers=0).train(0, 625)
+  labels = np.asarray(feed['data']['label'])[np.asarray(feed['rows'])[:625]]
+  np.testing.assert_array_equal(np.sort(labels, axis=None), np.arange(20_000))
+
+
+def test_a_feed_refuses_more_steps_than_it_holds():
+  with pytest.raises(ValueError, match=f'a feed of {batches.CHUNK + 1} steps, but it holds {batches.CHUNK}'):
+    feeder().train(0, batches.CHUNK + 1)
+
+
 @pytest.mark.parametrize('workers', [0, 2])
 def test_streamed_feeds_are_the_same_from_any_step(workers):
   streamed = feeder(resident_mib=0.0, workers=workers)

@@ -68,13 +68,26 @@ def test_a_table_of_categories_alone():
 
 
 def test_pieces_by_hand():
-  # Four pieces of [-1, 1]: 0.25 fills two, half of the third and nothing of the last.
+  # Four pieces of [-1, 1]: 0.25 fills two, half of the third and nothing of the last; the outer two go on for ever.
   tokens = ColumnTokens(1, (), 3, bins=4, rngs=nnx.Rngs(0))
   kernel, bias = np.asarray(tokens.kernel[...])[0], np.asarray(tokens.bias[...])[0]
-  x = jnp.array([[0.25], [-1.0], [1.0], [7.0]])
-  spread = np.array([[1, 1, 0.5, 0], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]])
-  out = tokens(x, jnp.zeros((4, 0), jnp.int32))
+  x = jnp.array([[0.25], [-1.0], [1.0], [7.0], [-2.0]])
+  spread = np.array([[1, 1, 0.5, 0], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 1, 13], [-2, 0, 0, 0]])
+  out = tokens(x, jnp.zeros((5, 0), jnp.int32))
   np.testing.assert_allclose(out[0], spread @ kernel + bias, rtol=1e-5, atol=1e-6)
+
+
+def test_one_piece_is_a_straight_line():
+  tokens = ColumnTokens(1, (), 3, bins=1, rngs=nnx.Rngs(0))
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(9, 1)) * 3, jnp.float32)
+  wanted = (x + 1) / 2 * tokens.kernel[...][0, 0] + tokens.bias[...][0]
+  np.testing.assert_allclose(tokens(x, jnp.zeros((9, 0), jnp.int32))[0], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_an_unknown_category_starts_from_nothing():
+  tokens = ColumnTokens(6, VOCABULARIES, 8, bins=0, rngs=nnx.Rngs(0))
+  for rows_ in embeddings(tokens, VOCABULARIES):
+    assert not rows_[0].any() and (rows_[1:] != 0).any(axis=1).all()
 
 
 def test_patches_are_neighbours():
@@ -170,6 +183,13 @@ def test_activation():
     ({'activation': 'relu'}, "unknown model.activation 'relu'"),
     ({'pool': 'max'}, "unknown model.pool 'max'"),
     ({'dropout': 1.0}, 'model.dropout is 1.0'),
+    ({'hidden': 0}, 'model.hidden is 0, but must be at least 1'),
+    ({'blocks': -1}, 'model.blocks is -1, but must be at least 1'),
+    ({'token_expansion': -1.0}, 'model.token_expansion is -1.0, but must be above 0'),
+    ({'channel_expansion': 0.0}, 'model.channel_expansion is 0.0, but must be above 0'),
+    ({'bins': -2}, 'model.bins is -2'),
+    ({'bins': 8, 'tokens': 'patches'}, "model.bins is 8, but must be 0 for model.tokens 'patches'"),
+    ({'patch': 3}, "model.patch is 3, but must be 1 for model.tokens 'columns'"),
   ],
 )
 def test_what_is_refused(settings, message):

@@ -74,18 +74,44 @@ def test_refusals():
 
 def test_the_report_of_classes_is_scikit_learns():
   task = tasks.classification(loss='softmax', label_smoothing=0.0, classes=8, report=True)
-  kept = np.asarray(task.report.keep(jnp.asarray(LOGITS)))
-  np.testing.assert_array_equal(task.report.predicted(kept), LOGITS.argmax(1))
-  numbers = task.report.numbers(kept, LABEL)
+  np.testing.assert_array_equal(task.report.predicted(LOGITS), LOGITS.argmax(1))
+  numbers = task.report.numbers(LOGITS, LABEL)
   for name, score in (('precision', metrics.precision_score), ('recall', metrics.recall_score)):
     assert numbers[f'macro_{name}'] == pytest.approx(score(LABEL, LOGITS.argmax(1), average='macro', zero_division=0))
   assert numbers['macro_f1'] == pytest.approx(metrics.f1_score(LABEL, LOGITS.argmax(1), average='macro'))
-  assert set(numbers) == {'macro_precision', 'macro_recall', 'macro_f1'}
+  probability = np.exp(log_softmax(LOGITS))
+  area = metrics.roc_auc_score(LABEL, probability, multi_class='ovr', average='macro')
+  assert numbers['macro_roc_auc'] == pytest.approx(area)
+  precision = metrics.average_precision_score(np.eye(8)[LABEL], probability, average='macro')
+  assert numbers['macro_average_precision'] == pytest.approx(precision)
+  (tn, fp), (_, _) = metrics.multilabel_confusion_matrix(LABEL, LOGITS.argmax(1)).transpose(1, 2, 0)
+  assert numbers['macro_specificity'] == pytest.approx((tn / (tn + fp)).mean())
+  right = (LOGITS.argmax(1) == LABEL).astype(int)
+  assert numbers['calibration_error'] == pytest.approx(binned_gap(probability.max(1), right))
+  assert len(numbers) == 7
+
+
+def binned_gap(probability, label, bins=15):
+  """The calibration error bin by bin."""
+  place = np.digitize(probability, np.linspace(0, 1, bins + 1)[1:-1])
+  parts = [(probability[place == i], label[place == i]) for i in np.unique(place)]
+  return sum(len(p) / len(label) * abs(p.mean() - of.mean()) for p, of in parts)
+
+
+def test_sigmoids_are_reported_as_they_are():
+  report = tasks.classification(loss='sigmoid', label_smoothing=0.0, classes=8, report=True).report
+  area = [metrics.roc_auc_score(k == LABEL, LOGITS[:, k]) for k in range(8)]
+  assert report.numbers(LOGITS, LABEL)['macro_roc_auc'] == pytest.approx(np.mean(area))
 
 
 def test_a_class_without_examples_counts_as_nothing():
-  numbers = tasks.macro_report(np.array([0, 1]), np.array([0, 1]), classes=3)
-  assert numbers['macro_f1'] == pytest.approx(2 / 3)
+  numbers = tasks.classes_report(np.eye(3)[[0, 1]], np.array([0, 1]))
+  assert numbers['macro_f1'] == pytest.approx(2 / 3) and numbers['macro_roc_auc'] == 1
+
+
+def test_one_class_of_several_alone_has_no_ranking():
+  numbers = tasks.classes_report(np.full((4, 3), 1 / 3), np.zeros(4, int))
+  assert 'macro_roc_auc' not in numbers and numbers['macro_specificity'] == pytest.approx(2 / 3)
 
 
 # ---- two classes
@@ -116,9 +142,8 @@ def test_the_positive_weight_counts_in_training_only():
 
 def test_the_binary_report_is_scikit_learns():
   report = binary().report
-  kept = np.asarray(report.keep(jnp.asarray(LOGIT)))
-  predicted = report.predicted(kept)
-  numbers = report.numbers(kept, SIGN)
+  predicted = report.predicted(LOGIT)
+  numbers = report.numbers(LOGIT, SIGN)
   expected = {
     'precision': metrics.precision_score(SIGN, predicted),
     'recall': metrics.recall_score(SIGN, predicted),
@@ -136,8 +161,12 @@ def test_the_binary_report_is_scikit_learns():
 
 
 def test_one_class_alone_has_no_ranking():
-  numbers = binary().report.numbers(LOGIT[:, 0], np.ones(200, int))
+  numbers = binary().report.numbers(LOGIT, np.ones(200, int))
   assert numbers['specificity'] == 0 and 'roc_auc' not in numbers and 'average_precision' not in numbers
+
+
+def test_calibration_error_of_random_probabilities():
+  assert tasks.calibration_error(PROBABILITY, SIGN) == pytest.approx(binned_gap(PROBABILITY, SIGN))
 
 
 def test_calibration_error_by_hand():

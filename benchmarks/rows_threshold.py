@@ -1,0 +1,91 @@
+"""What finished binary runs of a table make of the test rows with other decisions than probability one half.
+
+  python benchmarks/rows_threshold.py runs/unsw_ours/*/seed*
+
+`threshold of val`: the one with the highest accuracy on the run's val split, the middle one of several. `EM`: the
+probabilities moved to the share of positives that makes them agree with themselves on the test rows, which needs their
+features and no label (Saerens et al. 2002, "Adjusting the outputs of a classifier to new a priori probabilities").
+`hindsight`: the best threshold on the test rows, which uses their labels: no result, a bound. Prints a Markdown table:
+accuracy on val and test, mean and deviation over the runs.
+"""
+
+import argparse
+import statistics
+
+import numpy as np
+
+from mixer_jax import predict
+from mixer_jax.training import restore
+
+ROWS = 256
+
+
+def score(run, split: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
+  """Probabilities of the positive class, and labels."""
+  arrays = run.experiment.data.source(split, data_dir).arrays
+  inputs = {name: arrays[name] for name in run.experiment.data.inputs}
+  return predict.make_classify(run)(inputs, ROWS)[:, 1].astype(np.float64), arrays['label']
+
+
+def accuracy(probability: np.ndarray, label: np.ndarray, threshold: float = 0.5) -> float:
+  return 100 * ((probability > threshold) == label).mean()
+
+
+def best_threshold(probability: np.ndarray, label: np.ndarray) -> float:
+  order = np.argsort(probability)
+  values, label = probability[order], label[order]
+  # With the cut before row i, the rows before it are taken for negatives.
+  right = np.concatenate([[0], np.cumsum(label == 0)]) + label.sum() - np.concatenate([[0], np.cumsum(label)])
+  edges = np.concatenate([[0], (values[1:] + values[:-1]) / 2, [1]])
+  possible = np.concatenate([[True], np.diff(values) > 0, [True]])
+  best = np.flatnonzero(possible & (right == right[possible].max()))
+  return float(edges[best[len(best) // 2]])
+
+
+def adapt(probability: np.ndarray, prior: float) -> np.ndarray:
+  """The probabilities for the share of positives that is their own mean, starting from that of the training rows."""
+  odds = probability / np.maximum(1 - probability, 1e-12)
+  share = prior
+  for _ in range(1000):
+    moved = odds * share / (1 - share) * (1 - prior) / prior
+    moved = moved / (1 + moved)
+    if abs(moved.mean() - share) < 1e-9:
+      break
+    share = moved.mean()
+  return moved
+
+
+def main() -> None:
+  options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  options.add_argument('runs', nargs='+', help='run directories')
+  options.add_argument('--data_dir')
+  known = options.parse_args()
+  table: dict[str, list[tuple[float, float]]] = {}
+  numbers: dict[str, list[float]] = {'threshold of val': [], 'share of positives by EM (%)': []}
+  for workdir in known.runs:
+    run = restore.restore(workdir)
+    data = run.experiment.data
+    val, test = (score(run, split, known.data_dir) for split in (data.val, data.test))
+    prior = data.source(data.train, known.data_dir).arrays['label'].mean()
+    threshold, moved = best_threshold(*val), adapt(test[0], prior)
+    numbers['threshold of val'].append(threshold)
+    numbers['share of positives by EM (%)'].append(100 * moved.mean())
+    for name, pair in {
+      'one half': (accuracy(*val), accuracy(*test)),
+      'threshold of val': (accuracy(*val, threshold), accuracy(*test, threshold)),
+      'EM': (accuracy(adapt(val[0], prior), val[1]), accuracy(moved, test[1])),
+      'hindsight (uses test labels)': (float('nan'), accuracy(*test, best_threshold(*test))),
+    }.items():
+      table.setdefault(name, []).append(pair)
+  show = lambda values: (
+    f'{statistics.fmean(values):.2f}' + (f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else '')
+  )
+  print('| decision | val accuracy | test accuracy |\n|---|---|---|')
+  for name, pairs in table.items():
+    val, test = zip(*pairs, strict=True)
+    print(f'| {name} | {"" if np.isnan(val[0]) else show(val)} | {show(test)} |')
+  print(f'\n{len(known.runs)} runs; ' + '; '.join(f'{name}: {show(values)}' for name, values in numbers.items()))
+
+
+if __name__ == '__main__':
+  main()
