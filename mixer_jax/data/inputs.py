@@ -75,7 +75,9 @@ class Images:
         batch = augmented(batch, key)
       elif key is not None:
         batch = jax.lax.cond(augmenting, augmented, left_alone, batch, key)
-      normal = {name: augment.normalize(batch[name], self.mean, self.std) for name in ('image', 'target') if name in batch}
+      normal = {
+        name: augment.normalize(batch[name], self.mean, self.std) for name in ('image', 'target') if name in batch
+      }
       return {**batch, **normal}
 
     return prepare

@@ -121,7 +121,9 @@ class MixingAutoencoder(nnx.Module):
     if mixing not in MIXINGS:
       raise unknown('model.mixing', mixing, MIXINGS)
     if sorted(set(after)) != sorted(after) or not set(after) <= set(range(1, len(widths) + 1)):
-      raise MixerError(f'model.after is {list(after)}, but must name some of the {len(widths)} layers, from 1, once each')
+      raise MixerError(
+        f'model.after is {list(after)}, but must name some of the {len(widths)} layers, from 1, once each'
+      )
     patches, pixels = self.grid[0] * self.grid[1], math.prod(self.patch) * image[2]
     linear = lambda i, o: layers.linear(i, o, init='torch', dtype=jnp.float32, rngs=rngs)
     mix = lambda width, mirrored: make_mixing(mixing, self.grid, width, kernel=kernel, mirrored=mirrored, rngs=rngs)
@@ -193,7 +195,9 @@ class MixerAutoencoder(nnx.Module):
       if size < 1:
         raise MixerError(f'model.{what} is {size}, but must be at least 1')
     if encoder_blocks < 0 or decoder_blocks < 0:
-      raise MixerError(f'model.encoder_blocks is {encoder_blocks} and model.decoder_blocks {decoder_blocks}; not below 0')
+      raise MixerError(
+        f'model.encoder_blocks is {encoder_blocks} and model.decoder_blocks {decoder_blocks}; not below 0'
+      )
     tokens, pixels = self.grid[0] * self.grid[1], math.prod(self.patch) * image[2]
     linear = lambda i, o: layers.linear(i, o, init='original', dtype=jnp.float32, rngs=rngs)
     blocks = lambda count: nnx.List([

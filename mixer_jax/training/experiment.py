@@ -183,8 +183,13 @@ def build(config: Mapping[str, Any], *, schema: tables.Schema | None = None) -> 
 def check_output(experiment: Experiment) -> None:
   """Refuses a model that does not give what the task scores, such as logits for an image."""
   s, data = experiment.settings, experiment.data
-  run = lambda batch: experiment.model(*(experiment.prepare(batch)[name] for name in data.inputs))
-  given, wanted = jax.eval_shape(run, data.batch(1)).shape[1:], experiment.task.output
+  graphdef, params = nnx.split(experiment.model, nnx.Param)
+
+  def run(params, batch):
+    prepared = experiment.prepare(batch)
+    return nnx.merge(graphdef, params)(*(prepared[name] for name in data.inputs))
+
+  given, wanted = jax.eval_shape(run, params, data.batch(1)).shape[1:], experiment.task.output
   if given != wanted:
     raise MixerError(
       f'model {s.model["name"]} gives numbers of shape {given} for an example, but task {s.task["name"]} takes'

@@ -22,7 +22,7 @@ from mixer_jax.errors import MixerError
 from mixer_jax.optim import schedules
 from mixer_jax.training import experiment as experiments
 from mixer_jax.training import mesh as meshes
-from mixer_jax.training import watch
+from mixer_jax.training import pictures, watch
 from mixer_jax.training.checkpoints import Checkpoints
 from mixer_jax.training.logging import Log, cannot_write, read_metrics, write_json
 from mixer_jax.training.step import make_train_loop
@@ -147,6 +147,13 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
           )
         if evaluated:
           log.write(step, evaluated)
+        if heldout and experiment.task.pictures:
+          whole = jax.tree.map(_whole, params)
+          shown = experiment, whole, next(iter(heldout.values())), workdir / 'figures'
+          if first:
+            pictures.draw_reconstructions(*shown, step)
+          if first and step == length.total:
+            pictures.draw_codes(*shown)
       if evaluated or step == length.total or every['checkpoint'] and step % every['checkpoint'] == 0:
         checkpoints.save(step, state, evaluated)
       stopping = bool(_agreed(stop.asked))  # A signal between here and the next look at it waits for that one.
@@ -343,7 +350,9 @@ def finish(workdir: Path, config: dict, experiment, length, seconds: float) -> d
     'metrics': last,
     'best': {'chosen_by': experiment.best, **{k: v for k, v in of_best.items() if not k.startswith('time/')}},
   }
-  figures = {'curves': functools.partial(curves.draw, panels=experiment.task.panels)} | ({'watch': curves.draw_watch} if experiment.settings.watch else {})
+  figures = {'curves': functools.partial(curves.draw, panels=experiment.task.panels)} | (
+    {'watch': curves.draw_watch} if experiment.settings.watch else {}
+  )
   for name, draw in figures.items():
     figure = workdir / 'figures' / f'{name}.png'
     try:

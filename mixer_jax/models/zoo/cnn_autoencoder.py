@@ -30,9 +30,7 @@ class CnnAutoencoder(nnx.Module):
     MixerError: an image that the convolutions leave nothing of.
   """
 
-  def __init__(
-    self, *, image: tuple[int, int, int], channels: tuple[int, ...], kernel: int, code: int, rngs: nnx.Rngs
-  ):
+  def __init__(self, *, image: tuple[int, int, int], channels: tuple[int, ...], kernel: int, code: int, rngs: nnx.Rngs):
     self.image, self.code = tuple(image), code
     lost = len(channels) * (kernel - 1)
     self.inner = (image[0] - lost, image[1] - lost, channels[-1] if channels else image[2])
@@ -158,7 +156,9 @@ class ScriptedAutoencoder(nnx.Module):
     self.image, steps = tuple(image), read_script(script, image[2])
     down = math.prod(step.side for step in steps if isinstance(step, Down))
     if image[0] % down or image[1] % down:
-      raise MixerError(f'model.script makes the image {down} times smaller, which does not divide {image[0]}x{image[1]}')
+      raise MixerError(
+        f'model.script makes the image {down} times smaller, which does not divide {image[0]}x{image[1]}'
+      )
     if not isinstance(steps[-1], Conv):
       raise MixerError(f'model.script ends with down{steps[-1].side}; end it with a convolution such as ch=1')
     self.inner = (image[0] // down, image[1] // down, steps[-1].outputs)

@@ -1,0 +1,38 @@
+"""A Mixer auto-encoder of scikit-learn's bundled 8x8 digits: 64 pixels become 8 numbers.
+
+Source: ours, the blocks of arXiv 2105.01601 around a code.
+Expected: docs/results/autoencoder_digits.md.
+Hardware: 2 CPU cores.
+Command: python -m mixer_jax.train --config=configs/digits_autoencoder.py --workdir=runs/digits_autoencoder
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config():
+  config = ConfigDict()
+  config.seed = 0
+  config.total = '200 epochs'
+  config.batch_size = 64
+  config.eval_batch_size = 359
+  config.accumulate = 1
+  config.ema = 0.998
+  config.model = {
+    'name': 'mixer_autoencoder', 'patch': 2, 'hidden': 48, 'encoder_blocks': 2, 'decoder_blocks': 2, 'token_mlp': 32,
+    'channel_mlp': 96, 'bottleneck': 48, 'code': 8,
+  }  # fmt: skip
+  config.task = {'name': 'reconstruction', 'loss': 'mse'}
+  config.data = {
+    'name': 'digits', 'train': 'train[:80%]', 'val': '', 'test': 'train[80%:]', 'image': (8, 8, 1), 'classes': 10,
+    'mean': (0.0,), 'std': (1.0,), 'resident_mib': 2048.0, 'workers': 0,
+  }  # fmt: skip
+  config.augment = {}
+  config.augment_until = '100%'
+  config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.05, 'clip': 1.0}
+  config.schedule = {'name': 'cosine', 'peak': 3e-3, 'warmup': '5%', 'floor': 1e-6, 'ramp': 'linear'}
+  config.mesh = {'data': -1, 'fsdp': 1}
+  config.watch = {}
+  config.log_every = '100 steps'
+  config.eval_every = '10%'
+  config.checkpoint_every = '10%'
+  return config
