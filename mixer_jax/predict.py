@@ -1,11 +1,16 @@
-"""Classifies images or rows of a table with a run and writes a CSV.
+"""Classifies images or rows of a table with a run and writes a CSV; with an auto-encoder, makes codes or images.
 
   python -m mixer_jax.predict --workdir=runs/digits --input photo.jpg scans/ 'more/*.png' --output=classes.csv
   python -m mixer_jax.predict --workdir=runs/unsw --input=connections.csv --output=classes.csv
+  python -m mixer_jax.predict --workdir=runs/codes --input scans/ --output=pictures            # reconstructions
+  python -m mixer_jax.predict --workdir=runs/codes --input scans/ --output=codes.npy --encode
+  python -m mixer_jax.predict --workdir=runs/codes --input=codes.npy --output=pictures --decode
 
 Images: file, class, probability, then the next four classes. Images of any size are resized and cropped as in training;
 folders are searched for images. Rows: row, prediction, probability, for every row in order, by the schema and scaling
 of the run; the file may hold the label and the columns that the run dropped, and no others.
+Codes: float32 [images, code], one row an image, in the order of the files. Pictures: a folder of PNG files, numbered in
+the order of the images or codes; values outside [0, 1] become black or white.
 """
 
 import csv
@@ -121,27 +126,45 @@ def make_classify(run):
 def main(arguments: list[str]) -> None:
   options = doors.parser('predict', __doc__)
   options.add_argument('--workdir', required=True, help='the run directory')
-  options.add_argument('--input', required=True, nargs='+', help='images, folders of images or patterns; or a CSV file')
-  options.add_argument('--output', required=True, help='the CSV file to write')
+  options.add_argument(
+    '--input', required=True, nargs='+', help='images, folders of images or patterns; or a CSV or .npy file'
+  )
+  options.add_argument('--output', required=True, help='the CSV or .npy file, or the folder of pictures, to write')
+  kind = options.add_mutually_exclusive_group()
+  kind.add_argument('--encode', action='store_true', help='images to codes')
+  kind.add_argument('--decode', action='store_true', help='codes to images')
   options.add_argument('--checkpoint', default='last', help='last, best or a step')
   known = options.parse_args(arguments)
   doors.use_compilation_cache()
   from mixer_jax.data.inputs import Rows
-  from mixer_jax.training import restore
+  from mixer_jax.training import autoencoding, restore
 
   run = restore.restore(known.workdir, step=known.checkpoint)
-  classify = classify_rows if isinstance(run.experiment.data, Rows) else classify_images
+  has_code = run.experiment.task.pictures
+  if (known.encode or known.decode) and not has_code:
+    flag, task = '--encode' if known.encode else '--decode', run.experiment.settings.task['name']
+    raise MixerError(f'{flag} needs the run of an auto-encoder, but {known.workdir} has the task {task}')
   if any(Path(known.output).exists() and os.path.samefile(known.output, p) for p in known.input if Path(p).exists()):
     raise MixerError(f'--output={known.output} is the --input too, and would be written over; choose another place')
-  part = f'{known.output}.part'
+  output = Path(known.output)
+  part = output.with_name(f'{output.name}.part')
   try:
-    with open(part, 'w', newline='') as file:
-      told = classify(run, known.input, csv.writer(file).writerow)
-    os.replace(part, known.output)
+    if known.decode:
+      told = autoencoding.decode_codes(run, known.input, output)
+    elif has_code and not known.encode:
+      told = autoencoding.reconstruct_images(run, find(known.input), output)
+    else:
+      if known.encode:
+        told = autoencoding.encode_images(run, find(known.input), part)
+      else:
+        classify = classify_rows if isinstance(run.experiment.data, Rows) else classify_images
+        with part.open('w', newline='') as file:
+          told = classify(run, known.input, csv.writer(file).writerow)
+      os.replace(part, output)
   except OSError as error:
     raise MixerError(f'cannot write --output={known.output} ({error.strerror}); choose another place') from error
   finally:
-    Path(part).unlink(missing_ok=True)
+    part.unlink(missing_ok=True)
   print(f'{told} -> {known.output}')
 
 

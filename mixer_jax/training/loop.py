@@ -350,9 +350,8 @@ def finish(workdir: Path, config: dict, experiment, length, seconds: float) -> d
     'metrics': last,
     'best': {'chosen_by': experiment.best, **{k: v for k, v in of_best.items() if not k.startswith('time/')}},
   }
-  figures = {'curves': functools.partial(curves.draw, panels=experiment.task.panels)} | (
-    {'watch': curves.draw_watch} if experiment.settings.watch else {}
-  )
+  figures = {'curves': functools.partial(curves.draw, panels=experiment.task.panels)}
+  figures |= {'watch': curves.draw_watch} if experiment.settings.watch else {}
   for name, draw in figures.items():
     figure = workdir / 'figures' / f'{name}.png'
     try:

@@ -3,12 +3,11 @@
 import contextlib
 from pathlib import Path
 
-import jax
 import numpy as np
-from flax import nnx
 
 from mixer_jax.analysis import reconstructions
 from mixer_jax.data.sources import Source
+from mixer_jax.training.autoencoding import apply
 from mixer_jax.training.logging import cannot_write
 
 SHOWN, MAPPED, BETWEEN = 10, 1000, 8  # images in a row, codes in the map, steps from one code to another
@@ -17,7 +16,7 @@ SHOWN, MAPPED, BETWEEN = 10, 1000, 8  # images in a row, codes in the map, steps
 def draw_reconstructions(experiment, params, source: Source, folder: Path, step: int) -> None:
   """The first images of a split, what became of them, and the differences, as reconstructions/STEP.png."""
   image = _images(experiment, source, SHOWN)
-  output = _run(experiment, params, '__call__', image)
+  output = apply(experiment, params, '__call__', image)
   with _written(folder):
     (folder / 'reconstructions').mkdir(exist_ok=True)
     reconstructions.draw_pairs(image, output, folder / 'reconstructions' / f'{step:08d}.png')
@@ -31,18 +30,18 @@ def draw_codes(experiment, params, source: Source, folder: Path) -> None:
   count = min(MAPPED, len(source))
   image = _images(experiment, source, count)
   label = np.array([source[i]['label'] for i in range(count)])
-  code = _run(experiment, params, 'encode', image)
+  code = apply(experiment, params, 'encode', image)
   pairs = min(SHOWN, count // 2)
   share = np.linspace(0, 1, BETWEEN)[:, None]
   between = np.concatenate([code[2 * i] * (1 - share) + code[2 * i + 1] * share for i in range(pairs)])
-  lines = _run(experiment, params, 'decode', between).reshape(pairs, BETWEEN, *image.shape[1:])
+  lines = apply(experiment, params, 'decode', between).reshape(pairs, BETWEEN, *image.shape[1:])
   ends = [image[2 * i : 2 * i + 2] for i in range(pairs)]
   lines = np.stack([np.concatenate([e[:1], line, e[1:]]) for e, line in zip(ends, lines, strict=True)])
   widest = int(code.var(axis=0).argmax())
   values = np.linspace(code[:, widest].min(), code[:, widest].max(), BETWEEN)
   around = np.repeat(code[: min(5, count)], BETWEEN, axis=0)
   around[:, widest] = np.tile(values, len(around) // BETWEEN)
-  moved = _run(experiment, params, 'decode', around).reshape(-1, BETWEEN, *image.shape[1:])
+  moved = apply(experiment, params, 'decode', around).reshape(-1, BETWEEN, *image.shape[1:])
   with _written(folder):
     reconstructions.draw_codes(code, label, source.classes, folder / 'codes.png')
     reconstructions.draw_rows(lines, [f'{2 * i} to {2 * i + 1}' for i in range(pairs)], folder / 'interpolations.png')
@@ -62,8 +61,3 @@ def _images(experiment, source: Source, count: int) -> np.ndarray:
   raw = np.stack([source[i]['image'] for i in range(min(count, len(source)))])
   label = np.zeros(len(raw), np.int32)
   return np.asarray(experiment.prepare({'image': raw, 'label': label})['image'])
-
-
-def _run(experiment, params, method: str, inputs: np.ndarray) -> np.ndarray:
-  apply = jax.jit(lambda params, x: getattr(nnx.merge(experiment.graphdef, params), method)(x))
-  return np.asarray(apply(params, inputs))

@@ -1,0 +1,76 @@
+"""What a trained auto-encoder makes of images and codes, written into files."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from PIL import Image
+
+from mixer_jax.data import sources
+from mixer_jax.errors import MixerError
+
+BATCH = 64
+
+
+def apply(experiment, params: nnx.State, method: str, inputs: np.ndarray) -> np.ndarray:
+  """`encode`, `decode` or `__call__` of the model of an experiment."""
+  run = jax.jit(lambda params, x: getattr(nnx.merge(experiment.graphdef, params), method)(x))
+  return np.asarray(run(params, inputs))
+
+
+def encode_images(run, files: Sequence[str], output: Path) -> str:
+  """Writes the codes of images, float32 [images, code], as .npy; returns how many there were, in words."""
+  codes = np.concatenate([apply(run.experiment, run.params, 'encode', image) for _, image in _read(run, files)])
+  with output.open('wb') as file:
+    np.save(file, codes, allow_pickle=False)
+  return f'{len(codes):,} codes of {codes.shape[1]} numbers'
+
+
+def decode_codes(run, files: Sequence[str], folder: Path) -> str:
+  """Writes what a file of codes becomes, as NUMBER.png.
+
+  Raises:
+    MixerError: several files, one that holds no codes, codes of another width.
+  """
+  if len(files) != 1:
+    raise MixerError(f'--input names {len(files)} files, but codes come from one .npy file')
+  size = run.experiment.model.code
+  wanted = f'codes of this run are finite numbers of shape [images, {size}], as --encode writes them'
+  try:
+    codes = np.load(files[0], allow_pickle=False)
+  except (OSError, ValueError, EOFError) as error:
+    raise MixerError(f'--input={files[0]} cannot be read ({error}); {wanted}') from error
+  if not isinstance(codes, np.ndarray):
+    raise MixerError(f'--input={files[0]} is an archive of arrays; {wanted}')
+  if codes.ndim != 2 or codes.shape[1] != size or codes.dtype.kind not in 'fiu' or not np.isfinite(codes).all():
+    raise MixerError(f'--input={files[0]} is {codes.dtype} {list(codes.shape)}; {wanted}')
+  for start in range(0, len(codes), BATCH):
+    images = apply(run.experiment, run.params, 'decode', codes[start : start + BATCH].astype(np.float32))
+    _write(images, [f'{start + i:06d}.png' for i in range(len(images))], folder)
+  return f'{len(codes):,} images'
+
+
+def reconstruct_images(run, files: Sequence[str], folder: Path) -> str:
+  """Writes what becomes of images, as NUMBER_NAME.png; returns how many there were, in words."""
+  count = 0
+  for names, image in _read(run, files):
+    numbered = [f'{i:06d}_{Path(name).stem}.png' for i, name in enumerate(names, start=count)]
+    _write(apply(run.experiment, run.params, '__call__', image), numbered, folder)
+    count += len(names)
+  return f'{count:,} images'
+
+
+def _read(run, files: Sequence[str]) -> Iterator[tuple[Sequence[str], np.ndarray]]:
+  """(names, images as the model takes them), BATCH at a time."""
+  for start in range(0, len(files), BATCH):
+    names = files[start : start + BATCH]
+    raw = np.stack([sources.read_image(name, run.experiment.data.image) for name in names])
+    yield names, np.asarray(run.experiment.prepare({'image': raw, 'label': np.zeros(len(raw), np.int32)})['image'])
+
+
+def _write(images: np.ndarray, names: Sequence[str], folder: Path) -> None:
+  folder.mkdir(parents=True, exist_ok=True)
+  for image, name in zip(np.round(255 * np.clip(images, 0, 1)).astype(np.uint8), names, strict=True):
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / name)
