@@ -1,0 +1,42 @@
+"""MNIST digits as 16 numbers by three convolutions without padding: what Mixers are measured against.
+
+Source: https://github.com/defgsus/nn-experiments, "MLP-Mixer re-invented for auto-encoding", its baseline: channels 24,
+  32, 48, ReLU, transposed convolutions back; the recipe of configs/mnist_autoencoder.py.
+Arguments: the kernel, `k3`, `k5` (the default), `k7` or `k9`.
+Expected: docs/results/autoencoders.md.
+Hardware: 2 CPU cores.
+Data: the four IDX files in mnist/ of the data directory.
+Command: python -m mixer_jax.train --config=configs/mnist_cnn_autoencoder.py:k5 --workdir=runs/cnn
+"""
+
+import re
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg='k5'):
+  if not re.fullmatch(r'k\d+', arg):
+    raise ValueError(f"mnist_cnn_autoencoder.py takes a kernel such as 'k5', not {arg!r}")
+  config = ConfigDict()
+  config.seed = 0
+  config.total = '15625 steps'
+  config.batch_size = 64
+  config.eval_batch_size = 500
+  config.accumulate = 1
+  config.ema = 0.0
+  config.model = {'name': 'cnn_autoencoder', 'channels': (24, 32, 48), 'kernel': int(arg[1:]), 'code': 16}
+  config.task = {'name': 'reconstruction', 'loss': 'mse'}
+  config.data = {
+    'name': 'mnist', 'train': 'train', 'val': '', 'test': 'test', 'image': (28, 28, 1), 'classes': 10,
+    'mean': (0.0,), 'std': (1.0,), 'resident_mib': 2048.0, 'workers': 0,
+  }  # fmt: skip
+  config.augment = {}
+  config.augment_until = '100%'
+  config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'weight_decay': 0.01, 'clip': 0.0}
+  config.schedule = {'name': 'cosine', 'peak': 3e-3, 'warmup': '2000 steps', 'floor': 0.0, 'ramp': 'sine'}
+  config.mesh = {'data': -1, 'fsdp': 1}
+  config.watch = {}
+  config.log_every = '2%'
+  config.eval_every = '10%'
+  config.checkpoint_every = '10%'
+  return config

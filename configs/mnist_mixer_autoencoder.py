@@ -1,0 +1,39 @@
+"""MNIST digits as 16 numbers by Mixer blocks on both sides of the code.
+
+Source: ours, the blocks of arXiv 2105.01601; to be compared with configs/mnist_cnn_autoencoder.py, 522,081 parameters.
+Expected: docs/results/autoencoders.md.
+Hardware: 2 CPU cores.
+Data: the four IDX files in mnist/ of the data directory.
+Command: python -m mixer_jax.train --config=configs/mnist_mixer_autoencoder.py --workdir=runs/mixer_autoencoder
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config():
+  config = ConfigDict()
+  config.seed = 0
+  config.total = '15625 steps'
+  config.batch_size = 64
+  config.eval_batch_size = 500
+  config.accumulate = 1
+  config.ema = 0.999
+  config.model = {
+    'name': 'mixer_autoencoder', 'patch': 4, 'hidden': 64, 'encoder_blocks': 2, 'decoder_blocks': 4, 'token_mlp': 64,
+    'channel_mlp': 256, 'bottleneck': 48, 'code': 16,
+  }  # fmt: skip
+  config.task = {'name': 'reconstruction', 'loss': 'mse'}
+  config.data = {
+    'name': 'mnist', 'train': 'train', 'val': '', 'test': 'test', 'image': (28, 28, 1), 'classes': 10,
+    'mean': (0.0,), 'std': (1.0,), 'resident_mib': 2048.0, 'workers': 0,
+  }  # fmt: skip
+  config.augment = {}
+  config.augment_until = '100%'
+  config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.05, 'clip': 1.0}
+  config.schedule = {'name': 'cosine', 'peak': 3e-3, 'warmup': '2000 steps', 'floor': 0.0, 'ramp': 'sine'}
+  config.mesh = {'data': -1, 'fsdp': 1}
+  config.watch = {}
+  config.log_every = '2%'
+  config.eval_every = '10%'
+  config.checkpoint_every = '10%'
+  return config
