@@ -151,7 +151,15 @@ def test_three_classes_by_another_column_from_categories_alone(tmp_path, open_do
   assert "label 'kind': 'cat' 20 rows, 'dog' 20 rows, 'owl' 20 rows\n" in told
   assert '1 columns of categories: colour (3 values)\n' in told and 'dropped columns: id, size, weight\n' in told
   assert 'rows (100.0%) of val stand in train too' in told
-  assert {'val/accuracy', 'test/loss'} <= set(json.loads((tmp_path / 'run/summary.json').read_text())['metrics'])
+  metrics = json.loads((tmp_path / 'run/summary.json').read_text())['metrics']
+  assert {'val/accuracy', 'test/loss', 'val/macro_f1', 'test/macro_roc_auc'} <= set(metrics)
+  drawn = {path.name for path in (tmp_path / 'run/figures').iterdir()}
+  assert drawn == {'curves.png', 'confusion_val.png', 'confusion_test.png'}
+  capsys.readouterr()
+  assert open_door('evaluate', f'--workdir={tmp_path}/run', f'--data_dir={tmp_path}') == 0
+  evaluated = json.loads(capsys.readouterr().out)
+  assert evaluated['macro_f1'] == metrics['test/macro_f1']
+  assert np.sum(evaluated['confusion']) == 60 and np.trace(evaluated['confusion']) == round(60 * evaluated['accuracy'])
   output = tmp_path / 'classes.csv'
   assert open_door('predict', f'--workdir={tmp_path}/run', '--input', tmp_path / 'test.csv', f'--output={output}') == 0
   predicted = read(output)
@@ -231,7 +239,7 @@ def test_an_override_that_is_refused(override, parts, refused_table):
 
 
 def test_a_patch_that_does_not_divide(refused_table):
-  patches = ('--config.model.tokens=patches', '--config.model.patch=3')
+  patches = ('--config.model.tokens=patches', '--config.model.bins=0', '--config.model.patch=3')
   refused_table(text(rows()), *patches, parts=['model.patch is 3', '4 columns', 'divisor'])
 
 
