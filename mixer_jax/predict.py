@@ -4,8 +4,8 @@
   python -m mixer_jax.predict --workdir=runs/unsw --input=connections.csv --output=classes.csv
 
 Images: file, class, probability, then the next four classes. Images of any size are resized and cropped as in training;
-folders are searched for images. Rows: row, prediction, probability, for every row in order, by the schema and scaling
-of the run; the file may hold the label and the columns that the run dropped, and no others.
+folders are searched for images. Rows: row, prediction, probability of that prediction, for every row in order, by the
+schema and scaling of the run; the file may hold the label and the columns that the run dropped, and no others.
 """
 
 import csv

@@ -13,6 +13,7 @@ import mixer_jax
 from mixer_jax import config as configs
 from mixer_jax import predict
 from mixer_jax.data import tables
+from mixer_jax.training import experiment as experiments
 from mixer_jax.training import restore
 
 CONFIG = Path(mixer_jax.__file__).parents[1] / 'configs' / 'csv.py'
@@ -173,6 +174,20 @@ def test_three_rows_and_a_label_of_two_classes_by_an_override(tmp_path, open_doo
   assert json.loads((tmp_path / 'run/schema.json').read_text())['label'] == 'kind'
 
 
+def test_ten_thousand_columns(tmp_path):
+  values = np.random.default_rng(0).normal(size=(20, 10_000))
+  body = [[*(f'{value:.6f}' for value in row), '01'[i % 2]] for i, row in enumerate(values)]
+  config = loaded(write(tmp_path / 'wide.csv', body, [*(f'c{i}' for i in range(10_000)), 'label']))
+  schema = experiments.learn_schema(config, None)
+  experiment = experiments.build(config, schema=schema)
+  assert len(schema.columns) == 10_000 and schema.classes == ('0', '1')
+  train = experiment.data.table('train[:80%]', None)
+  np.testing.assert_allclose(list(schema.fill.values()), np.median(values[train.numbers - 1], axis=0), atol=1e-6)
+  assert experiment.data.batch(16)['features'].shape == (16, 10_000)
+  # Token MLPs as wide as the columns are many would have 400 million parameters.
+  assert experiment.parameters < 20e6
+
+
 # ---- tables that are refused
 
 
@@ -185,6 +200,8 @@ def test_three_rows_and_a_label_of_two_classes_by_an_override(tmp_path, open_doo
     (text(rows(classes='0')), ["every row has the label '0'", 'two classes']),
     (text(rows()).replace(',', ';'), ["cut by ';'", 'commas']),
     (text(rows()).replace(',', '\t'), ["cut by '\\t'", 'commas']),
+    (text(rows()).replace(',', ' '), ["cut by ' '", 'commas']),
+    (text(rows()).replace('\n', '\n\n', 7), ['line 2: the line is blank', 'take it out']),
     (text(rows(), ('id', 'size', 'size', 'colour', 'label')), ["'size' is there twice, as number 2 and 3"]),
     (text(rows(), ('id', 'size', '', 'colour', 'label')), ['column 3 has no name']),
     (text(rows(), ('id', 'size', 'weight', 'colour', 'lable')), ["'label'", "did you mean 'lable'"]),
@@ -372,6 +389,7 @@ def test_what_had_no_value_is_counted(predicted, restored, capsys):
     (HEADER, [], ['has a header, but no rows']),
     (HEADER, [('1', '2', '3', 'red', 'normal'), ('1', '2')], ['row 2: 2 cells, but the header has 5']),
     (HEADER, [('1', '2', 'light', 'red', '?')], ["row 1, column 'weight': 'light' is no number"]),
+    (HEADER, [*rows(60), (), *rows(2)], ['line 62: the line is blank, but rows follow']),
   ],
 )
 def test_predict_refuses_a_table(header, body, parts, run, tmp_path, refused):
@@ -382,7 +400,13 @@ def test_predict_refuses_a_table(header, body, parts, run, tmp_path, refused):
 
 
 @pytest.mark.parametrize(
-  'content, part', [(b'', 'is empty'), (b'size,weight,colour\n1,2,\xff\n', 'UTF-8'), (b'a;b\n1;2\n', 'commas')]
+  'content, part',
+  [
+    (b'', 'is empty'),
+    (b'size,weight,colour\n1,2,\xff\n', 'UTF-8'),
+    (b'a;b\n1;2\n', 'commas'),
+    (b'size weight colour\n1 2 red\n', 'commas'),
+  ],
 )
 def test_predict_refuses_what_is_no_table(content, part, run, tmp_path, refused):
   path = tmp_path / 'new.csv'
