@@ -68,7 +68,7 @@ def call(function: Callable, settings: Mapping[str, Any], what: str, **context: 
   open_keys = {k: p for k, p in parameters.items() if k not in context}
   for key, value in settings.items():
     if key not in open_keys:
-      raise unknown(f'key {what}.{key}: it has', key, open_keys)
+      raise unknown(f'key {what}.{key}: there is no', key, open_keys)
     kind = open_keys[key].annotation
     if not _fits(value, kind):
       name = kind.__name__ if isinstance(kind, type) else str(kind)

@@ -7,8 +7,8 @@
   python -m mixer_jax.predict --workdir=runs/codes --input=codes.npy --output=pictures --decode
 
 Images: file, class, probability, then the next four classes. Images of any size are resized and cropped as in training;
-folders are searched for images. Rows: row, prediction, probability, for every row in order, by the schema and scaling
-of the run; the file may hold the label and the columns that the run dropped, and no others.
+folders are searched for images. Rows: row, prediction, probability of that prediction, for every row in order, by the
+schema and scaling of the run; the file may hold the label and the columns that the run dropped, and no others.
 Codes: float32 [images, code], one row an image, in the order of the files. Pictures: a folder of PNG files, numbered in
 the order of the images or codes; values outside [0, 1] become black or white.
 """

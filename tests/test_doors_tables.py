@@ -13,6 +13,7 @@ import mixer_jax
 from mixer_jax import config as configs
 from mixer_jax import predict
 from mixer_jax.data import tables
+from mixer_jax.training import experiment as experiments
 from mixer_jax.training import restore
 
 CONFIG = Path(mixer_jax.__file__).parents[1] / 'configs' / 'csv.py'
@@ -151,7 +152,15 @@ def test_three_classes_by_another_column_from_categories_alone(tmp_path, open_do
   assert "label 'kind': 'cat' 20 rows, 'dog' 20 rows, 'owl' 20 rows\n" in told
   assert '1 columns of categories: colour (3 values)\n' in told and 'dropped columns: id, size, weight\n' in told
   assert 'rows (100.0%) of val stand in train too' in told
-  assert {'val/accuracy', 'test/loss'} <= set(json.loads((tmp_path / 'run/summary.json').read_text())['metrics'])
+  metrics = json.loads((tmp_path / 'run/summary.json').read_text())['metrics']
+  assert {'val/accuracy', 'test/loss', 'val/macro_f1', 'test/macro_roc_auc'} <= set(metrics)
+  drawn = {path.name for path in (tmp_path / 'run/figures').iterdir()}
+  assert drawn == {'curves.png', 'confusion_val.png', 'confusion_test.png'}
+  capsys.readouterr()
+  assert open_door('evaluate', f'--workdir={tmp_path}/run', f'--data_dir={tmp_path}') == 0
+  evaluated = json.loads(capsys.readouterr().out)
+  assert evaluated['macro_f1'] == metrics['test/macro_f1']
+  assert np.sum(evaluated['confusion']) == 60 and np.trace(evaluated['confusion']) == round(60 * evaluated['accuracy'])
   output = tmp_path / 'classes.csv'
   assert open_door('predict', f'--workdir={tmp_path}/run', '--input', tmp_path / 'test.csv', f'--output={output}') == 0
   predicted = read(output)
@@ -163,6 +172,20 @@ def test_three_rows_and_a_label_of_two_classes_by_an_override(tmp_path, open_doo
   path = write(tmp_path / 'mine.csv', rows(3), (*HEADER[:-1], 'kind'))
   assert open_door('train', *train(path, tmp_path / 'run', '--config.data.label=kind')) == 0
   assert json.loads((tmp_path / 'run/schema.json').read_text())['label'] == 'kind'
+
+
+def test_ten_thousand_columns(tmp_path):
+  values = np.random.default_rng(0).normal(size=(20, 10_000))
+  body = [[*(f'{value:.6f}' for value in row), '01'[i % 2]] for i, row in enumerate(values)]
+  config = loaded(write(tmp_path / 'wide.csv', body, [*(f'c{i}' for i in range(10_000)), 'label']))
+  schema = experiments.learn_schema(config, None)
+  experiment = experiments.build(config, schema=schema)
+  assert len(schema.columns) == 10_000 and schema.classes == ('0', '1')
+  train = experiment.data.table('train[:80%]', None)
+  np.testing.assert_allclose(list(schema.fill.values()), np.median(values[train.numbers - 1], axis=0), atol=1e-6)
+  assert experiment.data.batch(16)['features'].shape == (16, 10_000)
+  # Token MLPs as wide as the columns are many would have 400 million parameters.
+  assert experiment.parameters < 20e6
 
 
 # ---- tables that are refused
@@ -177,6 +200,8 @@ def test_three_rows_and_a_label_of_two_classes_by_an_override(tmp_path, open_doo
     (text(rows(classes='0')), ["every row has the label '0'", 'two classes']),
     (text(rows()).replace(',', ';'), ["cut by ';'", 'commas']),
     (text(rows()).replace(',', '\t'), ["cut by '\\t'", 'commas']),
+    (text(rows()).replace(',', ' '), ["cut by ' '", 'commas']),
+    (text(rows()).replace('\n', '\n\n', 7), ['line 2: the line is blank', 'take it out']),
     (text(rows(), ('id', 'size', 'size', 'colour', 'label')), ["'size' is there twice, as number 2 and 3"]),
     (text(rows(), ('id', 'size', '', 'colour', 'label')), ['column 3 has no name']),
     (text(rows(), ('id', 'size', 'weight', 'colour', 'lable')), ["'label'", "did you mean 'lable'"]),
@@ -231,7 +256,7 @@ def test_an_override_that_is_refused(override, parts, refused_table):
 
 
 def test_a_patch_that_does_not_divide(refused_table):
-  patches = ('--config.model.tokens=patches', '--config.model.patch=3')
+  patches = ('--config.model.tokens=patches', '--config.model.bins=0', '--config.model.patch=3')
   refused_table(text(rows()), *patches, parts=['model.patch is 3', '4 columns', 'divisor'])
 
 
@@ -364,6 +389,7 @@ def test_what_had_no_value_is_counted(predicted, restored, capsys):
     (HEADER, [], ['has a header, but no rows']),
     (HEADER, [('1', '2', '3', 'red', 'normal'), ('1', '2')], ['row 2: 2 cells, but the header has 5']),
     (HEADER, [('1', '2', 'light', 'red', '?')], ["row 1, column 'weight': 'light' is no number"]),
+    (HEADER, [*rows(60), (), *rows(2)], ['line 62: the line is blank, but rows follow']),
   ],
 )
 def test_predict_refuses_a_table(header, body, parts, run, tmp_path, refused):
@@ -374,7 +400,13 @@ def test_predict_refuses_a_table(header, body, parts, run, tmp_path, refused):
 
 
 @pytest.mark.parametrize(
-  'content, part', [(b'', 'is empty'), (b'size,weight,colour\n1,2,\xff\n', 'UTF-8'), (b'a;b\n1;2\n', 'commas')]
+  'content, part',
+  [
+    (b'', 'is empty'),
+    (b'size,weight,colour\n1,2,\xff\n', 'UTF-8'),
+    (b'a;b\n1;2\n', 'commas'),
+    (b'size weight colour\n1 2 red\n', 'commas'),
+  ],
 )
 def test_predict_refuses_what_is_no_table(content, part, run, tmp_path, refused):
   path = tmp_path / 'new.csv'

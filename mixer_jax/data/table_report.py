@@ -10,10 +10,10 @@ import numpy as np
 from mixer_jax.data import tables
 from mixer_jax.data.inputs import Images, Rows
 
-# A column is said to tell the label when a small tree on it alone leaves less than this share of the mistakes of always
+# A column is said to tell the label when single_column_accuracy leaves less than this share of the mistakes of always
 # guessing the commonest class. The best of breast_cancer leaves 22%, the best of unsw_nb15 38%.
 LEFT = 0.02
-SAMPLE = 20_000  # rows, and CELLS in all, that such trees are grown on
+SAMPLE = 20_000  # rows, and CELLS in all, on which that is measured
 CELLS = 2_000_000
 FEWEST = 100  # rows; fewer are often told apart by a tree on a column of noise
 SHOWN = 12  # names in a line

@@ -71,10 +71,13 @@ def _part(name: str, split: str, *, label, drop, categorical, data_dir, schema) 
   else:
     path = _find(name, base, data_dir)
     stamp = path.stat().st_mtime_ns, path.stat().st_size
+    header = tables.read_header(path)
     if schema is None:
-      _check_names(name, path, drop, categorical or ())
+      _check_names(name, path, header, drop, categorical or ())
     else:
-      schema.check_columns(path, tables.read_header(path))
+      schema.check_columns(path, header)
+    if label not in header:
+      raise _unknown_column(f'column of {path}', label, path, header)
   if schema is not None:
     categorical = tuple(schema.categories)
   elif categorical is None:
@@ -102,13 +105,16 @@ def count_classes(path: Path, label: str) -> int | None:
   return len(tables.sorted_classes(tables.label_text(table, label)))
 
 
-def _check_names(name: str, path: Path, drop: Sequence[str], categorical: Sequence[str]) -> None:
-  header = tables.read_header(path)
+def _unknown_column(kind: str, column: str, path: Path, header: Sequence[str]) -> MixerError:
+  return tables.wrong_delimiter(path, header, [column]) or unknown(kind, column, header)
+
+
+def _check_names(name: str, path: Path, header: Sequence[str], drop: Sequence[str], categorical: Sequence[str]) -> None:
   for what, columns in (('data.drop', drop), ('data.categorical', categorical)):
     for column in columns:
       # Only some copies of a known table have the columns that give its label away.
       if column not in header and not (name in KNOWN and column in KNOWN[name].leaks):
-        raise unknown(f'column of {what}', column, header)
+        raise _unknown_column(f'column of {what}', column, path, header)
 
 
 @functools.lru_cache(maxsize=4)
@@ -126,8 +132,6 @@ def _read(
     table = _breast_cancer(label, drop)
   else:
     header = tables.read_header(path)
-    if label not in header:
-      raise unknown(f'column of {path}', label, header)
     unused = {label, *drop}
     used = [column for column in header if column not in unused]
     given_away = [column for column in used if name in KNOWN and column in KNOWN[name].leaks]

@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import hashlib
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ MISSING = ('', 'na', 'n/a', 'nan', 'null', 'none', '?')  # in columns of numbers
 ROWS, CELLS = 1024, 2**20  # of a file held as text at once, at most: cells are what weighs in a wide table
 QUANTILES = 256
 UNKNOWN = 0  # the number of a category that no training row has
+OTHER_DELIMITERS = ';\t|'
+WHOLE = re.compile(r'[+-]?[0-9]{1,4000}')  # Python turns no more than 4,300 digits into a number
+EXACT = 2.0**53  # below it a float64 is one whole number only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +74,9 @@ def read_header(path: str | Path) -> list[str]:
   if not header:
     raise MixerError(f'{path} is empty; its first line must name the columns')
   header = [name.strip() for name in header]
-  others = [d for d in ';\t|' if header[0].count(d)]
+  others = [d for d in OTHER_DELIMITERS if d in header[0]]
   if len(header) == 1 and others:
-    raise MixerError(f'{path} has one column, {header[0][:60]!r}, cut by {others[0]!r}; save it with commas')
+    raise _delimited(path, header, others[0])
   places: dict[str, int] = {}
   for i, name in enumerate(header):
     if not name:
@@ -81,6 +85,21 @@ def read_header(path: str | Path) -> list[str]:
       raise MixerError(f'{path}: the column {name!r} is there twice, as number {places[name] + 1} and {i + 1}')
     places[name] = i
   return header
+
+
+def _delimited(path: str | Path, header: Sequence[str], delimiter: str) -> MixerError:
+  first = ','.join(header)[:60]
+  return MixerError(f'{path} begins with {first!r}, which seems to be cut by {delimiter!r}; save it with commas')
+
+
+def wrong_delimiter(path: str | Path, header: Sequence[str], missing: Iterable[str]) -> MixerError | None:
+  """The error for a header that lacks columns because it is cut by something else than commas, if it seems so."""
+  line, missing = ','.join(header), frozenset(missing)
+  for delimiter in OTHER_DELIMITERS:
+    if delimiter in line and not missing.isdisjoint(name.strip() for name in line.split(delimiter)):
+      return _delimited(path, header, delimiter)
+  # A name may have a space in it, but the only one of a table that lacks columns hardly has.
+  return _delimited(path, header, ' ') if len(header) == 1 and ' ' in line else None
 
 
 def _reader(file: Iterable[str]) -> Iterator[list[str]]:
@@ -102,20 +121,25 @@ def rows_at_once(columns: int) -> int:
 def read_cells(path: str | Path) -> Iterator[tuple[int, dict[str, list[str]]]]:
   """(number of the first row, columns of text), rows_at_once at a time; rows count from 1 below the header.
 
+  Blank lines may end the file.
+
   Raises:
-    MixerError: as read_header, and a row with more or fewer cells than the header.
+    MixerError: as read_header, a row with more or fewer cells than the header, a blank line above a row.
   """
   header = read_header(path)
   most = rows_at_once(len(header))
   with Path(path).open(encoding='utf-8-sig', newline='') as file:
     rows: list[list[str]] = []
-    number = 0
+    number, blank = 0, None
     reader = _reader(file)
     next(reader)
     try:
       for row in reader:
-        if not row:  # an empty line, such as the last
+        if not row:
+          blank = blank or reader.line_num
           continue
+        if blank:
+          raise _blank_line(path, blank, header)
         number += 1
         if len(row) != len(header):
           raise MixerError(f'{path}, row {number}: {len(row)} cells, but the header has {len(header)}')
@@ -128,6 +152,11 @@ def read_cells(path: str | Path) -> Iterator[tuple[int, dict[str, list[str]]]]:
       raise MixerError(f'{path}, after row {number}: {error}; give a CSV file in UTF-8{quote}') from error
     if rows:
       yield number - len(rows) + 1, dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
+
+
+def _blank_line(path: str | Path, line: int, header: Sequence[str]) -> MixerError:
+  empty = ', or write "" where its only cell is empty' if len(header) == 1 else ''
+  return MixerError(f'{path}, line {line}: the line is blank, but rows follow; take it out{empty}')
 
 
 def numbers(cells: Sequence[str], *, where: str, first: int, column: str) -> np.ndarray:
@@ -223,7 +252,9 @@ def read_csv(path: str | Path, *, columns: Sequence[str], categorical: Sequence[
   present = frozenset(header)
   missing = [name for name in columns if name not in present]
   if missing:
-    raise MixerError(f'{path} has no column {some(map(repr, missing))}; it has {some(header)}')
+    raise wrong_delimiter(path, header, missing) or MixerError(
+      f'{path} has no column {some(map(repr, missing))}; it has {some(header)}'
+    )
   parts = [
     to_columns({name: cells[name] for name in columns}, categorical, where=str(path), first=first)
     for first, cells in read_cells(path)
@@ -290,12 +321,12 @@ class Schema:
     """Refuses a table that lacks a column, or has one that the training rows had not; their order is free."""
     names, allowed = list(names), {*self.columns, *self.dropped, self.label}
     present = frozenset(names)
-    missing = [repr(name) for name in self.columns if name not in present]
-    extra = [repr(name) for name in names if name not in allowed]
+    missing = [name for name in self.columns if name not in present]
+    extra = [name for name in names if name not in allowed]
     if missing or extra:
-      raise MixerError(
-        f'{where} does not fit the run: it lacks {some(missing) or "nothing"} and has {some(extra) or "nothing"}'
-        f' besides; give it the columns {some(self.columns)}'
+      raise wrong_delimiter(where, names, missing) or MixerError(
+        f'{where} does not fit the run: it lacks {some(map(repr, missing)) or "nothing"} and has'
+        f' {some(map(repr, extra)) or "nothing"} besides; give it the columns {some(self.columns)}'
       )
 
   def arrays(self, table: Table) -> tuple[dict[str, np.ndarray], dict[str, int]]:
@@ -330,18 +361,22 @@ class Schema:
 
 
 def label_text(table: Table, label: str) -> list[str]:
-  """Labels as text, whole numbers without a point: 1, 1.0 and 1e0 are one class."""
-  result = []
-  for cell in table.columns[label]:
-    value = _number(cell)
-    result.append(str(int(value)) if value is not None and value.is_integer() else str(cell))
-  return result
+  """Labels as text, whole numbers without a point: 1, +1, 1.0 and 1e0 are one class."""
+  return [_label(str(cell)) for cell in table.columns[label]]
+
+
+def _label(cell: str) -> str:
+  if WHOLE.fullmatch(cell):
+    return str(int(cell))
+  value = _number(cell)
+  # What a float64 cannot tell from its neighbours stays as it is written, or two classes would become one.
+  return str(int(value)) if value is not None and value.is_integer() and abs(value) < EXACT else cell
 
 
 def sorted_classes(labels: Iterable[str]) -> tuple[str, ...]:
   """The values of a label, by number where all are whole numbers, else by the alphabet."""
   values = set(labels)
-  whole = all(re.fullmatch(r'-?[0-9]+', text) for text in values)
+  whole = all(map(WHOLE.fullmatch, values))
   return tuple(sorted(values, key=int if whole else str))
 
 
@@ -519,13 +554,42 @@ def shuffled_groups(keys: Sequence[bytes], seed: int) -> tuple[np.ndarray, np.nd
 
 
 def single_column_accuracy(table: Table, schema: Schema, labels: np.ndarray) -> dict[str, float]:
-  """How well each column alone predicts the label, the majority class of a leaf of a small tree, on these rows."""
+  """How well each column alone predicts the label on these rows.
+
+  A number by the majority class of a leaf of a small tree that saw the row, a category by that of the other rows which
+  have it: there may be a category for every few rows, and a tree would either pass over them or learn them by heart.
+  """
   from sklearn.tree import DecisionTreeClassifier
 
   values, _, _ = _values(table, schema.columns, schema.categories, schema.fill)
   rarest = int(np.unique(labels, return_counts=True)[1].min())  # a leaf may hold it and nothing else
   leaf = max(1, min(20, len(labels) // 20, rarest))
   tree = DecisionTreeClassifier(max_leaf_nodes=16, min_samples_leaf=leaf, random_state=0)
-  return {
-    name: float(tree.fit(values[:, [i]], labels).score(values[:, [i]], labels)) for i, name in enumerate(schema.columns)
-  }
+  result = {}
+  for i, name in enumerate(schema.columns):
+    column = values[:, [i]]
+    result[name] = (
+      _majority_accuracy(column[:, 0], labels)
+      if name in schema.categories
+      else float(tree.fit(column, labels).score(column, labels))
+    )
+  return result
+
+
+def _majority_accuracy(values: np.ndarray, labels: np.ndarray) -> float:
+  """The share of rows whose label is the commonest of the other rows with that value; a tie counts as wrong.
+
+  A row that has its value for itself is given the commonest label of all.
+  """
+  commonest = np.bincount(labels).argmax()
+  of_value = defaultdict(list)
+  for (value, label), count in Counter(zip(values.tolist(), labels.tolist(), strict=True)).items():
+    of_value[value].append((count, label))
+  right = 0
+  for counts in of_value.values():
+    (most, label), (second, _) = sorted([*counts, (0, 0)], reverse=True)[:2]
+    if most > second + 1:  # without the row itself, too
+      right += most
+    elif most + second == 1:
+      right += int(label == commonest)
+  return right / len(labels)

@@ -65,7 +65,7 @@ def test_more_rows_than_are_held_as_text_at_once(path, monkeypatch):
 
 
 def test_a_byte_order_mark_spaces_and_quotes(tmp_path):
-  (tmp_path / 't.csv').write_text('\ufeffa, b ,label\r\n1,"x, y",0\r\n\r\n 2 ,z,1\r\n', encoding='utf-8')
+  (tmp_path / 't.csv').write_text('\ufeffa, b ,label\r\n1,"x, y",0\r\n 2 ,z,1\r\n', encoding='utf-8')
   table = read(tmp_path / 't.csv')
   assert table.columns['a'].tolist() == [1, 2] and table.columns['b'].tolist() == ['x, y', 'z']
 
@@ -84,7 +84,16 @@ def test_a_byte_order_mark_spaces_and_quotes(tmp_path):
     ('a,b,label\n1,2,0\n3,4,0\n', "every row has the label '0'"),
     ('a,b,label\n1,2,0\n3,4,\n', "row 2: the label 'label' is missing"),
     ('a,b,label\n1,,0\n3,,1\n', "the column 'b' is empty in every row"),
-    ('a,b\n1,2\n', "unknown column of .* 'label'"),
+    ('a,b\n1,2\n', "unknown column of .* 'label'[.] Known: a, b[.]"),
+    ('a b label\n1 2 0\n', "begins with 'a b label', which seems to be cut by ' '; save it with commas"),
+    ('a b kind\n1 2 0\n', "'a b kind', which seems to be cut by ' '"),
+    ('a;b, c;label\n1;2;0\n', "'a;b,c;label', which seems to be cut by ';'"),
+    ('a\tb,c\tlabel\n1\t2\t0\n', r"which seems to be cut by '.t'"),
+    ('a b,c label\n1,2\n', "unknown column of .* 'label'"),
+    ('a;b,c\n1,2\n', "unknown column of .* 'label'"),
+    ('a,b,label\n1,2,0\n\n3,4,1\n', 'line 3: the line is blank, but rows follow; take it out$'),
+    ('a,b,label\n1,"2\n",0\n\n\n3,4,1\n', 'line 4: the line is blank'),
+    ('a,b,label\n\n1,2,0\n', 'line 2: the line is blank'),
   ],
 )
 def test_what_is_refused(text, message, tmp_path):
@@ -98,6 +107,22 @@ def test_no_text(tmp_path):
   (tmp_path / 't.csv').write_bytes(b'a,label\n\xff\xfe,1\n')
   with pytest.raises(MixerError, match='give a CSV file in UTF-8'):
     read(tmp_path / 't.csv')
+
+
+def test_blank_lines_end_a_table_but_do_not_part_it(tmp_path, monkeypatch):
+  monkeypatch.setattr(tables, 'ROWS', 4)
+  path = tmp_path / 't.csv'
+  values = [f'{value:.9f}' for value in np.random.default_rng(0).normal(size=10)]
+  path.write_text('a\n' + ''.join(f'{value}\n' for value in values) + '\n\r\n\n')
+  assert tables.read_csv(path, columns=['a'], categorical=[]).columns['a'].tolist() == list(map(float, values))
+  path.write_text('a\n' + '\n'.join([*values[:6], '', '', *values[6:]]) + '\n')
+  parts = tables.read_cells(path)
+  assert next(parts) == (1, {'a': values[:4]})  # the file is not searched before its rows are given
+  with pytest.raises(MixerError, match='line 8: .* is blank, but rows follow; take it out, or write "" where its only'):
+    list(parts)
+  path.write_text('a\n' + '\n'.join([*values[:6], '""', *values[6:]]) + '\n')
+  column = tables.read_csv(path, columns=['a'], categorical=[]).columns['a']
+  assert len(column) == 11 and np.flatnonzero(np.isnan(column)).tolist() == [6]
 
 
 def test_missing_numbers_are_the_median_and_counted(tmp_path):
@@ -169,6 +194,27 @@ def test_odd_labels(names):
   schema = fitted(table, categorical=[])
   assert schema.classes == tuple(sorted(names))
   assert [schema.classes[k] for k in schema.labels(table)] == table.columns['label'].tolist()
+
+
+LARGE = 2**53  # from which on a float64 is not one whole number only
+
+
+@pytest.mark.parametrize(
+  'cells, classes',
+  [
+    ((f'{LARGE + 1}', f'{LARGE}', f'-{LARGE + 1}'), (f'-{LARGE + 1}', f'{LARGE}', f'{LARGE + 1}')),
+    ((f'{LARGE}.0', f'{LARGE + 1}.0'), (f'{LARGE}.0', f'{LARGE + 1}.0')),
+    (('007', '+7', '7.0', '70e-1', '-0', '0.0'), ('0', '7')),
+    (('2' * 4000, '2' * 3999 + '1', '3'), ('3', '2' * 3999 + '1', '2' * 4000)),
+    (('2' * 5000, '1' * 5000), ('1' * 5000, '2' * 5000)),
+  ],
+  ids=['large', 'with a point', 'one number in many ways', 'very large', 'longer than Python reads'],
+)
+def test_whole_numbers_are_classes_exactly(cells, classes):
+  table = tables.Table('t', {'size': np.arange(float(len(cells))), 'label': np.array(cells, object)})
+  schema = fitted(table, categorical=[])
+  assert schema.classes == classes
+  assert set(schema.labels(table)) == set(range(len(classes)))
 
 
 def test_a_label_that_names_no_classes():
@@ -322,3 +368,19 @@ def test_a_column_that_predicts_alone_is_seen(numbers):
   schema = tables.fit(table, label='label', dropped=(), categorical=[], scaling='standard')
   accuracy = tables.single_column_accuracy(table, schema, schema.labels(table))
   assert accuracy['c0'] == 1 and max(v for k, v in accuracy.items() if k != 'c0') < 0.75
+
+
+def test_a_category_predicts_by_the_other_rows_that_have_it():
+  rng = np.random.default_rng(4)
+  values = np.array([f'v{k}' for k in rng.geometric(0.1, 200)], object)
+  labels = rng.choice(3, 200, p=(0.5, 0.3, 0.2))
+  table = tables.Table('t', {'x': values, 'label': labels.astype(str).astype(object)})
+  schema = tables.fit(table, label='label', dropped=(), categorical=['x'], scaling='standard')
+  right = alone = 0
+  for i, value in enumerate(values):
+    others = np.delete(labels, i)[np.delete(values, i) == value]
+    counts = np.bincount(others if len(others) else labels, minlength=3)
+    right += counts[labels[i]] == counts.max() and (counts == counts.max()).sum() == 1
+    alone += not len(others)
+  assert alone > 2 and 60 < right < 140
+  assert tables.single_column_accuracy(table, schema, schema.labels(table)) == {'x': right / 200}

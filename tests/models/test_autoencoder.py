@@ -1,0 +1,264 @@
+"""Auto-encoders of patches: every published count, mixings by hand, what is refused."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mixer_jax.errors import MixerError
+from mixer_jax.models.autoencoder import MIXINGS, MixerAutoencoder, MixingAutoencoder, make_mixing
+
+MNIST = {
+  'image': (28, 28, 1),
+  'patch': 7,
+  'widths': (64, 64, 64, 16),
+  'code': 16,
+  'mixing': 'cnn',
+  'after': (),
+  'kernel': 1,
+}
+PHOTO = {
+  'image': (96, 96, 3),
+  'patch': 8,
+  'widths': (64, 64, 64, 564),
+  'code': 564,
+  'mixing': 'cnnf',
+  'after': (2, 3, 4),
+}
+KERNELS = (1, 3, 5, 7, 9, 11, 13)
+
+
+def make(seed=0, **settings):
+  return MixingAutoencoder(**({**MNIST, 'encoder_gelu': True} | settings), rngs=nnx.Rngs(seed))
+
+
+def count(make):
+  return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(nnx.eval_shape(make), nnx.Param)))
+
+
+@pytest.mark.parametrize(
+  'mixing, after, parameters',
+  [
+    ('cnn', (), 33_617),
+    ('cnn', (1,), 34_161), ('cnn', (2,), 34_161), ('cnn', (3,), 34_161), ('cnn', (4,), 34_161),
+    ('cnn', (1, 2), 34_705), ('cnn', (1, 2, 3), 35_249), ('cnn', (1, 2, 3, 4), 35_793),
+    ('mlp', (4,), 165_201), ('mlp', (1,), 2_132_817), ('mlp', (2,), 2_132_817), ('mlp', (3,), 2_132_817),
+    ('mlp', (3, 4), 2_264_401), ('mlp', (1, 2), 4_232_017), ('mlp', (2, 3, 4), 4_363_601),
+    ('mlp', (1, 2, 3), 6_331_217), ('mlp', (1, 2, 3, 4), 6_462_801),
+  ],
+)  # fmt: skip
+def test_published_counts(mixing, after, parameters):
+  assert count(functools.partial(make, mixing=mixing, after=after)) == parameters
+
+
+@pytest.mark.parametrize(
+  'mixing, counts',
+  [
+    ('cnn', (35_249, 38_321, 41_393, 44_465, 47_537, 50_609, 53_681)),
+    ('cnnf', (52_433, 89_297, 126_161, 163_025, 199_889, 236_753, 273_617)),
+    ('cnn2d', (35_249, 47_537, 72_113, 108_977, 158_129, 219_569, 293_297)),
+    ('cnn2df', (52_433, 199_889, 494_801, 937_169, 1_526_993, 2_264_273, 3_149_009)),
+  ],
+)
+def test_published_counts_by_kernel(mixing, counts):
+  for kernel, parameters in zip(KERNELS, counts, strict=True):
+    assert count(functools.partial(make, mixing=mixing, after=(2, 3, 4), kernel=kernel)) == parameters
+
+
+@pytest.mark.parametrize(
+  'settings, parameters',
+  [
+    ({'patch': 32, 'mixing': 'cnn', 'kernel': 3}, 6_218_692),
+    ({'patch': 16, 'mixing': 'cnn', 'kernel': 3}, 23_135_920),
+    ({'patch': 8, 'mixing': 'cnn', 'kernel': 3}, 92_181_832),
+    ({'patch': 32, 'kernel': 3}, 8_177_804),
+    ({'patch': 16, 'kernel': 3}, 25_095_032),
+    ({'patch': 8, 'kernel': 3}, 94_140_944),
+    ({'widths': (64, 64, 64, 32), 'kernel': 3}, 5_678_388),
+    ({'widths': (64, 64, 64, 32), 'kernel': 13}, 7_106_868),
+    ({'widths': (64, 64, 64, 36), 'mixing': 'cnn2df', 'kernel': 7}, 12_926_880),
+    ({'widths': (144, 144, 144, 36), 'mixing': 'cnn2df', 'kernel': 7}, 16_292_160),
+    ({'widths': (*(144,) * 9, 36), 'mixing': 'cnn2df', 'after': (2, 4, 6, 8), 'kernel': 7}, 22_512_888),
+  ],
+)
+def test_published_counts_of_photographs(settings, parameters):
+  assert count(functools.partial(make, **(PHOTO | settings))) == parameters
+
+
+# ---- mixings by hand, on a grid of 2x3 or 2x2 patches
+
+
+def numbers(patches, width, seed=0, batch=3):
+  return np.random.default_rng(seed).normal(size=(batch, patches, width)).astype(np.float32)
+
+
+def correlate(x, kernel, bias):
+  """x [channels, height, width], kernel [rows, columns, inputs, outputs]: the sum, place by place."""
+  rows, columns, _, outputs = kernel.shape
+  _, height, width = x.shape
+  out = np.zeros((outputs, height, width))
+  for o, y, z, a, b in np.ndindex(outputs, height, width, rows, columns):
+    v, u = y + a - (rows - 1) // 2, z + b - (columns - 1) // 2
+    if 0 <= v < height and 0 <= u < width:
+      out[o, y, z] += x[:, v, u] @ kernel[a, b, :, o]
+  return out + bias[:, None, None]
+
+
+@pytest.mark.parametrize('mirrored', [False, True])
+@pytest.mark.parametrize('kind, shapes', [
+  ('cnn', [(1, 9)]), ('cnnf', [(1, 9), (1, 4)]), ('cnn2d', [(3, 3)]), ('cnn2df', [(3, 3), (2, 2)])
+])  # fmt: skip
+def test_convolutions_by_hand(kind, shapes, mirrored):
+  mixing = make_mixing(kind, (2, 2), 9, kernel=3, mirrored=mirrored, rngs=nnx.Rngs(1))
+  x = numbers(4, 9)
+  wanted = x
+  steps = list(enumerate(shapes))
+  for i, shape in reversed(steps) if mirrored else steps:
+    layer = mixing.layers[len(shapes) - 1 - i if mirrored else i]
+    flipped = i == 1  # the second one has the width as its channels
+    of_channels = wanted.transpose(0, 2, 1) if flipped else wanted
+    planes = [
+      correlate(e.reshape(-1, *shape), np.asarray(layer.kernel[...]), np.asarray(layer.bias[...])) for e in of_channels
+    ]
+    wanted = np.stack(planes).reshape(of_channels.shape)
+    wanted = wanted.transpose(0, 2, 1) if flipped else wanted
+  np.testing.assert_allclose(mixing(jnp.asarray(x)), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_linear_mixing_by_hand():
+  mixing = make_mixing('mlp', (2, 3), 5, kernel=1, mirrored=False, rngs=nnx.Rngs(1))
+  x = numbers(6, 5)
+  wanted = x.reshape(3, -1) @ np.asarray(mixing.linear.kernel[...]) + np.asarray(mixing.linear.bias[...])
+  np.testing.assert_allclose(mixing(jnp.asarray(x)), wanted.reshape(x.shape), rtol=1e-4, atol=1e-4)
+
+
+# ---- the whole
+
+
+def reference(model, image):
+  """Every layer as the source prints it, in NumPy, on [batch, patches, numbers]."""
+  from scipy import special
+
+  def block(layer, x, gelu):
+    y = np.asarray(layer(jnp.asarray(x)))
+    y = y * special.ndtr(y) if gelu else y
+    return x + y if x.shape == y.shape else y
+
+  p, q = model.patch
+  rows, columns = model.grid
+  cut = [image[:, i * p : (i + 1) * p, j * q : (j + 1) * q] for i in range(rows) for j in range(columns)]
+  x = np.stack(cut, axis=1).reshape(len(image), rows * columns, -1)
+  for layer in model.encoder:
+    x = block(layer, x, True)
+  code = np.asarray(model.to_code(jnp.asarray(x.reshape(len(x), -1))))
+  x = np.asarray(model.from_code(jnp.asarray(code))).reshape(len(x), rows * columns, -1)
+  for i, layer in enumerate(model.decoder):
+    x = block(layer, x, True) if i < len(model.decoder) - 1 else np.asarray(layer(jnp.asarray(x)))
+  out = np.zeros_like(image)
+  for n in range(rows * columns):
+    i, j = divmod(n, columns)
+    out[:, i * p : (i + 1) * p, j * q : (j + 1) * q] = x[:, n].reshape(len(x), p, q, -1)
+  return code, out
+
+
+@pytest.mark.parametrize('mixing', MIXINGS)
+def test_the_whole_layer_by_layer(mixing):
+  model = make(
+    image=(6, 4, 2) if mixing != 'cnn2df' else (4, 4, 2),
+    patch=2,
+    widths=(9, 9, 4),
+    code=5,
+    mixing=mixing,
+    after=(1, 3),
+    kernel=3,
+  )
+  image = np.random.default_rng(0).uniform(size=(3, *model.image)).astype(np.float32)
+  code, out = reference(model, image)
+  np.testing.assert_allclose(model.encode(jnp.asarray(image)), code, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(model.decode(jnp.asarray(code)), out, rtol=1e-4, atol=1e-5)
+  np.testing.assert_array_equal(model(jnp.asarray(image)), model.decode(model.encode(jnp.asarray(image))))
+
+
+def test_the_gelu_after_the_encoders_mixing():
+  image = jnp.asarray(np.random.default_rng(0).uniform(size=(2, 28, 28, 1)), jnp.float32)
+  with_, without = (make(after=(2,), encoder_gelu=gelu) for gelu in (True, False))
+  assert not np.allclose(with_.encode(image), without.encode(image))
+  np.testing.assert_array_equal(with_.decode(jnp.ones((1, 16))), without.decode(jnp.ones((1, 16))))
+
+
+def test_without_mixing_a_patch_alone_sets_its_part_of_the_code():
+  model = make()
+  image = np.random.default_rng(0).uniform(size=(1, 28, 28, 1)).astype(np.float32)
+  features = lambda image: np.asarray(functools.reduce(
+    lambda x, layer: layer(x), model.encoder, jnp.asarray(image).reshape(4, 7, 4, 7).transpose(0, 2, 1, 3).reshape(16, 49)
+  ))  # fmt: skip
+  other = image.copy()
+  other[0, 8, 8] += 1
+  changed = (features(image) != features(other)).any(axis=1)
+  assert changed.sum() == 1 and changed[5]
+
+
+@pytest.mark.parametrize(
+  'settings, message',
+  [
+    ({'mixing': 'mpl'}, "unknown model.mixing 'mpl'; did you mean 'mlp'"),
+    ({'after': (2,), 'kernel': 4}, 'model.kernel is 4, but must be odd'),
+    ({'mixing': 'cnn2d', 'widths': (64, 60, 16), 'after': (2,)}, 'model.widths is 60; 49 and 64 are'),
+    ({'image': (28, 14, 1), 'mixing': 'cnn2df', 'after': (2,)}, 'this is 4x2'),
+    ({'after': (5,)}, r'model.after is \[5\], but must name some of the 4 layers'),
+    ({'after': (2, 2)}, r'model.after is \[2, 2\]'),
+    ({'widths': ()}, r'model.widths is \[\]'),
+    ({'code': 0}, 'model.code 0'),
+    ({'patch': 5}, 'the patch 5x5 does not divide the image 28x28'),
+  ],
+)
+def test_what_is_refused(settings, message):
+  with pytest.raises(MixerError, match=message):
+    nnx.eval_shape(functools.partial(make, **settings))
+
+
+def test_an_image_of_another_shape():
+  with pytest.raises(MixerError, match=r'images of shape \(28, 28, 1\), but got \(28, 27, 1\)'):
+    make().encode(jnp.zeros((2, 28, 27, 1)))
+
+
+# ---- ours
+
+
+def mixer(**settings):
+  base = {
+    'image': (8, 6, 2), 'patch': 2, 'hidden': 8, 'encoder_blocks': 1, 'decoder_blocks': 2, 'token_mlp': 5,
+    'channel_mlp': 7, 'bottleneck': 3, 'code': 4,
+  }  # fmt: skip
+  return MixerAutoencoder(**(base | settings), rngs=nnx.Rngs(0))
+
+
+def test_the_mixers_count_by_hand():
+  tokens, hidden, token_mlp, channel_mlp, bottleneck, code, pixels = 12, 8, 5, 7, 3, 4, 8
+  linear = lambda i, o: i * o + o
+  block = 4 * hidden + linear(tokens, token_mlp) + linear(token_mlp, tokens)
+  block += linear(hidden, channel_mlp) + linear(channel_mlp, hidden)
+  around = linear(pixels, hidden) + linear(hidden, bottleneck) + linear(tokens * bottleneck, code)
+  around += linear(code, tokens * bottleneck) + linear(bottleneck, hidden) + linear(hidden, pixels) + 4 * hidden
+  assert count(mixer) == 3 * block + around
+
+
+def test_the_mixers_shapes_and_gradients():
+  model = mixer()
+  image = jnp.asarray(np.random.default_rng(0).uniform(size=(5, 8, 6, 2)), jnp.float32)
+  assert model.encode(image).shape == (5, 4) and model(image).shape == image.shape
+  graphdef, params = nnx.split(model, nnx.Param)
+  grads = jax.jit(jax.grad(lambda p: ((nnx.merge(graphdef, p)(image) - image) ** 2).mean()))(params)
+  assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads))
+  size = math.prod(model.image)
+  assert np.linalg.matrix_rank(np.asarray(jax.jacobian(model)(image[:1])).reshape(size, size), tol=1e-4) <= 4
+
+
+@pytest.mark.parametrize('what', ['hidden', 'token_mlp', 'channel_mlp', 'bottleneck', 'code'])
+def test_a_size_of_nothing(what):
+  with pytest.raises(MixerError, match=f'model.{what} is 0'):
+    nnx.eval_shape(functools.partial(mixer, **{what: 0}))

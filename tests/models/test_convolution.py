@@ -1,0 +1,58 @@
+"""Convolutions as products against jax.lax, forwards and backwards."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mixer_jax.models import convolution
+
+SHAPES = [
+  ((5, 6, 3), (3, 3), 4, (1, 1)),
+  ((1, 9, 4), (1, 5), 4, (0, 2)),
+  ((7, 7, 2), (5, 3), 3, (0, 0)),
+  ((3, 3, 4), (3, 5), 2, (2, 4)),  # as a transposed convolution has it
+  ((2, 2, 3), (7, 7), 3, (3, 3)),  # wider than the image
+]
+
+
+def draw(shape, kernel, outputs):
+  random = np.random.default_rng(0)
+  x = jnp.asarray(random.normal(size=(2, *shape)), jnp.float32)
+  return x, jnp.asarray(random.normal(size=(*kernel, shape[-1], outputs)), jnp.float32)
+
+
+def library(x, kernel, padding):
+  pairs = [(n, n) for n in padding]
+  return jax.lax.conv_general_dilated(x, kernel, (1, 1), pairs, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+
+@pytest.mark.parametrize('way', [convolution.by_shifts, convolution.by_matrix])
+@pytest.mark.parametrize('shape, kernel, outputs, padding', SHAPES)
+def test_products_are_convolutions_and_so_are_their_gradients(shape, kernel, outputs, padding, way):
+  x, k = draw(shape, kernel, outputs)
+  wanted = library(x, k, padding)
+  size = list(wanted.shape[1:3])
+  np.testing.assert_allclose(way(x, k, padding, size), wanted, rtol=1e-4, atol=1e-4)
+  weight = jnp.asarray(np.random.default_rng(1).normal(size=wanted.shape), jnp.float32)
+  ours = jax.grad(lambda x, k: (way(x, k, padding, size) * weight).sum(), (0, 1))(x, k)
+  theirs = jax.grad(lambda x, k: (library(x, k, padding) * weight).sum(), (0, 1))(x, k)
+  for a, b in zip(ours, theirs, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize('shape, kernel, outputs, padding', SHAPES)
+def test_what_is_chosen_is_the_same(shape, kernel, outputs, padding):
+  x, k = draw(shape, kernel, outputs)
+  np.testing.assert_allclose(convolution.convolve(x, k, padding), library(x, k, padding), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('transposed', [False, True])
+def test_parameters_start_in_torchs_bounds(transposed):
+  layer = convolution.Convolution(3, 12, (5, 5), padding=(2, 2), transposed=transposed, rngs=nnx.Rngs(0))
+  bound = 1 / math.sqrt(25 * (12 if transposed else 3))
+  for leaf in (layer.kernel[...], layer.bias[...]):
+    assert 0.8 * bound < np.abs(leaf).max() <= bound
