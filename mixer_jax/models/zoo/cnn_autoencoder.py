@@ -159,6 +159,8 @@ class ScriptedAutoencoder(nnx.Module):
       raise MixerError(
         f'model.script makes the image {down} times smaller, which does not divide {image[0]}x{image[1]}'
       )
+    if not steps:
+      raise MixerError(f'model.script has no layer: {script!r}; such as ch=32|down4|ch=1')
     if not isinstance(steps[-1], Conv):
       raise MixerError(f'model.script ends with down{steps[-1].side}; end it with a convolution such as ch=1')
     self.inner = (image[0] // down, image[1] // down, steps[-1].outputs)
