@@ -1,7 +1,7 @@
 """MNIST digits as 16 numbers: patches of 7x7 pixels, linear layers on each, and five ways to mix between them.
 
-Source: https://github.com/defgsus/nn-experiments, "MLP-Mixer re-invented for auto-encoding": widths 64, 64, 64, 16, AdamW
-  3e-3, batch 64, cosine with a sine warm-up over 2,000 steps, 1,000,000 images. Deviation: only kernels decay.
+Source: https://github.com/defgsus/nn-experiments, "MLP-Mixer re-invented for auto-encoding": widths 64, 64, 64, 16,
+  AdamW 3e-3, batch 64, cosine with a sine warm-up over 2,000 steps, 1,000,000 images. Deviation: only kernels decay.
 Arguments: `none`, or MIXING-LAYERS-kKERNEL such as `mlp-234`, `cnn-1-k1`, `cnn2df-234-k7`: cnn, cnnf, cnn2d, cnn2df or
   mlp (which has no kernel), behind which of the four layers, and the side of the convolutions.
 Expected: docs/results/autoencoders.md.

@@ -193,9 +193,13 @@ def test_the_gelu_after_the_encoders_mixing():
 def test_without_mixing_a_patch_alone_sets_its_part_of_the_code():
   model = make()
   image = np.random.default_rng(0).uniform(size=(1, 28, 28, 1)).astype(np.float32)
-  features = lambda image: np.asarray(functools.reduce(
-    lambda x, layer: layer(x), model.encoder, jnp.asarray(image).reshape(4, 7, 4, 7).transpose(0, 2, 1, 3).reshape(16, 49)
-  ))  # fmt: skip
+
+  def features(image):
+    x = jnp.asarray(image).reshape(4, 7, 4, 7).transpose(0, 2, 1, 3).reshape(16, 49)
+    for layer in model.encoder:
+      x = layer(x)
+    return np.asarray(x)
+
   other = image.copy()
   other[0, 8, 8] += 1
   changed = (features(image) != features(other)).any(axis=1)

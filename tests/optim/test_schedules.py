@@ -48,6 +48,15 @@ def test_warm_up_is_linear_from_zero():
     assert float(schedule(step)) == pytest.approx(0.3 * step / 10, rel=1e-6)
 
 
+def test_a_sine_ramp_meets_the_cosine():
+  schedule = schedules.cosine(peak=0.3, warmup='20 steps', floor=0.0, ramp='sine', length=LENGTH)
+  for step in range(110):
+    wanted = math.sin(math.pi / 2 * step / 20) if step < 20 else (1 + math.cos(math.pi * (step - 20) / 90)) / 2
+    assert float(schedule(step)) == pytest.approx(0.3 * wanted, abs=1e-6)
+  with pytest.raises(MixerError, match="unknown schedule.ramp 'sin'; did you mean 'sine'"):
+    schedules.cosine(peak=0.3, warmup='0', floor=0.0, ramp='sin', length=LENGTH)
+
+
 def test_cosine_reaches_the_floor_at_the_last_step():
   schedule = schedules.cosine(peak=0.3, warmup='10 steps', floor=0.01, length=LENGTH)
   for step in (10, 11, 35, 60, 109, 110):

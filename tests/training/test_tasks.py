@@ -1,9 +1,10 @@
-"""The tasks against formulas in NumPy and against scikit-learn."""
+"""The tasks against formulas in NumPy, against scikit-learn and SciPy."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import signal
 from sklearn import metrics
 
 from mixer_jax.errors import MixerError
@@ -190,3 +191,75 @@ def test_binary_refusals():
     binary(classes=3)
   with pytest.raises(MixerError, match=r'positive_weight is 0'):
     binary(0.0)
+
+
+# ---- images again
+
+IMAGE = RANDOM.uniform(size=(4, 16, 13, 3)).astype(np.float32)
+OUTPUT = (IMAGE + RANDOM.normal(size=IMAGE.shape) * np.array([0.01, 0.1, 0.3, 1])[:, None, None, None]).astype(
+  np.float32
+)
+
+
+def reconstruction(**settings):
+  context = {'loss': 'mse', 'image': (16, 13, 3), 'mean': (0.0,), 'std': (1.0,)}
+  return tasks.reconstruction(**(context | settings))
+
+
+def structural_similarity(a, b, size=11, sigma=1.5):
+  """Wang et al. 2004, window by window."""
+  line = np.exp(-0.5 * ((np.arange(size) - (size - 1) / 2) / sigma) ** 2)
+  window = np.outer(line, line) / line.sum() ** 2
+  mean = lambda x: signal.convolve2d(x.astype(np.float64), window, mode='valid')
+  results = []
+  for x, y in zip(a.transpose(2, 0, 1), b.transpose(2, 0, 1), strict=True):
+    mx, my = mean(x), mean(y)
+    vx, vy, both = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
+    results.append((2 * mx * my + 1e-4) * (2 * both + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4)))
+  return np.mean(results)
+
+
+def test_what_is_said_of_a_reconstruction():
+  result = reconstruction().scores(jnp.asarray(OUTPUT), {'image': jnp.asarray(IMAGE)})
+  mse = ((OUTPUT - IMAGE) ** 2).mean(axis=(1, 2, 3))
+  np.testing.assert_allclose(result['mse'], mse, rtol=1e-5)
+  np.testing.assert_array_equal(result['loss'], result['mse'])
+  np.testing.assert_allclose(result['l1'], np.abs(OUTPUT - IMAGE).mean(axis=(1, 2, 3)), rtol=1e-5)
+  np.testing.assert_allclose(result['psnr'], 10 * np.log10(1 / mse), rtol=1e-5)
+  wanted = [structural_similarity(a, b) for a, b in zip(IMAGE, OUTPUT, strict=True)]
+  np.testing.assert_allclose(result['ssim'], wanted, atol=1e-4)
+  assert wanted[0] > 0.9 and wanted[3] < 0.3
+
+
+def test_small_images_have_small_windows():
+  image, output = IMAGE[:, :8, :8, :1], OUTPUT[:, :8, :8, :1]
+  result = reconstruction(image=(8, 8, 1)).scores(jnp.asarray(output), {'image': jnp.asarray(image)})
+  wanted = [structural_similarity(a, b, size=8) for a, b in zip(image, output, strict=True)]
+  np.testing.assert_allclose(result['ssim'], wanted, atol=1e-4)
+
+
+def test_the_same_image_is_without_fault():
+  result = reconstruction().scores(jnp.asarray(IMAGE), {'image': jnp.asarray(IMAGE)})
+  assert (result['mse'] == 0).all() and (result['psnr'] == 100).all()
+  np.testing.assert_allclose(result['ssim'], 1, atol=1e-5)
+
+
+def test_training_takes_the_loss_alone_of_the_target():
+  batch = {'image': jnp.asarray(OUTPUT), 'target': jnp.asarray(IMAGE)}
+  result = reconstruction(loss='l1').scores(jnp.asarray(OUTPUT), batch, training=True)
+  assert set(result) == {'loss', 'mse'}
+  np.testing.assert_allclose(result['loss'], np.abs(OUTPUT - IMAGE).mean(axis=(1, 2, 3)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'settings, message',
+  [
+    ({'loss': 'l3'}, "unknown task.loss 'l3'"),
+    ({'image': None}, 'needs images, but config.data names a table'),
+    ({'mean': (0.5,)}, r'data.mean is \[0.5\]'),
+    ({'std': (0.5, 1.0, 1.0)}, r'data.std \[0.5, 1.0, 1.0\]'),
+  ],
+)
+def test_reconstruction_refusals(settings, message):
+  with pytest.raises(MixerError, match=message):
+    reconstruction(**settings)
