@@ -1,5 +1,6 @@
 """Decoders of files: images, the IDX files of MNIST, the layouts of CIFAR. No code is ever unpickled."""
 
+import contextlib
 import gzip
 import io
 import math
@@ -12,7 +13,7 @@ import zlib
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from mixer_jax import errors
 
@@ -101,27 +102,71 @@ def fit_image(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def read_image(path: str | os.PathLike, shape: tuple[int, int, int]) -> np.ndarray:
-  """The image file at `path`, uint8, of `shape` = (height, width, channels).
+  """The image file at `path`, uint8, of `shape` = (height, width, channels); see read_pixels and fit_image."""
+  return fit_image(read_pixels(path, shape[2]), shape)
+
+
+def read_header(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
+  """(height, width) of the image file at `path` as it will be read, and its channels, 1 or 3, without its pixels.
+
+  Raises MixerError as read_pixels.
+  """
+  with _named(path), Image.open(path) as picture:
+    turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    grey = picture.mode in ('1', 'L', 'LA', 'F') or picture.mode.startswith('I')
+    return picture.size if turned else picture.size[::-1], 1 if grey else 3
+
+
+def read_pixels(path: str | os.PathLike, channels: int) -> np.ndarray:
+  """The image file at `path` in its own size, uint8 [height, width, channels].
 
   The EXIF orientation is applied, palettes are looked up, 16-bit grey is scaled to 8 bits (v / 257, rounded),
-  and transparency is laid on white. Of an animation it is the first frame. See fit_image for the resizing.
+  and transparency is laid on white. Of an animation it is the first frame. 1 channel becomes 3 by repetition, 3 become 1
+  by the luma of ITU-R 601.
 
   Raises MixerError naming `path` for a file that is missing, damaged, no image or over Pillow's pixel limit.
   """
-  if shape[2] not in MODES:
+  if channels not in MODES:
     raise errors.MixerError(
-      f'{path}: an image file has 1 or 3 channels, the config wants {shape[2]}; set it to 1 or 3.'
+      f'{path}: an image file has 1 or 3 channels, the config wants {channels}; set it to 1 or 3.'
     )
+  with _named(path), Image.open(path) as picture:
+    return _pixels(ImageOps.exif_transpose(picture), MODES[channels])
+
+
+@contextlib.contextmanager
+def _named(path: str | os.PathLike):
+  """What Pillow raises, as an error that names the file."""
   try:
-    with Image.open(path) as picture:
-      pixels = _pixels(ImageOps.exif_transpose(picture), MODES[shape[2]])
+    yield
   except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
     raise errors.MixerError(f'{path}: {error} Make the image smaller.') from error
   # What Pillow's decoders raise for damaged files.
   except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error) as error:
     reason = ' '.join(str(error).split()) or type(error).__name__
     raise errors.MixerError(f'{path}: cannot be read as an image ({reason}); mend or remove it.') from error
-  return fit_image(pixels, shape)
+
+
+def fit_canvas(image: np.ndarray, crop: tuple[int, int], side: int) -> tuple[np.ndarray, np.ndarray]:
+  """`image`, uint8 [h, w, c], in the corner of a square canvas, and the (height, width) that it takes of it, int32.
+
+  It is made smaller until its longer side is `side`, but neither smaller nor larger than (height, width) = `crop`
+  needs; what is then beyond the canvas is cut off on both sides alike.
+
+  Args:
+    crop: what will be cut out of it, at most `side`.
+  """
+  height, width, channels = image.shape
+  scale = max(min(1, side / max(height, width)), crop[0] / height, crop[1] / width)
+  size = max(crop[0], round(height * scale)), max(crop[1], round(width * scale))
+  picture = Image.fromarray(image[:, :, 0] if channels == 1 else image)
+  picture = picture if scale == 1 else picture.resize(size[::-1], Image.Resampling.BILINEAR)
+  pixels = np.array(picture).reshape(*size, channels)
+  top, left = (max(0, n - side) // 2 for n in size)
+  pixels = pixels[top : top + side, left : left + side]
+  canvas = np.zeros((side, side, channels), np.uint8)
+  canvas[: pixels.shape[0], : pixels.shape[1]] = pixels
+  return canvas, np.array(pixels.shape[:2], np.int32)
 
 
 def _pixels(picture: Image.Image, mode: str) -> np.ndarray:

@@ -17,7 +17,12 @@ Batch = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Images:
-  """The keys of config.data for images."""
+  """The keys of config.data for images.
+
+  `crop_from`: 0, or for files of images a side in pixels: each is made so small that its longer side is that long, its
+  shorter one at least as long as `image` needs, and a crop of the size of `image` is cut out of it, at random in
+  training, in the middle otherwise.
+  """
 
   name: str
   train: str
@@ -29,15 +34,22 @@ class Images:
   std: tuple[float, ...]
   resident_mib: float
   workers: int
+  crop_from: int = 0
 
   inputs: ClassVar = ('image',)  # of the batch, in the order in which the model takes them
 
   def __post_init__(self):
     if len(self.image) != 3 or min(self.image) < 1:
       raise MixerError(f'data.image is {self.image}, but must be (height, width, channels), each at least 1')
+    if self.crop_from and self.crop_from < max(self.image[:2]):
+      raise MixerError(
+        f'data.crop_from is {self.crop_from}, but the crop {self.image[0]}x{self.image[1]} is larger; 0 for none'
+      )
 
   def source(self, split: str, data_dir: str | None) -> sources.Source:
-    return sources.load(self.name, split, image=self.image, classes=self.classes, data_dir=data_dir)
+    return sources.load(
+      self.name, split, image=self.image, classes=self.classes, crop_from=self.crop_from, data_dir=data_dir
+    )
 
   @property
   def for_model(self) -> dict[str, Any]:
@@ -51,8 +63,10 @@ class Images:
 
   def batch(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """A raw batch, as it reaches the device."""
-    image = jax.ShapeDtypeStruct((size, *self.image), jnp.uint8)
-    return {'image': image, 'label': jax.ShapeDtypeStruct((size,), jnp.int32)}
+    side, channels = self.crop_from, self.image[2]
+    image = jax.ShapeDtypeStruct((size, *((side, side, channels) if side else self.image)), jnp.uint8)
+    batch = {'image': image, 'label': jax.ShapeDtypeStruct((size,), jnp.int32)}
+    return batch | ({'size': jax.ShapeDtypeStruct((size, 2), jnp.int32)} if side else {})
 
   def make_prepare(self, augmentations: Mapping[str, Mapping], batch_size: int) -> Callable[..., Batch]:
     """(raw batch, key=None, augmenting=True) -> pixels in [0, 1], augmented when there is a key, then normalised.
@@ -60,7 +74,7 @@ class Images:
     `augmenting` is True, or a traced bool: then both ways are compiled.
     """
     features = self.batch(batch_size)
-    features['image'] = jax.ShapeDtypeStruct(features['image'].shape, jnp.float32)
+    features['image'] = jax.ShapeDtypeStruct((batch_size, *self.image), jnp.float32)
     augmented = augment.make_augment(augmentations, features=features, classes=self.classes)
     shapes = jax.eval_shape(augmented, features, jax.random.key(0))
 
@@ -70,6 +84,9 @@ class Images:
       return {**batch, 'target': batch['image']} if 'target' in shapes else batch
 
     def prepare(batch: Batch, key: jax.Array | None = None, augmenting: jax.Array | bool = True) -> Batch:
+      if self.crop_from:
+        key, crop_key = (None, None) if key is None else jax.random.split(key)
+        batch = {**batch, 'image': crop(batch['image'], batch['size'], self.image[:2], crop_key)}
       batch = {**batch, 'image': augment.to_float(batch['image'])}
       if key is not None and augmenting is True:
         batch = augmented(batch, key)
@@ -81,6 +98,19 @@ class Images:
       return {**batch, **normal}
 
     return prepare
+
+
+def crop(image: jax.Array, size: jax.Array, shape: tuple[int, int], key: jax.Array | None) -> jax.Array:
+  """Windows of `shape` of the filled parts of canvases, at random, or with no key in the middle.
+
+  Args:
+    image: [batch, side, side, channels].
+    size: [batch, 2], (height, width) that is filled of each, from its first corner on.
+  """
+  room = size - jnp.array(shape)
+  start = room // 2 if key is None else jax.random.randint(key, size.shape, 0, room + 1)
+  cut = lambda picture, at: jax.lax.dynamic_slice(picture, (*at, 0), (*shape, picture.shape[-1]))
+  return jax.vmap(cut)(image, start)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -56,16 +56,21 @@ class Source:
     return self.read(index)
 
 
-def load(name: str, split: str, *, image: tuple[int, int, int], classes: int, data_dir: str | None = None) -> Source:
+def load(
+  name: str, split: str, *, image: tuple[int, int, int], classes: int, crop_from: int = 0, data_dir: str | None = None
+) -> Source:
   """The data set `name`, its part `split`, every image of the shape `image`.
 
   Args:
     name: a key of SOURCES, 'image_folder:PATH' (a relative PATH is looked up in the current directory,
-      then in the data directory) or 'tfds:NAME' (any data set of TFDS that has been prepared as ArrayRecord).
+      then in the data directory), 'images:PATH' (a folder of images without classes, by name; its split is `all`) or
+      'tfds:NAME' (any data set of TFDS that has been prepared as ArrayRecord).
     split: as parse_split has it: 'train', 'train[:90%]', 'test[100:200]'.
     image: (height, width, channels) of every example; see fit_image. Where the data have this shape already,
       they stay as they are, and those in memory are offered as Source.arrays; others are resized when read.
     classes: how many classes the config expects.
+    crop_from: 0, or for files of images the side of the canvas on which each is kept with more than a crop of `image`
+      would have: an example then has `size`, see formats.fit_canvas.
     data_dir: see data_root. Files are looked for in data_root/NAME. TFDS looks in data_root if this or
       MIXER_DATA_DIR is given, else in its own default (TFDS_DATA_DIR, ~/tensorflow_datasets).
 
@@ -75,14 +80,18 @@ def load(name: str, split: str, *, image: tuple[int, int, int], classes: int, da
   """
   base = split_base(split)
   kind, _, rest = name.partition(':')
+  if crop_from and kind not in ('image_folder', 'images'):
+    raise errors.MixerError(f'data.crop_from is {crop_from}, but {name} holds images of one size; set it to 0')
   if kind == 'image_folder' and rest:
-    source = _image_folder(rest, base, image, data_dir)
+    source = _image_folder(rest, base, image, crop_from, data_dir)
+  elif kind == 'images' and rest:
+    source = _images(rest, base, image, crop_from, data_dir)
   elif kind == 'tfds' and rest:
     source = _tfds(rest, base, image, data_dir)
   elif name in SOURCES:
     source = SOURCES[name](name, base, image, data_dir)
   else:
-    raise errors.unknown('data set', name, [*SOURCES, 'image_folder:PATH', 'tfds:NAME'])
+    raise errors.unknown('data set', name, [*SOURCES, 'image_folder:PATH', 'images:PATH', 'tfds:NAME'])
   if len(source.classes) != classes:
     raise errors.MixerError(
       f'{name}: the config expects {classes} classes, the data have {len(source.classes)}; '
@@ -162,33 +171,38 @@ def _boundary(text: str, size: int, split: str) -> int:
 
 
 def materialize(source: Source, threads: int | None = None) -> dict[str, np.ndarray]:
-  """The whole of `source` in memory: {'image': uint8 [n, h, w, c], 'label': int32 [n]}.
+  """The whole of `source` in memory: {'image': uint8 [n, h, w, c], 'label': int32 [n]}, and whatever else it has.
 
   `threads` read it at once, one for each core if None.
   Raises the first error of reading, which names the file.
   """
   if source.arrays is not None:
     return source.arrays
-  images = np.empty((len(source), *source[0]['image'].shape), np.uint8)
-  labels = np.empty(len(source), np.int32)
+  first = {name: np.asarray(value) for name, value in source[0].items()}
+  arrays = {name: np.empty((len(source), *value.shape), value.dtype) for name, value in first.items()}
 
   def fill(start: int) -> None:
     for k in range(start, min(start + 64, len(source))):
-      example = source[k]
-      images[k], labels[k] = example['image'], example['label']
+      for name, value in source[k].items():
+        arrays[name][k] = value
 
   with concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count()) as pool:
     for _ in pool.map(fill, range(0, len(source), 64)):
       pass
-  return {'image': images, 'label': labels}
+  return arrays
 
 
 def _read_array(arrays: dict[str, np.ndarray], shape: tuple[int, int, int], index: int) -> dict[str, Any]:
   return {'image': fit_image(arrays['image'][index], shape), 'label': arrays['label'][index]}
 
 
-def _read_file(paths: list[str], labels: np.ndarray, shape: tuple[int, int, int], index: int) -> dict[str, Any]:
-  return {'image': read_image(paths[index], shape), 'label': labels[index]}
+def _read_file(
+  paths: list[str], labels: np.ndarray, shape: tuple[int, int, int], crop_from: int, index: int
+) -> dict[str, Any]:
+  if not crop_from:
+    return {'image': read_image(paths[index], shape), 'label': labels[index]}
+  canvas, size = formats.fit_canvas(formats.read_pixels(paths[index], shape[2]), shape[:2], crop_from)
+  return {'image': canvas, 'size': size, 'label': labels[index]}
 
 
 def _read_tfds(data: Any, name: str, classes: int, shape: tuple[int, int, int], index: int) -> dict[str, Any]:
@@ -285,15 +299,45 @@ def _folders(path: pathlib.Path) -> list[str]:
   return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith('.'))
 
 
-def _image_folder(path: str, base: str, shape: tuple[int, int, int], data_dir: str | None) -> Source:
+def _find_folder(name: str, path: str, holds: str, data_dir: str | None) -> pathlib.Path:
   places = [pathlib.Path(path).expanduser(), data_root(data_dir) / path]
   root = next((place for place in places if place.is_dir()), None)
   if root is None:
     looked = ' nor '.join(dict.fromkeys(str(place) for place in places))
     raise errors.MixerError(
-      f'image_folder:{path}: neither {looked} is a folder; name one that holds SPLIT/CLASS/*.jpg, '
+      f'{name}:{path}: neither {looked} is a folder; name one that holds {holds}, '
       'or say where it is with --data_dir or MIXER_DATA_DIR.'
     )
+  return root
+
+
+def _images(path: str, base: str, shape: tuple[int, int, int], crop_from: int, data_dir: str | None) -> Source:
+  root = _find_folder('images', path, '*.jpg', data_dir)
+  if base != 'all':
+    raise errors.unknown(f'split of images:{path}', base, ['all'])
+  left_out: list[str] = []
+  paths = _image_files(root, left_out)
+  if not paths:
+    raise errors.MixerError(f'{root}: no images, that is files ending in {" ".join(SUFFIXES)}; add some.')
+  converted, enlarged = [], []
+  for file in paths:
+    size, channels = formats.read_header(file)
+    converted += [file] if channels != shape[2] else []
+    enlarged += [file] if size[0] < shape[0] or size[1] < shape[1] else []
+  notes = {
+    'that are not images left out': left_out,
+    f'turned from grey to colour or back ({shape[2]} channels)': converted,
+    f'smaller than {shape[0]}x{shape[1]} enlarged': enlarged,
+  }
+  for what, which in notes.items():
+    if which:
+      print(f'{root}: {len(which)} {what}, such as {min(which)}', file=sys.stderr)
+  read = functools.partial(_read_file, paths, np.zeros(len(paths), np.int32), shape, crop_from)
+  return Source(('image',), None, read, len(paths))
+
+
+def _image_folder(path: str, base: str, shape: tuple[int, int, int], crop_from: int, data_dir: str | None) -> Source:
+  root = _find_folder('image_folder', path, 'SPLIT/CLASS/*.jpg', data_dir)
   if base not in _folders(root):
     raise errors.unknown(f'split of {root}', base, _folders(root))
   classes = _folders(root / base)
@@ -321,7 +365,7 @@ def _image_folder(path: str, base: str, shape: tuple[int, int, int], data_dir: s
     print(f'{root / base}: {len(left_out)} left out that are not images, such as {example}', file=sys.stderr)
   # Folder by folder, a slice such as train[:90%] would lack whole classes.
   order = np.random.default_rng(0).permutation(len(paths))
-  read = functools.partial(_read_file, [paths[i] for i in order], np.asarray(labels, np.int32)[order], shape)
+  read = functools.partial(_read_file, [paths[i] for i in order], np.asarray(labels, np.int32)[order], shape, crop_from)
   return Source(tuple(classes), None, read, len(paths))
 
 
