@@ -121,8 +121,8 @@ def read_pixels(path: str | os.PathLike, channels: int) -> np.ndarray:
   """The image file at `path` in its own size, uint8 [height, width, channels].
 
   The EXIF orientation is applied, palettes are looked up, 16-bit grey is scaled to 8 bits (v / 257, rounded),
-  and transparency is laid on white. Of an animation it is the first frame. 1 channel becomes 3 by repetition, 3 become 1
-  by the luma of ITU-R 601.
+  and transparency is laid on white. Of an animation it is the first frame. 1 channel becomes 3 by repetition,
+  3 become 1 by the luma of ITU-R 601.
 
   Raises MixerError naming `path` for a file that is missing, damaged, no image or over Pillow's pixel limit.
   """
