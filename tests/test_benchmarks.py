@@ -1,4 +1,4 @@
-"""benchmarks/rows_threshold.py: its arithmetic against brute force and a known shift, a small run, one that is refused."""
+"""benchmarks/rows_threshold.py: its arithmetic against brute force and a known shift, a small run, a refusal."""
 
 import csv
 import importlib.util
