@@ -10,11 +10,14 @@ accuracy on val and test, mean and deviation over the runs.
 """
 
 import argparse
+import contextlib
 import statistics
+import sys
 
 import numpy as np
 
-from mixer_jax import predict
+from mixer_jax import doors, predict
+from mixer_jax.errors import MixerError
 from mixer_jax.training import restore
 
 ROWS = 256
@@ -22,7 +25,8 @@ ROWS = 256
 
 def score(run, split: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
   """Probabilities of the positive class, and labels."""
-  arrays = run.experiment.data.source(split, data_dir).arrays
+  with contextlib.redirect_stdout(sys.stderr):  # what the data have to say is no part of the table
+    arrays = run.experiment.data.source(split, data_dir).arrays
   inputs = {name: arrays[name] for name in run.experiment.data.inputs}
   return predict.make_classify(run)(inputs, ROWS)[:, 1].astype(np.float64), arrays['label']
 
@@ -55,24 +59,30 @@ def adapt(probability: np.ndarray, prior: float) -> np.ndarray:
   return moved
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
   options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   options.add_argument('runs', nargs='+', help='run directories')
   options.add_argument('--data_dir')
-  known = options.parse_args()
+  options.add_argument('--debug', action='store_true', help='show the traceback of an error')
+  known = options.parse_args(arguments)
   table: dict[str, list[tuple[float, float]]] = {}
   numbers: dict[str, list[float]] = {'threshold of val': [], 'share of positives by EM (%)': []}
   for workdir in known.runs:
     run = restore.restore(workdir)
     data = run.experiment.data
+    if len(run.classes) != 2 or not (data.val and data.test):
+      raise MixerError(
+        f'{workdir}: thresholds need two classes, a val and a test split, but it has {len(run.classes)} classes,'
+        f' {data.val!r} and {data.test!r}'
+      )
     val, test = (score(run, split, known.data_dir) for split in (data.val, data.test))
-    prior = data.source(data.train, known.data_dir).arrays['label'].mean()
+    prior = data.schema.labels(data.table(data.train, known.data_dir)).mean()
     threshold, moved = best_threshold(*val), adapt(test[0], prior)
     numbers['threshold of val'].append(threshold)
     numbers['share of positives by EM (%)'].append(100 * moved.mean())
     for name, pair in {
       'one half': (accuracy(*val), accuracy(*test)),
-      'threshold of val': (accuracy(*val, threshold), accuracy(*test, threshold)),
+      'threshold of val (on val: the rows that chose it)': (accuracy(*val, threshold), accuracy(*test, threshold)),
       'EM': (accuracy(adapt(val[0], prior), val[1]), accuracy(moved, test[1])),
       'hindsight (uses test labels)': (float('nan'), accuracy(*test, best_threshold(*test))),
     }.items():
@@ -88,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  doors.run(main)

@@ -10,8 +10,9 @@ Source: `:1` to `:5` are five experiments of a NumPy MLP-Mixer on the 20,000 + 4
     :4  the same from 1e-4
     :5  patch 3, width 198, 2 epochs at 0.1, a cosine to 1e-6 over 15% of the run, then 1e-6
 Arguments: 1 to 5; none for ours: a token for every column, quantile scaling, AdamW.
-Expected: @@EXPECTED@@ docs/results/unsw_nb15.md.
-Hardware: 2 CPU cores.
+Expected: ours 96.86% on val and 89.85% on the test rows, means of 10 seeds; the experiments 71 to 80% on the test rows;
+  docs/results/unsw_nb15.md.
+Hardware: one CPU core, 6 minutes for ours, 19 to 128 for the experiments, beside other work.
 Data: unsw_nb15/UNSWNB15_training_coursework.csv and ..._testing1_coursework.csv in the data directory, or the published
   UNSW_NB15_training-set.csv and UNSW_NB15_testing-set.csv with --config.data.drop="('id', 'attack_cat')".
 Command: python -m mixer_jax.train --config=configs/unsw_nb15.py --workdir=runs/unsw

@@ -1,5 +1,6 @@
-"""The arithmetic of benchmarks/rows_threshold.py against brute force and a known shift."""
+"""benchmarks/rows_threshold.py: its arithmetic against brute force and a known shift, a small run, a refusal."""
 
+import csv
 import importlib.util
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 from scipy import special
 
 import mixer_jax
+from mixer_jax import config as configs
+from mixer_jax.errors import MixerError
+from mixer_jax.training import loop
 
 
 @pytest.fixture(scope='module')
@@ -47,3 +51,39 @@ def test_em_finds_the_share_of_positives(script):
 def test_em_leaves_the_right_prior_alone(script):
   probability, _ = draw(0.5, 200_000, 1)
   assert np.abs(script.adapt(probability, 0.5) - probability).max() < 0.01
+
+
+def train(folder, workdir, *arguments):
+  small = ['--config.total=4 steps', '--config.batch_size=16', '--config.model.hidden=8', '--config.model.blocks=1']
+  rare = [f'--config.{name}_every=0' for name in ('log', 'eval', 'checkpoint')]
+  config = configs.load([f'--config=configs/csv.py:{folder}', *small, *rare, *arguments])
+  loop.train_and_evaluate(config, workdir)
+
+
+@pytest.fixture(scope='module')
+def table(tmp_path_factory):
+  folder, random = tmp_path_factory.mktemp('table'), np.random.default_rng(0)
+  for split in ('train', 'val', 'test'):
+    label = random.integers(0, 2, 60)
+    rows = np.column_stack([random.normal(size=(60, 3)).round(4) + label[:, None], label])
+    with (folder / f'{split}.csv').open('w', newline='') as file:
+      csv.writer(file).writerows([['a', 'b', 'c', 'label'], *rows.tolist()])
+  return folder
+
+
+def test_a_finished_run(script, table, tmp_path, capsys):
+  train(table, tmp_path / 'run')
+  capsys.readouterr()
+  script.main([str(tmp_path / 'run')])
+  header, _, *lines = capsys.readouterr().out.splitlines()
+  assert header == '| decision | val accuracy | test accuracy |'
+  cells = {line.split(' | ')[0].strip('| '): line.strip(' |').split(' | ')[1:] for line in lines[:4]}
+  one_half, chosen, em, best = cells.values()
+  assert float(chosen[0]) >= float(one_half[0]) and float(best[-1]) >= max(float(c[1]) for c in (one_half, chosen, em))
+  assert lines[-1].startswith('1 runs; threshold of val: 0.')
+
+
+def test_a_run_without_val_is_refused(script, table, tmp_path):
+  train(table, tmp_path / 'run', '--config.data.val=')
+  with pytest.raises(MixerError, match="thresholds need two classes, a val and a test split, but it has 2 classes, ''"):
+    script.main([str(tmp_path / 'run')])

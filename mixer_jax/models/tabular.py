@@ -25,7 +25,7 @@ class ColumnTokens(nnx.Module):
   A number x becomes x * weight + bias, with a weight and a bias for every column; with `bins`, x is first spread over
   that many pieces of [-1, 1] (each from 0 to 1 as x goes through it, the outer two on beyond it), so that a column can
   bend. A category is a row of a table, where each column has rows of its own; that of the unknown values starts from
-  zero, where it stays if training meets none.
+  zero and stays there, since no training row has one.
   """
 
   def __init__(self, columns: int, vocabularies: tuple[tuple[int, int], ...], hidden: int, *, bins: int, rngs):
@@ -108,7 +108,9 @@ class TabularMixer(nnx.Module):
       if size <= 0:
         raise MixerError(f'model.{what} is {size}, but must be above 0')
     if bins < 0 or bins and tokens == 'patches':
-      raise MixerError(f"model.bins is {bins}, but must be 0 for model.tokens 'patches', and at least 0 for 'columns'")
+      raise MixerError(
+        f"model.bins is {bins} with model.tokens {tokens!r}, but must be 0 for 'patches' and at least 0 for 'columns'"
+      )
     if patch != 1 and tokens == 'columns':
       raise MixerError(f"model.patch is {patch}, but must be 1 for model.tokens 'columns'")
     if tokens == 'patches' and (patch < 1 or columns % patch):

@@ -91,7 +91,7 @@ def classification(*, loss: str, label_smoothing: float, classes: int, report: b
   probability = functools.partial(special.softmax, axis=-1) if loss == 'softmax' else special.expit
   whole = Report(
     predicted=lambda logits: logits.argmax(axis=-1),
-    numbers=lambda logits, label: classes_report(probability(logits.astype(np.float64)), label),
+    numbers=lambda logits, label: classes_report(probability(logits.astype(np.float64)), logits.argmax(axis=-1), label),
   )
   return Task((classes,), scores, whole if report else None)
 
@@ -132,7 +132,7 @@ def sigmoid(logit: np.ndarray) -> np.ndarray:
   return special.expit(logit.astype(np.float64))
 
 
-def classes_report(probability: np.ndarray, label: np.ndarray) -> dict[str, float]:
+def classes_report(probability: np.ndarray, predicted: np.ndarray, label: np.ndarray) -> dict[str, float]:
   """What a table of results says of a classifier of several classes; probability is [examples, classes].
 
   Precision, recall, specificity and F1 are means over the classes, each against all others, with 0 for what a class
@@ -142,7 +142,6 @@ def classes_report(probability: np.ndarray, label: np.ndarray) -> dict[str, floa
   from sklearn import metrics
 
   count = probability.shape[1]
-  predicted = probability.argmax(axis=1)
   precision, recall, f1, _ = metrics.precision_recall_fscore_support(
     label, predicted, labels=range(count), average='macro', zero_division=0.0
   )
@@ -156,7 +155,9 @@ def classes_report(probability: np.ndarray, label: np.ndarray) -> dict[str, floa
     'macro_specificity': float(np.mean(others)),
     'macro_f1': float(f1),
     **{name: float(np.mean([rank(*pair) for pair in ranked])) for name, rank in of_ranks.items() if ranked},
-    'calibration_error': calibration_error(probability.max(axis=1), (predicted == label).astype(int)),
+    'calibration_error': calibration_error(
+      probability[np.arange(len(label)), predicted], (predicted == label).astype(int)
+    ),
   }
 
 

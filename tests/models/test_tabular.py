@@ -188,7 +188,7 @@ def test_activation():
     ({'token_expansion': -1.0}, 'model.token_expansion is -1.0, but must be above 0'),
     ({'channel_expansion': 0.0}, 'model.channel_expansion is 0.0, but must be above 0'),
     ({'bins': -2}, 'model.bins is -2'),
-    ({'bins': 8, 'tokens': 'patches'}, "model.bins is 8, but must be 0 for model.tokens 'patches'"),
+    ({'bins': 8, 'tokens': 'patches'}, "model.bins is 8 with model.tokens 'patches', but must be 0"),
     ({'patch': 3}, "model.patch is 3, but must be 1 for model.tokens 'columns'"),
   ],
 )

@@ -105,13 +105,19 @@ def test_sigmoids_are_reported_as_they_are():
   assert report.numbers(LOGITS, LABEL)['macro_roc_auc'] == pytest.approx(np.mean(area))
 
 
+def test_the_largest_logit_decides_where_sigmoids_are_all_one():
+  report = tasks.classification(loss='sigmoid', label_smoothing=0.0, classes=3, report=True).report
+  numbers = report.numbers(np.array([[40.0, 50.0, 0.0]]), np.array([1]))
+  assert numbers['macro_recall'] == pytest.approx(1 / 3) and numbers['calibration_error'] < 1e-6
+
+
 def test_a_class_without_examples_counts_as_nothing():
-  numbers = tasks.classes_report(np.eye(3)[[0, 1]], np.array([0, 1]))
+  numbers = tasks.classes_report(np.eye(3)[[0, 1]], np.array([0, 1]), np.array([0, 1]))
   assert numbers['macro_f1'] == pytest.approx(2 / 3) and numbers['macro_roc_auc'] == 1
 
 
 def test_one_class_of_several_alone_has_no_ranking():
-  numbers = tasks.classes_report(np.full((4, 3), 1 / 3), np.zeros(4, int))
+  numbers = tasks.classes_report(np.full((4, 3), 1 / 3), np.zeros(4, int), np.zeros(4, int))
   assert 'macro_roc_auc' not in numbers and numbers['macro_specificity'] == pytest.approx(2 / 3)
 
 
