@@ -25,6 +25,7 @@ setup(
   # From the oldest release that was tried to the next one that may break an interface.
   install_requires=[
     'absl-py>=2.3,<3',
+    'dm-pix>=0.4.4,<0.5',
     'einops>=0.8.1,<0.9',
     'flax>=0.12.8,<0.13',
     'grain>=0.2.18,<0.3',

@@ -26,6 +26,7 @@ SETTINGS = {
   'elastic': {'alpha': 10.0, 'sigma': 2.0},
   'color_jitter': {'brightness': 0.4, 'contrast': 0.4, 'saturation': 0.4, 'hue': 0.1},
   'erasing': {'probability': 0.9},
+  'noise': {'deviation': 0.1},
   'cutmix': {},
   'mixup': {'alpha': 0.4},
 }
@@ -86,9 +87,9 @@ def test_every_augmentation_is_tested():
 def test_shapes_ranges_and_keys(name):
   batch = random_batch()
   first, again, other = (run({name: SETTINGS[name]}, batch, seed) for seed in (0, 0, 1))
-  assert set(first) == set(batch)
+  assert set(first) == set(batch) | ({'target'} if name == 'noise' else set())
   assert first['image'].shape == batch['image'].shape and first['image'].dtype == jnp.float32
-  assert first['image'].min() >= 0 and first['image'].max() <= 1 + 1e-6
+  assert name == 'noise' or first['image'].min() >= 0 and first['image'].max() <= 1 + 1e-6
   np.testing.assert_array_equal(first['image'], again['image'])
   assert not np.array_equal(first['image'], other['image'])
   assert not np.array_equal(first['image'], batch['image'])
@@ -395,6 +396,15 @@ def test_jitter_of_greyscale_images():
     inside = (y > 1e-4) & (y < 1 - 1e-4)
     slope = np.polyfit(x[inside], y[inside], 1)[0]
     np.testing.assert_allclose(y, np.clip(slope * x + (1 - slope) * x.mean(), 0, 1), atol=1e-4)
+
+
+def test_noise_is_normal_and_keeps_the_image_before_it():
+  batch = random_batch(batch=64)
+  result = run({'noise': {'deviation': 0.3}, 'flip': {}}, batch)
+  difference = np.asarray(result['image'] - result['target'])
+  assert difference.std() == pytest.approx(0.3, rel=0.03) and abs(difference.mean()) < 0.02
+  flipped = run({'flip': {}}, batch)['image']
+  np.testing.assert_array_equal(result['target'], flipped)  # what is augmented before it is asked for too
 
 
 def test_erasing_fills_one_box_with_one_colour():

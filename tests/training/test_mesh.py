@@ -60,7 +60,7 @@ def train(layout, steps=STEPS, **changes):
 
 
 def evaluate(built, params):
-  eval_loop = make_eval_loop(built.eval_step(), built.metrics, meshes.over_batch(built.mesh))
+  eval_loop = make_eval_loop(built.eval_step(), built.metrics(), meshes.over_batch(built.mesh))
   return loop.evaluate(eval_loop, params, feeder(built, 'train[80%:]', 64), None)[0]
 
 
