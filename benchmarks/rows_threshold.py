@@ -1,6 +1,6 @@
 """What finished binary runs of a table make of the test rows with other decisions than probability one half.
 
-  python benchmarks/rows_threshold.py runs/unsw_ours/*/seed*
+  python benchmarks/rows_threshold.py runs/unsw/as_it_stands/seed*
 
 `threshold of val`: the one with the highest accuracy on the run's val split, the middle one of several. `EM`: the
 probabilities moved to the share of positives that makes them agree with themselves on the test rows, which needs their
@@ -15,12 +15,11 @@ import statistics
 import sys
 
 import numpy as np
+from unsw_shift import em
 
 from mixer_jax import doors, predict
 from mixer_jax.errors import MixerError
 from mixer_jax.training import restore
-
-ROWS = 256
 
 
 def score(run, split: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
@@ -28,7 +27,7 @@ def score(run, split: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray
   with contextlib.redirect_stdout(sys.stderr):  # what the data have to say is no part of the table
     arrays = run.experiment.data.source(split, data_dir).arrays
   inputs = {name: arrays[name] for name in run.experiment.data.inputs}
-  return predict.make_classify(run)(inputs, ROWS)[:, 1].astype(np.float64), arrays['label']
+  return predict.make_classify(run)(inputs, predict.ROWS)[:, 1].astype(np.float64), arrays['label']
 
 
 def accuracy(probability: np.ndarray, label: np.ndarray, threshold: float = 0.5) -> float:
@@ -44,19 +43,6 @@ def best_threshold(probability: np.ndarray, label: np.ndarray) -> float:
   possible = np.concatenate([[True], np.diff(values) > 0, [True]])
   best = np.flatnonzero(possible & (right == right[possible].max()))
   return float(edges[best[len(best) // 2]])
-
-
-def adapt(probability: np.ndarray, prior: float) -> np.ndarray:
-  """The probabilities for the share of positives that is their own mean, starting from that of the training rows."""
-  odds = probability / np.maximum(1 - probability, 1e-12)
-  share = prior
-  for _ in range(1000):
-    moved = odds * share / (1 - share) * (1 - prior) / prior
-    moved = moved / (1 + moved)
-    if abs(moved.mean() - share) < 1e-9:
-      break
-    share = moved.mean()
-  return moved
 
 
 def main(arguments: list[str]) -> None:
@@ -77,13 +63,13 @@ def main(arguments: list[str]) -> None:
       )
     val, test = (score(run, split, known.data_dir) for split in (data.val, data.test))
     prior = data.schema.labels(data.table(data.train, known.data_dir)).mean()
-    threshold, moved = best_threshold(*val), adapt(test[0], prior)
+    threshold, (moved, share) = best_threshold(*val), em(test[0], prior)
     numbers['threshold of val'].append(threshold)
-    numbers['share of positives by EM (%)'].append(100 * moved.mean())
+    numbers['share of positives by EM (%)'].append(100 * share)
     for name, pair in {
       'one half': (accuracy(*val), accuracy(*test)),
       'threshold of val (on val: the rows that chose it)': (accuracy(*val, threshold), accuracy(*test, threshold)),
-      'EM': (accuracy(adapt(val[0], prior), val[1]), accuracy(moved, test[1])),
+      'EM': (accuracy(em(val[0], prior)[0], val[1]), accuracy(moved, test[1])),
       'hindsight (uses test labels)': (float('nan'), accuracy(*test, best_threshold(*test))),
     }.items():
       table.setdefault(name, []).append(pair)

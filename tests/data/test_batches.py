@@ -93,7 +93,7 @@ def test_resident_feeds_hold_the_batches_of_their_steps():
     assert_batch(fetched(feed, i), expected(8 + i))
 
 
-def test_an_epoch_of_20_000_rows_in_one_call():
+def test_a_feed_holds_an_epoch_of_20_000_rows():
   rows = sources.Source(('a',), {'label': np.arange(20_000, dtype=np.int32)}, lambda i: {'label': np.int32(i)}, 20_000)
   feed = batches.Feeder(rows, seed=7, batch_size=32, mesh=MESH, resident_mib=100.0, workers=0).train(0, 625)
   labels = np.asarray(feed['data']['label'])[np.asarray(feed['rows'])[:625]]
