@@ -19,7 +19,7 @@ def get_config():
   config.ema = 0.998
   config.model = {
     'name': 'mixer_autoencoder', 'patch': 2, 'hidden': 48, 'encoder_blocks': 2, 'decoder_blocks': 2, 'token_mlp': 32,
-    'channel_mlp': 96, 'bottleneck': 48, 'code': 8,
+    'channel_mlp': 96, 'bottleneck': 48, 'code': 8, 'bounded': True,
   }  # fmt: skip
   config.task = {'name': 'reconstruction', 'loss': 'mse'}
   config.data = {

@@ -52,7 +52,7 @@ def get_config(arg=None):
     config.ema = 0.999
     config.model = {
       'name': 'mixer_autoencoder', 'patch': 8, 'hidden': 192, 'encoder_blocks': 4, 'decoder_blocks': 6,
-      'token_mlp': 192, 'channel_mlp': 384, 'bottleneck': 36, 'code': 564,
+      'token_mlp': 192, 'channel_mlp': 384, 'bottleneck': 36, 'code': 564, 'bounded': True,
     }  # fmt: skip
   config.task = {'name': 'reconstruction', 'loss': 'mse'}
   config.data = {

@@ -20,7 +20,7 @@ def get_config():
   config.ema = 0.999
   config.model = {
     'name': 'mixer_autoencoder', 'patch': 4, 'hidden': 64, 'encoder_blocks': 2, 'decoder_blocks': 4, 'token_mlp': 64,
-    'channel_mlp': 256, 'bottleneck': 48, 'code': 16,
+    'channel_mlp': 256, 'bottleneck': 48, 'code': 16, 'bounded': True,
   }  # fmt: skip
   config.task = {'name': 'reconstruction', 'loss': 'mse'}
   config.data = {

@@ -177,6 +177,7 @@ class MixerAutoencoder(nnx.Module):
     token_mlp, channel_mlp: hidden widths of the two MLPs.
     bottleneck: width that a token is brought to before all of them become the code, and after it; this is what
       keeps those two layers small.
+    bounded: a sigmoid at the end, for pixels in [0, 1]: the many that are exactly black or white then cost no effort.
 
   Raises:
     MixerError: a patch that does not divide the image, a size below 1.
@@ -184,10 +185,11 @@ class MixerAutoencoder(nnx.Module):
 
   def __init__(
     self, *, image: tuple[int, int, int], patch: int | tuple[int, int], hidden: int, encoder_blocks: int,
-    decoder_blocks: int, token_mlp: int, channel_mlp: int, bottleneck: int, code: int, rngs: nnx.Rngs,
+    decoder_blocks: int, token_mlp: int, channel_mlp: int, bottleneck: int, code: int,
+    bounded: bool, rngs: nnx.Rngs,
   ):  # fmt: skip
     self.grid, self.patch = layers.patch_grid(image, patch)
-    self.image, self.code = tuple(image), code
+    self.image, self.code, self.bounded = tuple(image), code, bounded
     for what, size in (
       ('hidden', hidden), ('token_mlp', token_mlp), ('channel_mlp', channel_mlp), ('bottleneck', bottleneck),
       ('code', code),
@@ -222,12 +224,13 @@ class MixerAutoencoder(nnx.Module):
     return self.to_code(einops.rearrange(self.narrow(self.encoder_norm(x)), 't b c -> b (t c)'))
 
   def decode(self, code: jax.Array) -> jax.Array:
-    """[batch, code] -> [batch, height, width, channels], not bounded."""
+    """[batch, code] -> [batch, height, width, channels], in [0, 1] if bounded."""
     x = einops.rearrange(self.from_code(code), 'b (t c) -> t b c', t=self.grid[0] * self.grid[1])
     x = self.widen(x)
     for block in self.decoder:
       x = block(x)
-    return layers.unpatchify(self.head(self.decoder_norm(x)), self.grid, self.patch)
+    x = self.head(self.decoder_norm(x))
+    return layers.unpatchify(jax.nn.sigmoid(x) if self.bounded else x, self.grid, self.patch)
 
   def __call__(self, image: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
     """The image again; `rngs` is not needed."""
