@@ -6,6 +6,7 @@ import functools
 import inspect
 import json
 import math
+import pkgutil
 import shutil
 import textwrap
 from pathlib import Path
@@ -43,7 +44,14 @@ CONFIGS = {
   'csv': [':FILE'],
   'breast_cancer': ['', ':1', ':3', ':5'],
   'unsw_nb15': ['', ':1', ':2', ':3', ':4', ':5'],
-}
+  'digits_autoencoder': [''],
+  'mnist_autoencoder': ['', ':mlp-234', ':cnn-1-k1', ':cnnf-234-k11', ':cnn2d-234-k3', ':cnn2df-234-k7'],
+  'mnist_cnn_autoencoder': ['', ':k7'],
+  'mnist_mixer_autoencoder': [''],
+  'image_autoencoder': [
+    ':PATH', ':PATH,p32-cnn-k3', ':PATH,w36-cnn2df-k7', ':PATH,deep-cnn2df-k7', ':PATH,script-scl3',
+  ],
+}  # fmt: skip
 NAMES = [(file, argument) for file, arguments in CONFIGS.items() for argument in arguments]
 every_config = pytest.mark.parametrize('file, argument', NAMES, ids=[f'{f}{a}' for f, a in NAMES])
 KINDS = ('train', 'val', 'test')
@@ -116,7 +124,10 @@ def test_builds_steps_and_evaluates(file, argument, load, rows):
   experiments.build(config, schema=experiments.learn_schema(config, rows))
   # Warm-ups begin with a learning rate of 0, which moves nothing.
   config['schedule'] |= {'warmup': '0'} if 'warmup' in config['schedule'] else {}
-  narrow = {'blocks': 2, 'hidden': 8, 'token_mlp': 6, 'channel_mlp': 10}
+  narrow = {
+    'blocks': 2, 'encoder_blocks': 1, 'decoder_blocks': 1, 'hidden': 8, 'token_mlp': 6, 'channel_mlp': 10,
+    'bottleneck': 2, 'code': 3,
+  }  # fmt: skip
   config['model'] |= {name: value for name, value in narrow.items() if name in config['model']}
   size = 2 * jax.device_count()
   config |= {'batch_size': size, 'eval_batch_size': size}
@@ -128,10 +139,12 @@ def test_builds_steps_and_evaluates(file, argument, load, rows):
   assert any(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
   assert all(np.isfinite(leaf).all() for leaf in after)
   assert (state.ema is not None) == (config['ema'] > 0)
-  assert np.isfinite(metrics['loss']) and 0 <= metrics['accuracy'] <= 1
+  assert all(map(np.isfinite, metrics.values()))
   named = {'loss', 'accuracy'} | ({'top5'} if config['data']['classes'] > 5 else set())
   binary = {'precision', 'recall', 'specificity', 'f1', 'macro_f1', 'roc_auc', 'average_precision', 'calibration_error'}
-  assert set(metrics) == named | (binary if config['task']['name'] == 'binary' else set())
+  assert set(metrics) == {
+    'classification': named, 'binary': named | binary, 'reconstruction': {'loss', 'mse', 'l1', 'psnr', 'ssim'},
+  }[config['task']['name']]  # fmt: skip
 
 
 @functools.cache  # Narrowed, S/16 and B/16 are the same, and so are S/32 and B/32.
@@ -145,6 +158,7 @@ def step_and_evaluate(config, rows):
     'image': lambda shape: random.integers(0, 256, shape), 'features': lambda shape: random.normal(size=shape),
     'categories': lambda shape: random.integers(0, 2, shape),
     'label': lambda shape: (np.arange(*shape) + 1) % experiment.data.classes,
+    'size': lambda shape: random.integers(96, 161, shape),
   }  # fmt: skip
   arrays = {k: draw[k](v.shape).astype(v.dtype) for k, v in experiment.data.batch(size + size // 2).items()}
   read = lambda i: {k: v[i] for k, v in arrays.items()}
@@ -203,7 +217,8 @@ def functions_of_sections():
   """The functions that settings go to, and all others in their files."""
   makers = [*TASKS.values(), *OPTIMIZERS.values(), *SCHEDULES.values(), *augment.AUGMENTATIONS.values()]
   makers = [maker.func if isinstance(maker, functools.partial) else maker for maker in makers]
-  modules = {inspect.getmodule(maker) for maker in [*MODELS.values(), *makers]} | {model_layers, meshes, watch}
+  models = map(pkgutil.resolve_name, MODELS.values())
+  modules = {inspect.getmodule(maker) for maker in [*models, *makers]} | {model_layers, meshes, watch}
   trees = [(module.__name__, ast.parse(inspect.getsource(module))) for module in modules]
   functions = [(name, node) for name, tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
   found = {node.name for _, node in functions}

@@ -236,7 +236,7 @@ def test_an_image_of_another_shape():
 def mixer(**settings):
   base = {
     'image': (8, 6, 2), 'patch': 2, 'hidden': 8, 'encoder_blocks': 1, 'decoder_blocks': 2, 'token_mlp': 5,
-    'channel_mlp': 7, 'bottleneck': 3, 'code': 4,
+    'channel_mlp': 7, 'bottleneck': 3, 'code': 4, 'bounded': False,
   }  # fmt: skip
   return MixerAutoencoder(**(base | settings), rngs=nnx.Rngs(0))
 
@@ -260,6 +260,13 @@ def test_the_mixers_shapes_and_gradients():
   assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads))
   size = math.prod(model.image)
   assert np.linalg.matrix_rank(np.asarray(jax.jacobian(model)(image[:1])).reshape(size, size), tol=1e-4) <= 4
+
+
+def test_bounded_is_a_sigmoid_of_the_same_network():
+  image = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 8, 6, 2)), jnp.float32)
+  free, bounded = mixer()(image), mixer(bounded=True)(image)
+  np.testing.assert_allclose(bounded, 1 / (1 + np.exp(-free)), rtol=1e-5)
+  assert np.asarray(free).min() < 0
 
 
 @pytest.mark.parametrize('what', ['hidden', 'token_mlp', 'channel_mlp', 'bottleneck', 'code'])

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import pkgutil
 import re
 import runpy
 from pathlib import Path
@@ -507,4 +508,4 @@ def test_another_image_shape_is_refused_with_both(shape):
 
 
 def test_the_mixer_has_its_name():
-  assert MODELS['mixer'] is MlpMixer
+  assert pkgutil.resolve_name(MODELS['mixer']) is MlpMixer
