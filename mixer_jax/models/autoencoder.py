@@ -201,7 +201,9 @@ class MixerAutoencoder(nnx.Module):
         f'model.encoder_blocks is {encoder_blocks} and model.decoder_blocks {decoder_blocks}; not below 0'
       )
     tokens, pixels = self.grid[0] * self.grid[1], math.prod(self.patch) * image[2]
-    linear = lambda i, o: layers.linear(i, o, init='original', dtype=jnp.float32, rngs=rngs)
+    # Biases that start from 0 would make every token of a black image 0, and each LayerNorm of zeros multiplies its
+    # gradient by 1,000.
+    linear = lambda i, o: layers.linear(i, o, init='torch', dtype=jnp.float32, rngs=rngs)
     blocks = lambda count: nnx.List([
       MixerBlock(
         tokens, hidden, token_mlp, channel_mlp, norm_over='channels', first='tokens', activation=layers.exact_gelu,

@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -260,6 +261,16 @@ def test_the_mixers_shapes_and_gradients():
   assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads))
   size = math.prod(model.image)
   assert np.linalg.matrix_rank(np.asarray(jax.jacobian(model)(image[:1])).reshape(size, size), tol=1e-4) <= 4
+
+
+def test_black_images_have_gradients_like_others():
+  def norm(image):
+    graphdef, params = nnx.split(mixer(encoder_blocks=4, decoder_blocks=6), nnx.Param)
+    loss = lambda p: ((nnx.merge(graphdef, p)(image) - image - 1) ** 2).mean()
+    return float(optax.tree.norm(jax.jit(jax.grad(loss))(params)))
+
+  other = norm(jnp.asarray(np.random.default_rng(0).uniform(size=(5, 8, 6, 2)), jnp.float32))
+  assert norm(jnp.zeros((5, 8, 6, 2))) < 10 * other
 
 
 def test_bounded_is_a_sigmoid_of_the_same_network():
