@@ -19,7 +19,7 @@ from unsw_shift import em
 
 from mixer_jax import doors, predict
 from mixer_jax.errors import MixerError
-from mixer_jax.training import restore
+from mixer_jax.training import classifying, restore
 
 
 def score(run, split: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
@@ -27,7 +27,7 @@ def score(run, split: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray
   with contextlib.redirect_stdout(sys.stderr):  # what the data have to say is no part of the table
     arrays = run.experiment.data.source(split, data_dir).arrays
   inputs = {name: arrays[name] for name in run.experiment.data.inputs}
-  return predict.make_classify(run)(inputs, predict.ROWS)[:, 1].astype(np.float64), arrays['label']
+  return classifying.make_classify(run)(inputs, predict.ROWS)[:, 1].astype(np.float64), arrays['label']
 
 
 def accuracy(probability: np.ndarray, label: np.ndarray, threshold: float = 0.5) -> float:

@@ -50,7 +50,7 @@ def classify_images(run, inputs: list[str], write) -> str:
   """Writes a line for every image; returns how many there were, in words."""
   import numpy as np
 
-  from mixer_jax.data import sources
+  from mixer_jax.training.classifying import make_classify
 
   files = find(inputs)
   top = min(5, len(run.classes))
@@ -58,8 +58,7 @@ def classify_images(run, inputs: list[str], write) -> str:
   classify = make_classify(run)
   for start in range(0, len(files), BATCH):
     names = files[start : start + BATCH]
-    image = np.stack([sources.read_image(name, run.experiment.data.image) for name in names])
-    for name, row in zip(names, classify({'image': image}, BATCH), strict=True):
+    for name, row in zip(names, classify(run.experiment.data.read(names), BATCH), strict=True):
       best = np.argsort(-row, kind='stable')[:top]
       write([name, *(v for k in best for v in (run.classes[k], f'{row[k]:.6f}'))])
   return f'{len(files):,} images'
@@ -68,6 +67,7 @@ def classify_images(run, inputs: list[str], write) -> str:
 def classify_rows(run, inputs: list[str], write) -> str:
   """Writes a line for every row; tables.rows_at_once of them are in memory at a time."""
   from mixer_jax.data import tables
+  from mixer_jax.training.classifying import make_classify
 
   if len(inputs) != 1:
     raise MixerError(f'--input names {len(inputs)} files, but rows come from one CSV file')
@@ -93,34 +93,6 @@ def classify_rows(run, inputs: list[str], write) -> str:
   for what, number in met.items():
     print(f'{path}: {number:,} cells of {what}', file=sys.stderr)
   return f'{count:,} rows'
-
-
-def make_classify(run):
-  """(arrays, size) -> probabilities [examples, classes], computed for `size` examples at a time, the last padded."""
-  import jax
-  import jax.numpy as jnp
-  import numpy as np
-  from flax import nnx
-
-  experiment = run.experiment
-  sigmoid = experiment.settings.task.get('loss') == 'sigmoid'
-
-  @jax.jit
-  def probabilities(params, batch):
-    prepared = experiment.prepare(batch)
-    logits = nnx.merge(experiment.graphdef, params)(*(prepared[name] for name in experiment.data.inputs))
-    if experiment.task.output == (1,):
-      positive = jax.nn.sigmoid(logits)
-      return jnp.concatenate([1 - positive, positive], axis=1)
-    return jax.nn.sigmoid(logits) if sigmoid else jax.nn.softmax(logits)
-
-  def classify(arrays, size):
-    count = len(next(iter(arrays.values())))
-    pad = lambda a: np.concatenate([a, np.zeros((size - len(a), *a.shape[1:]), a.dtype)])
-    cut = lambda start: {name: pad(array[start : start + size]) for name, array in arrays.items()}
-    return np.concatenate([probabilities(run.params, cut(start)) for start in range(0, count, size)])[:count]
-
-  return classify
 
 
 def main(arguments: list[str]) -> None:

@@ -27,7 +27,7 @@ from tensorboardX.record_writer import RecordWriter, masked_crc32c
 
 import mixer_jax
 from mixer_jax import doors
-from mixer_jax.data import batches, sources
+from mixer_jax.data import batches, formats
 from mixer_jax.training import loop, restore
 
 ROOT = Path(mixer_jax.__file__).parents[1]
@@ -241,7 +241,7 @@ def test_predict(open_door, run, restored, photos, tmp_path, capsys):
   wanted = ['2.png', 'large.jpg', '0.png', '1.png', '2.png', 'large.jpg']
   assert [row[0] for row in rows] == [str(photos / name) for name in wanted]
   experiment = restored.experiment
-  images = np.stack([sources.read_image(row[0], experiment.data.image) for row in rows])
+  images = np.stack([formats.read_image(row[0], experiment.data.image) for row in rows])
   model = experiment.init_model()
   nnx.update(model, restored.params)
   logits = np.asarray(model(experiment.prepare({'image': images})['image']))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -50,6 +50,11 @@ class Images:
     return sources.load(
       self.name, split, image=self.image, classes=self.classes, crop_from=self.crop_from, data_dir=data_dir
     )
+
+  def read(self, files: Sequence[str]) -> dict[str, np.ndarray]:
+    """A raw batch, without labels, of image files."""
+    examples = [sources.read_file(file, self.image, self.crop_from) for file in files]
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
   @property
   def for_model(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from mixer_jax import errors
 from mixer_jax.data import formats
-from mixer_jax.data.formats import fit_image, read_image
+from mixer_jax.data.formats import fit_image
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff')
 DIGITS = tuple('0123456789')
@@ -196,13 +196,18 @@ def _read_array(arrays: dict[str, np.ndarray], shape: tuple[int, int, int], inde
   return {'image': fit_image(arrays['image'][index], shape), 'label': arrays['label'][index]}
 
 
+def read_file(path: str, shape: tuple[int, int, int], crop_from: int) -> dict[str, np.ndarray]:
+  """The image file at `path` as it stands in a raw batch: 'image' of `shape`, or on a canvas with its 'size'."""
+  if not crop_from:
+    return {'image': formats.read_image(path, shape)}
+  canvas, size = formats.fit_canvas(formats.read_pixels(path, shape[2]), shape[:2], crop_from)
+  return {'image': canvas, 'size': size}
+
+
 def _read_file(
   paths: list[str], labels: np.ndarray, shape: tuple[int, int, int], crop_from: int, index: int
 ) -> dict[str, Any]:
-  if not crop_from:
-    return {'image': read_image(paths[index], shape), 'label': labels[index]}
-  canvas, size = formats.fit_canvas(formats.read_pixels(paths[index], shape[2]), shape[:2], crop_from)
-  return {'image': canvas, 'size': size, 'label': labels[index]}
+  return {**read_file(paths[index], shape, crop_from), 'label': labels[index]}
 
 
 def _read_tfds(data: Any, name: str, classes: int, shape: tuple[int, int, int], index: int) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from mixer_jax.data import sources
 from mixer_jax.errors import MixerError
 
 BATCH = 64
@@ -66,8 +65,7 @@ def _read(run, files: Sequence[str]) -> Iterator[tuple[Sequence[str], np.ndarray
   """(names, images as the model takes them), BATCH at a time."""
   for start in range(0, len(files), BATCH):
     names = files[start : start + BATCH]
-    raw = np.stack([sources.read_image(name, run.experiment.data.image) for name in names])
-    yield names, np.asarray(run.experiment.prepare({'image': raw, 'label': np.zeros(len(raw), np.int32)})['image'])
+    yield names, np.asarray(run.experiment.prepare(run.experiment.data.read(names))['image'])
 
 
 def _write(images: np.ndarray, names: Sequence[str], folder: Path) -> None:

@@ -58,6 +58,6 @@ def _written(folder: Path):
 
 
 def _images(experiment, source: Source, count: int) -> np.ndarray:
-  raw = np.stack([source[i]['image'] for i in range(min(count, len(source)))])
-  label = np.zeros(len(raw), np.int32)
-  return np.asarray(experiment.prepare({'image': raw, 'label': label})['image'])
+  examples = [source[i] for i in range(min(count, len(source)))]
+  batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+  return np.asarray(experiment.prepare(batch)['image'])

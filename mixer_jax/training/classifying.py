@@ -1,0 +1,38 @@
+"""The probabilities that a trained classifier gives."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from mixer_jax.training.restore import Run
+
+Arrays = dict[str, np.ndarray]
+
+
+def make_classify(run: Run) -> Callable[[Arrays, int], np.ndarray]:
+  """(arrays, size) -> probabilities [examples, classes], computed for `size` examples at a time, the last padded.
+
+  The arrays are those of a raw batch, without labels.
+  """
+  experiment = run.experiment
+  sigmoid = experiment.settings.task.get('loss') == 'sigmoid'
+
+  @jax.jit
+  def probabilities(params, batch):
+    prepared = experiment.prepare(batch)
+    logits = nnx.merge(experiment.graphdef, params)(*(prepared[name] for name in experiment.data.inputs))
+    if experiment.task.output == (1,):
+      positive = jax.nn.sigmoid(logits)
+      return jnp.concatenate([1 - positive, positive], axis=1)
+    return jax.nn.sigmoid(logits) if sigmoid else jax.nn.softmax(logits)
+
+  def classify(arrays, size):
+    count = len(next(iter(arrays.values())))
+    pad = lambda a: np.concatenate([a, np.zeros((size - len(a), *a.shape[1:]), a.dtype)])
+    cut = lambda start: {name: pad(array[start : start + size]) for name, array in arrays.items()}
+    return np.concatenate([probabilities(run.params, cut(start)) for start in range(0, count, size)])[:count]
+
+  return classify
