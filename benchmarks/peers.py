@@ -7,6 +7,8 @@ s16: Mixer-S/16 at 224 pixels, batch 32, Adam; against the original's code in pl
   stem as a linear layer on patches, and timm's in PyTorch.
 rows: the network of configs/unsw_nb15.py:3 (420,697 parameters, dropout and stochastic depth 0.1), batch 32, Adam,
   clipping, 20,000 random rows in memory: a whole epoch in one jitted call; against PyTorch.
+autoencoder_none, autoencoder_mlp-1234, autoencoder_cnn2df-234-k7: networks of configs/mnist_autoencoder.py, batch 64,
+  AdamW, data in memory; against PyTorch.
 
 Every side runs its steps while the others wait, round after round in turn, so that what else the machine does
 meets all alike. Ratios are medians of the rounds' ratios. Page faults weigh on a CPU, so all is measured under three
@@ -26,8 +28,9 @@ from pathlib import Path
 from mixer_jax.doors import HUGE_PAGES
 
 ROOT = Path(__file__).resolve().parents[1]
-BATCH = {'mnist': 64, 's16': 32, 'rows': 32}
-STEPS = {'mnist': 100, 's16': 1, 'rows': 625}  # of a round
+AUTOENCODERS = ('autoencoder_none', 'autoencoder_mlp-1234', 'autoencoder_cnn2df-234-k7')
+BATCH = {'mnist': 64, 's16': 32, 'rows': 32, **dict.fromkeys(AUTOENCODERS, 64)}
+STEPS = {'mnist': 100, 's16': 1, 'rows': 625, **dict(zip(AUTOENCODERS, (500, 100, 50), strict=True))}  # of a round
 WARM_UP = 100  # steps at most
 SIDES_WITH_HUGE_PAGES = {'started': ('jax',), 'huge': ('jax', 'torch'), 'default': ()}
 
@@ -165,7 +168,7 @@ def make_side(what: str, side: str):
   from mixer_jax.training.step import make_train_loop
 
   config = make_config(what, side)
-  examples = 64 * 64 if what == 'mnist' else BATCH[what]
+  examples = BATCH[what] if what == 's16' else 64 * 64
   arrays, schema = make_rows() if what == 'rows' else make_images(config['data'], examples)
   experiment = experiments.build(config, schema=schema)
   source = sources.Source((), arrays, lambda i: {name: a[i] for name, a in arrays.items()}, len(arrays['label']))
@@ -228,7 +231,8 @@ def make_config(what: str, side: str) -> dict:
   from mixer_jax.config import plain
   from mixer_jax.models.mixer import SIZES
 
-  name, arg = ('unsw_nb15', '3') if what == 'rows' else ('mnist', None)
+  kind, _, arg = what.partition('_')
+  name, arg = {'rows': ('unsw_nb15', '3'), 'autoencoder': ('mnist_autoencoder', arg)}.get(kind, ('mnist', None))
   config = plain(runpy.run_path(str(ROOT / 'configs' / f'{name}.py'))['get_config'](arg))
   config |= {'augment': {}, 'total': '1000000', 'batch_size': BATCH[what], 'watch': {}}
   if what == 's16':

@@ -90,9 +90,80 @@ class Rows(nn.Module):
     return self.head(self.norm(x).mean(dim=1))[:, 0]
 
 
+class MixingMlp(nn.Module):
+  """A linear layer over all of [batch, patches, width]."""
+
+  def __init__(self, patches, width):
+    super().__init__()
+    self.linear = nn.Linear(patches * width, patches * width)
+
+  def forward(self, x):
+    return self.linear(x.flatten(1)).view_as(x)
+
+
+class MixingCnn2df(nn.Module):
+  """A 2-D convolution whose channels are the patches, then one whose channels are the width; or in the other order."""
+
+  def __init__(self, patches, width, kernel, mirrored):
+    super().__init__()
+    self.sides, self.mirrored = (round(patches**0.5), round(width**0.5)), mirrored
+    self.of_patches = nn.Conv2d(patches, patches, kernel, padding=kernel // 2)
+    self.of_width = nn.Conv2d(width, width, kernel, padding=kernel // 2)
+
+  def over_width(self, x):
+    return self.of_patches(x.unflatten(2, (self.sides[1],) * 2)).flatten(2)
+
+  def over_patches(self, x):
+    return self.of_width(x.transpose(1, 2).unflatten(2, (self.sides[0],) * 2)).flatten(2).transpose(1, 2)
+
+  def forward(self, x):
+    return self.over_width(self.over_patches(x)) if self.mirrored else self.over_patches(self.over_width(x))
+
+
+class Residual(nn.Module):
+  def __init__(self, layer):
+    super().__init__()
+    self.layer, self.gelu = layer, nn.GELU()
+
+  def forward(self, x):
+    y = self.gelu(self.layer(x))
+    return x + y if x.shape == y.shape else y
+
+
+class MixingAutoencoder(nn.Module):
+  """Networks of configs/mnist_autoencoder.py; `setting` as its argument."""
+
+  def __init__(self, setting, patch=7, widths=(64, 64, 64, 16), code=16):
+    super().__init__()
+    kind, after, *_ = (*setting.split('-'), '')
+    self.patch, self.side, patches = patch, 28 // patch, (28 // patch) ** 2
+    make = lambda width, mirrored: (
+      MixingMlp(patches, width) if kind == 'mlp' else MixingCnn2df(patches, width, 7, mirrored)
+    )
+    encoder, decoder, inputs = [], [], patch**2
+    for number, width in enumerate(widths, start=1):
+      encoder.append(Residual(nn.Linear(inputs, width)))
+      decoder.append(Residual(nn.Linear(width, inputs)) if number > 1 else nn.Linear(width, inputs))
+      if str(number) in after:
+        encoder.append(Residual(make(width, False)))
+        decoder.append(Residual(make(width, True)))
+      inputs = width
+    self.encoder, self.decoder = nn.Sequential(*encoder), nn.Sequential(*reversed(decoder))
+    self.to_code, self.from_code = nn.Linear(patches * inputs, code), nn.Linear(code, patches * inputs)
+
+  def forward(self, image):
+    p, n = self.patch, self.side
+    x = image.view(-1, n, p, n, p).permute(0, 1, 3, 2, 4).reshape(-1, n * n, p * p)
+    code = self.to_code(self.encoder(x).flatten(1))
+    x = self.decoder(self.from_code(code).view(len(x), n * n, -1))
+    return x.view(-1, n, n, p, p).permute(0, 1, 3, 2, 4).reshape(image.shape)
+
+
 def make_model(what):
   if what == 'mnist':
     return Mnist()
+  if what.startswith('autoencoder_'):
+    return MixingAutoencoder(what.removeprefix('autoencoder_'))
   if what == 'rows':
     return Rows()
   import timm
@@ -102,7 +173,8 @@ def make_model(what):
 
 def make_run(model, inputs, labels, batch, **form):
   """run(count): so many steps over data in memory, batch after batch."""
-  optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, **form)
+  coder = isinstance(model, MixingAutoencoder)
+  optimizer = (torch.optim.AdamW if coder else torch.optim.Adam)(model.parameters(), lr=1e-3, **form)
   starts = range(0, len(inputs) - batch + 1, batch)
   rows = isinstance(model, Rows)
   done = 0
@@ -113,7 +185,10 @@ def make_run(model, inputs, labels, batch, **form):
       start = starts[done % len(starts)]
       optimizer.zero_grad(set_to_none=True)
       outputs, truth = model(inputs[start : start + batch]), labels[start : start + batch]
-      loss = F.binary_cross_entropy_with_logits(outputs, truth.float()) if rows else F.cross_entropy(outputs, truth)
+      if coder:
+        loss = F.mse_loss(outputs, inputs[start : start + batch])
+      else:
+        loss = F.binary_cross_entropy_with_logits(outputs, truth.float()) if rows else F.cross_entropy(outputs, truth)
       loss.backward()
       if rows:
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -131,7 +206,7 @@ def seconds(run, count):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('what', choices=('mnist', 's16', 'rows'))
+  parser.add_argument('what')
   parser.add_argument('--batch', type=int, required=True)
   parser.add_argument('--threads', type=int, required=True)
   args = parser.parse_args()
@@ -142,7 +217,8 @@ def main():
     'mnist': ((1, 28, 28), 10, 64 * args.batch),
     's16': ((3, 224, 224), 1000, args.batch),
     'rows': ((42,), 2, 20_000),
-  }[args.what]
+    'autoencoder': ((1, 28, 28), 10, 64 * args.batch),
+  }[args.what.partition('_')[0]]
   inputs, labels = torch.randn(examples, *shape), torch.randint(classes, (examples,))
 
   # Adam as torch chooses it, and in one pass, which its users may ask for.

@@ -71,6 +71,54 @@ def test_sgd(momentum):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), result, expected)
 
 
+def muon(**settings):
+  return optimizers.muon(
+    **{'schedule': lambda _: RATE, 'beta': 0.95, 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.0, 'clip': 0.0}
+    | settings
+  )
+
+
+def near_orthogonal(update, gradient):
+  """Along the singular vectors of the gradient, with singular values near 0.2 times the root of the longer side."""
+  u, _, v = np.linalg.svd(gradient, full_matrices=False)
+  along = u.T @ update @ v.T
+  sizes = np.diag(along) / (-RATE * 0.2 * np.sqrt(max(gradient.shape)))
+  np.testing.assert_allclose(along, np.diag(np.diag(along)), atol=2e-5)
+  assert sizes.min() > 0.6 and sizes.max() < 1.3
+
+
+def test_muon_makes_singular_values_equal():
+  optimizer, gradient = muon(), tree(1)
+  update = arrays(optimizer.update(gradient, optimizer.init(tree(0)), tree(0))[0])
+  near_orthogonal(update['kernel'], arrays(gradient)['kernel'])
+
+
+def test_muon_has_adam_with_nesterov_for_all_else():
+  nadam = run(optax.nadam(RATE, 0.9, 0.99, 1e-8))
+  np.testing.assert_allclose(run(muon())['bias'], nadam['bias'], rtol=1e-5)
+
+
+def test_muon_decays_kernels_only():
+  plain, decayed = run(muon(), steps=1), run(muon(weight_decay=0.3), steps=1)
+  np.testing.assert_array_equal(plain['bias'], decayed['bias'])
+  wanted = plain['kernel'] - RATE * 0.3 * arrays(tree(0))['kernel']
+  np.testing.assert_allclose(decayed['kernel'], wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_muon_takes_stacked_kernels_one_by_one_and_windows_as_inputs():
+  random = np.random.default_rng(0)
+  shapes = {'stacked': (2, 3, 4), 'window': (3, 2, 2, 5), 'flat': (12, 5)}
+  values = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+  values['flat'] = values['window'].reshape(12, 5)
+  grads = nnx.State({name: {'kernel': nnx.Param(jnp.asarray(value))} for name, value in values.items()})
+  optimizer = muon()
+  updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
+  update = {name: np.asarray(updates[name]['kernel'][...]) for name in values}
+  for each, gradient in zip(update['stacked'], values['stacked'], strict=True):
+    near_orthogonal(each, gradient)
+  np.testing.assert_allclose(update['window'].reshape(12, 5), update['flat'], rtol=1e-4, atol=1e-7)
+
+
 def test_clipping_is_by_the_norm_of_the_whole_gradient():
   clipped = optimizers.sgd(schedule=lambda _: 1.0, momentum=0.0, clip=0.5)
   grads = tree(1)
