@@ -37,6 +37,6 @@ def get_config(arg='k5'):
   config.mesh = {'data': -1, 'fsdp': 1}
   config.watch = {}
   config.log_every = '2%'
-  config.eval_every = '10%'
-  config.checkpoint_every = '10%'
+  config.eval_every = '20%'
+  config.checkpoint_every = '20%'
   return config
