@@ -9,8 +9,8 @@ import jax
 def matmul_flops(function: Callable, *arguments) -> int:
   """Floating-point operations of all matrix products and convolutions of function(*arguments), 2 per multiply-add.
 
-  Bodies of scans count once a turn; of the branches of a condition the dearest counts; a while loop, whose turns cannot
-  be known, counts one turn.
+  Bodies of scans count once a turn; of the branches of a condition the dearest counts, of jax.lax.platform_dependent's
+  the default; a while loop, whose turns cannot be known, counts one turn.
 
   Args:
     arguments: arrays or ShapeDtypeStructs.
@@ -36,7 +36,10 @@ def _count(jaxpr) -> int:
       outputs = kernel[parameters['dimension_numbers'].rhs_spec[0]]
       total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
     inner = [_count(getattr(part, 'jaxpr', part)) for part in _bodies(parameters)]
-    if name == 'cond':
+    platforms = parameters.get('branches_platforms')
+    if platforms and None in platforms:
+      total += inner[platforms.index(None)]
+    elif name == 'cond':
       total += max(inner)
     else:
       total += sum(inner) * (parameters['length'] if name == 'scan' else 1)

@@ -20,6 +20,10 @@ def either(x, dear, cheap):
   return jax.lax.cond(x[0, 0] > 0, lambda: x @ dear, lambda: x[:, :1] @ cheap)
 
 
+def by_platform(x, dear, cheap):
+  return jax.lax.platform_dependent(x, cpu=lambda x: x @ dear, default=lambda x: x[:, :1] @ cheap)
+
+
 def convolved(image, kernel, groups=1):
   return jax.lax.conv_general_dilated(
     image, kernel, (2, 2), 'VALID', dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=groups
@@ -39,13 +43,14 @@ def looped(x, kernel):
     (jnp.add, [shape(3, 5), shape(3, 5)], 0),
     (scanned, [shape(3, 5), shape(13, 5, 5)], 13 * 2 * 3 * 5 * 5),
     (either, [shape(3, 5), shape(5, 7), shape(1, 7)], 2 * 3 * 5 * 7),
+    (by_platform, [shape(3, 5), shape(5, 7), shape(1, 7)], 2 * 3 * 7),
     (looped, [shape(3, 5), shape(5, 5)], 2 * 3 * 5 * 5),
     # 9 x 9 pixels, windows of 3 x 3 every 2: 4 x 4 places, each 3 * 3 * 6 inputs to 8 outputs.
     (convolved, [shape(2, 9, 9, 6), shape(3, 3, 6, 8)], 2 * (2 * 4 * 4 * 8) * (3 * 3 * 6)),
     (lambda i, k: convolved(i, k, 2), [shape(2, 9, 9, 6), shape(3, 3, 3, 8)], 2 * (2 * 4 * 4 * 8) * (3 * 3 * 3)),
     (jax.jit(jnp.matmul), [shape(3, 5), shape(5, 7)], 2 * 3 * 5 * 7),
   ],
-  ids=['dot', 'batched', 'two axes', 'no product', 'scan', 'cond', 'while', 'conv', 'grouped conv', 'jit'],
+  ids=['dot', 'batched', 'two axes', 'no product', 'scan', 'cond', 'platform', 'while', 'conv', 'grouped conv', 'jit'],
 )
 def test_products_by_hand(function, arguments, wanted):
   assert matmul_flops(function, *arguments) == wanted
