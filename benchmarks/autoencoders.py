@@ -1,0 +1,127 @@
+"""Finished MNIST auto-encoders in one table, beside the errors that their source has, and one figure.
+
+  python benchmarks/autoencoders.py runs/mnist_codes --figure=autoencoders.png
+
+Takes every run below the folders. Prints a Markdown table: setting, parameters, operations of matrix products and
+convolutions for one image forwards (counted as a library computes them, zeros around the image included), images seen,
+the source's error, and the mean squared error on the test images at the last step, mean and deviation over the seeds.
+The figure has error against parameters and against operations, for the runs that have seen as many images as most.
+"""
+
+import argparse
+import collections
+import json
+import statistics
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from mixer_jax.describe import describe
+
+# https://github.com/defgsus/nn-experiments, "MLP-Mixer re-invented for auto-encoding", after 1,000,000 images.
+KERNELS = (1, 3, 5, 7, 9, 11, 13)
+SOURCE = {
+  'none': 0.011366, 'cnn-4-k1': 0.011248, 'cnn-3-k1': 0.010779, 'cnn-2-k1': 0.010677, 'cnn-1-k1': 0.010659,
+  'cnn-12-k1': 0.010418, 'cnn-123-k1': 0.010398, 'cnn-1234-k1': 0.010208, 'mlp-4': 0.0105164, 'mlp-1': 0.0078778,
+  'mlp-2': 0.0072450, 'mlp-3': 0.0071680, 'mlp-34': 0.0069653, 'mlp-12': 0.0068538, 'mlp-1234': 0.0066289,
+  'mlp-123': 0.0065175, 'mlp-234': 0.0065056,
+  'convolutions-k3': 0.00718373, 'convolutions-k5': 0.00655708, 'convolutions-k7': 0.00710207,
+  'convolutions-k9': 0.00780634,
+} | {
+  f'{kind}-234-k{kernel}': error
+  for kind, errors in {
+    'cnn': (0.0105176, 0.0101478, 0.0097217, 0.0095143, 0.0094267, 0.0092456, 0.0092080),
+    'cnnf': (0.0095420, 0.0079969, 0.0075978, 0.0073687, 0.0071354, 0.0070069, 0.0070266),
+    'cnn2d': (0.0103852, 0.0093458, 0.0086525, 0.0083488, 0.0080035, 0.0077622, 0.0077707),
+    'cnn2df': (0.0096381, 0.0071530, 0.0068095, 0.0066100, 0.0066766, 0.0066938, 0.0067350),
+  }.items()
+  for kernel, error in zip(KERNELS, errors, strict=True)
+}  # fmt: skip
+MARKERS = {
+  'none': 'x',
+  'cnn': 'o',
+  'cnnf': 's',
+  'cnn2d': 'D',
+  'cnn2df': '^',
+  'mlp': 'v',
+  'convolutions': '*',
+  'Mixer': 'P',
+}
+METRIC = 'test/mse'
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('folders', nargs='+', type=Path)
+  parser.add_argument('--figure', type=Path, help='where the figure goes, a PNG')
+  args = parser.parse_args()
+  table = rows([json.loads(path.read_text()) for folder in args.folders for path in folder.rglob('summary.json')])
+  print('| setting | parameters | MFLOP | images | source | here | seeds | here / source |')
+  print('|---|---|---|---|---|---|---|---|')
+  for row in table:
+    source, error = row['source'], row['error']
+    deviation = f' ± {row["deviation"]:.6f}' if row['seeds'] > 1 else ''
+    beside = (f'{source:.6f}', f'{error / source:.3f}') if source and row['images'] == 10**6 else ('', '')
+    print(
+      f'| {row["setting"]} | {row["parameters"]:,} | {row["flops"] / 1e6:.1f} | {row["images"]:,} | {beside[0]}'
+      f' | {error:.6f}{deviation} | {row["seeds"]} | {beside[1]} |'
+    )
+  if args.figure:
+    draw(table, args.figure)
+
+
+def rows(summaries: list[dict]) -> list[dict]:
+  """One for each setting and number of images, the highest error first."""
+  groups = collections.defaultdict(list)
+  for summary in summaries:
+    alike = {k: v for k, v in summary['config'].items() if k != 'seed'}
+    groups[json.dumps(alike, sort_keys=True)].append(summary)
+  result = []
+  for group in groups.values():
+    errors = [summary['metrics'][METRIC] for summary in group]
+    sizes = describe(group[0]['config'])
+    result.append({
+      'setting': (setting := name(group[0]['config'])), 'parameters': sizes['parameters'],
+      'flops': sizes['forward_flops'], 'images': group[0]['examples'], 'source': SOURCE.get(setting),
+      'error': statistics.fmean(errors), 'deviation': statistics.stdev(errors) if len(errors) > 1 else 0.0,
+      'seeds': len(errors),
+    })  # fmt: skip
+  return sorted(result, key=lambda row: (row['images'], -row['error']))
+
+
+def name(config: dict) -> str:
+  """Such as the argument of the config: 'cnn2df-234-k7'."""
+  model = config['model']
+  if model['name'] == 'mixing_autoencoder':
+    layers = ''.join(map(str, model['after']))
+    kernel = '' if model['mixing'] == 'mlp' else f'-k{model["kernel"]}'
+    return f'{model["mixing"]}-{layers}{kernel}' if layers else 'none'
+  if model['name'] == 'cnn_autoencoder':
+    return f'convolutions-k{model["kernel"]}'
+  blocks = f'{model["encoder_blocks"]}+{model["decoder_blocks"]}'
+  return f'Mixer-{blocks}-p{model["patch"]}-{model["hidden"]}-{config["optimizer"]["name"]}'
+
+
+def draw(table: list[dict], path: Path) -> None:
+  images = statistics.mode(row['images'] for row in table)
+  figure = Figure(figsize=(7, 3.4), layout='constrained')
+  FigureCanvasAgg(figure)
+  panels = figure.subplots(1, 2, sharey=True)
+  for axes, key, label in zip(panels, ('parameters', 'flops'), ('parameters', 'operations for one image'), strict=True):
+    for kind, marker in MARKERS.items():
+      chosen = [row for row in table if row['images'] == images and row['setting'].split('-')[0] == kind]
+      shade = {'Mixer': 'black', 'convolutions': 'black', 'mlp': '0.25'}.get(kind, '0.5')
+      points = [[row[k] for row in chosen] for k in (key, 'error')]
+      axes.errorbar(
+        *points, yerr=[row['deviation'] for row in chosen], fmt=marker, color=shade, markersize=5, label=kind
+      )
+    axes.set(xscale='log', xlabel=label)
+    axes.grid(alpha=0.3)
+  panels[0].set_ylabel('mean squared error, test images')
+  panels[1].legend(frameon=False, fontsize=8)
+  figure.savefig(path, dpi=150)
+
+
+if __name__ == '__main__':
+  main()

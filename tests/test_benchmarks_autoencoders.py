@@ -1,0 +1,65 @@
+"""benchmarks/autoencoders.py: names of settings, groups of seeds, a figure of small runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import mixer_jax
+from mixer_jax import config as configs
+
+ROOT = Path(mixer_jax.__file__).parents[1]
+
+
+@pytest.fixture(scope='module')
+def autoencoders():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(ROOT / 'benchmarks')
+    import autoencoders
+
+    return autoencoders
+
+
+def config(name):
+  return configs.load([f'--config={ROOT}/configs/{name}'])
+
+
+@pytest.mark.parametrize('setting', ['none', 'mlp-234', 'cnn-1-k1', 'cnn2df-234-k7'])
+def test_a_setting_is_named_as_the_config_takes_it(setting, autoencoders):
+  assert autoencoders.name(config(f'mnist_autoencoder.py:{setting}')) == setting
+  assert setting in autoencoders.SOURCE
+
+
+def test_every_setting_of_the_source_is_a_config(autoencoders):
+  assert len(autoencoders.SOURCE) == 49
+  for setting in autoencoders.SOURCE:
+    kind, _, kernel = setting.partition('-')
+    file = f'mnist_cnn_autoencoder.py:{kernel}' if kind == 'convolutions' else f'mnist_autoencoder.py:{setting}'
+    assert autoencoders.name(config(file)) == setting
+
+
+def write_run(folder, name, error, *, seed=0, images=1_000_000):
+  folder.mkdir(parents=True)
+  summary = {
+    'config': config(name) | {'seed': seed, 'total': f'{images // 64} steps'},
+    'examples': images,
+    'metrics': {'test/mse': error},
+  }
+  (folder / 'summary.json').write_text(json.dumps(summary))
+
+
+def test_a_table_and_a_figure(autoencoders, tmp_path, monkeypatch, capsys):
+  write_run(tmp_path / 'runs' / 'none', 'mnist_autoencoder.py:none', 0.0125)
+  for seed, error in enumerate((0.006, 0.008)):
+    write_run(tmp_path / 'runs' / f'mlp{seed}', 'mnist_autoencoder.py:mlp-234', error, seed=seed)
+  write_run(tmp_path / 'longer', 'mnist_autoencoder.py:mlp-234', 0.0055, images=6_000_000)
+  figure = tmp_path / 'figure.png'
+  arguments = ['autoencoders.py', str(tmp_path / 'runs'), str(tmp_path / 'longer'), f'--figure={figure}']
+  monkeypatch.setattr('sys.argv', arguments)
+  autoencoders.main()
+  lines = [[cell.strip() for cell in line.split('|')[1:-1]] for line in capsys.readouterr().out.splitlines()]
+  assert [line[0] for line in lines[2:]] == ['none', 'mlp-234', 'mlp-234']
+  assert lines[2][1:] == ['33,617', '0.8', '1,000,000', '0.011366', '0.012500', '1', '1.100']
+  assert lines[3][1] == '4,363,601' and lines[3][4:] == ['0.006506', '0.007000 ± 0.001414', '2', '1.076']
+  assert lines[4][3:] == ['6,000,000', '', '0.005500', '1', '']
+  assert figure.stat().st_size > 10_000
