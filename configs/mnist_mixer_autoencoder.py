@@ -19,8 +19,8 @@ def get_config():
   config.accumulate = 1
   config.ema = 0.999
   config.model = {
-    'name': 'mixer_autoencoder', 'patch': 4, 'hidden': 64, 'encoder_blocks': 2, 'decoder_blocks': 4, 'token_mlp': 64,
-    'channel_mlp': 256, 'bottleneck': 48, 'code': 16, 'bounded': True,
+    'name': 'mixer_autoencoder', 'patch': 7, 'hidden': 128, 'encoder_blocks': 2, 'decoder_blocks': 5, 'token_mlp': 64,
+    'channel_mlp': 256, 'bottleneck': 24, 'code': 16, 'bounded': True,
   }  # fmt: skip
   config.task = {'name': 'reconstruction', 'loss': 'mse'}
   config.data = {
@@ -29,8 +29,10 @@ def get_config():
   }  # fmt: skip
   config.augment = {}
   config.augment_until = '100%'
-  config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.05, 'clip': 1.0}
-  config.schedule = {'name': 'cosine', 'peak': 3e-3, 'warmup': '2000 steps', 'floor': 0.0, 'ramp': 'sine'}
+  config.optimizer = {
+    'name': 'muon', 'beta': 0.95, 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.05, 'clip': 1.0,
+  }  # fmt: skip
+  config.schedule = {'name': 'cosine', 'peak': 6e-3, 'warmup': '2000 steps', 'floor': 0.0, 'ramp': 'sine'}
   config.mesh = {'data': -1, 'fsdp': 1}
   config.watch = {}
   config.log_every = '2%'
