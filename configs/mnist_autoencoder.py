@@ -30,7 +30,7 @@ def get_config(arg='none'):
   config.model = {
     'name': 'mixing_autoencoder', 'patch': 7, 'widths': (64, 64, 64, 16), 'code': 16,
     'mixing': convolution or linear or 'cnn', 'after': tuple(map(int, of_convolution or of_linear or '')),
-    'kernel': int(kernel or 1), 'encoder_gelu': False,
+    'kernel': int(kernel or 1), 'encoder_gelu': True,
   }  # fmt: skip
   config.task = {'name': 'reconstruction', 'loss': 'mse'}
   config.data = {
