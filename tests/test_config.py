@@ -165,6 +165,7 @@ def test_call_refuses_for_a_class():
 def test_named():
   table = {'shape': shape, 'section': Section}
   assert configs.named(table, {'name': 'section', 'width': 3}, 'model').width == 3
+  assert configs.named({'text': 'string:Template'}, {'name': 'text', 'template': 'a $b'}, 'model').template == 'a $b'
   refused(lambda: configs.named(table, {'width': 3}, 'model'), 'model.name', 'missing', 'section, shape')
   refused(lambda: configs.named(table, {'name': 'shap'}, 'model'), 'model.name', "'shap'", "did you mean 'shape'")
   refused(lambda: configs.named(table, {'name': 3}, 'model'), 'model.name', '3', 'section, shape')

@@ -32,11 +32,12 @@ def draw_codes(code: np.ndarray, label: np.ndarray, names: Sequence[str], path: 
   figure = Figure(figsize=(5.2, 4.2), layout='constrained')
   FigureCanvasAgg(figure)
   axes = figure.subplots()
-  parts = min(2, *code.shape)
-  pca = PCA(parts, random_state=0)
-  at = np.zeros((len(code), 2))
-  at[:, :parts] = pca.fit_transform(code)
-  share = [*(100 * pca.explained_variance_ratio_), 0.0][:2]
+  at, share = np.zeros((len(code), 2)), np.zeros(2)
+  if np.ptp(code, axis=0).any():  # one code, or equal ones, have no components
+    parts = min(2, *code.shape)
+    pca = PCA(parts, random_state=0)
+    at[:, :parts] = pca.fit_transform(code)
+    share[:parts] = 100 * pca.explained_variance_ratio_
   shades = colormaps['viridis'](np.linspace(0, 1, len(names)))
   for k, (name, shade) in enumerate(zip(names, shades, strict=True)):
     marker = MARKERS[k % len(MARKERS)]

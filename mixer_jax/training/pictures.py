@@ -25,18 +25,13 @@ def draw_reconstructions(experiment, params, source: Source, folder: Path, step:
 def draw_codes(experiment, params, source: Source, folder: Path) -> None:
   """codes.png: a map of them; interpolations.png: what lies between two; dimension.png: along one number of the code.
 
-  That is the number with the largest variance, from its lowest to its highest value.
+  That is the number with the largest variance, from its lowest to its highest value. Of a single image there is nothing
+  to lie between.
   """
   count = min(MAPPED, len(source))
   image = _images(experiment, source, count)
   label = np.array([source[i]['label'] for i in range(count)])
   code = apply(experiment, params, 'encode', image)
-  pairs = min(SHOWN, count // 2)
-  share = np.linspace(0, 1, BETWEEN)[:, None]
-  between = np.concatenate([code[2 * i] * (1 - share) + code[2 * i + 1] * share for i in range(pairs)])
-  lines = apply(experiment, params, 'decode', between).reshape(pairs, BETWEEN, *image.shape[1:])
-  ends = [image[2 * i : 2 * i + 2] for i in range(pairs)]
-  lines = np.stack([np.concatenate([e[:1], line, e[1:]]) for e, line in zip(ends, lines, strict=True)])
   widest = int(code.var(axis=0).argmax())
   values = np.linspace(code[:, widest].min(), code[:, widest].max(), BETWEEN)
   around = np.repeat(code[: min(5, count)], BETWEEN, axis=0)
@@ -44,9 +39,20 @@ def draw_codes(experiment, params, source: Source, folder: Path) -> None:
   moved = apply(experiment, params, 'decode', around).reshape(-1, BETWEEN, *image.shape[1:])
   with _written(folder):
     reconstructions.draw_codes(code, label, source.classes, folder / 'codes.png')
-    reconstructions.draw_rows(lines, [f'{2 * i} to {2 * i + 1}' for i in range(pairs)], folder / 'interpolations.png')
+    if len(image) > 1:
+      reconstructions.draw_rows(*_between(experiment, params, image, code), folder / 'interpolations.png')
     names = [f'image {i}' for i in range(len(moved))]
     reconstructions.draw_rows(moved, names, folder / 'dimension.png')
+
+
+def _between(experiment, params, image: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, list[str]]:
+  """Rows of an image, what codes on the way from its own to another's become, and that image; what they are called."""
+  pairs = min(SHOWN, len(image) // 2)
+  share = np.linspace(0, 1, BETWEEN)[:, None]
+  codes = np.concatenate([code[2 * i] * (1 - share) + code[2 * i + 1] * share for i in range(pairs)])
+  lines = apply(experiment, params, 'decode', codes).reshape(pairs, BETWEEN, *image.shape[1:])
+  first, second = image[: 2 * pairs : 2, None], image[1 : 2 * pairs : 2, None]
+  return np.concatenate([first, lines, second], axis=1), [f'{2 * i} to {2 * i + 1}' for i in range(pairs)]
 
 
 @contextlib.contextmanager

@@ -221,6 +221,8 @@ def functions_of_sections():
   modules = {inspect.getmodule(maker) for maker in [*models, *makers]} | {model_layers, meshes, watch}
   trees = [(module.__name__, ast.parse(inspect.getsource(module))) for module in modules]
   functions = [(name, node) for name, tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+  # Every model takes `rngs`, whether it draws or not.
+  functions = [(name, node) for name, node in functions if node.name != '__call__']
   found = {node.name for _, node in functions}
   assert {maker.__name__ for maker in makers} <= found and '__init__' in found
   return functions
@@ -261,6 +263,15 @@ def test_a_missing_key_is_refused_by_name(section, load):
   config = load('digits')
   del config[section]
   with pytest.raises(MixerError, match=section):
+    experiments.build(config)
+
+
+@pytest.mark.parametrize('file, name', [('digits', 'reconstruction'), ('digits_autoencoder', 'classification')])
+def test_a_model_and_a_task_that_do_not_fit_each_other(file, name, load):
+  config, other = load(file), load({'digits': 'digits_autoencoder', 'digits_autoencoder': 'digits'}[file])
+  config['task'] = other['task']
+  config['data'] |= {'mean': [0.0], 'std': [1.0]}
+  with pytest.raises(MixerError, match=rf'model \w+ gives .* task {name} takes .*set model.name or task.name'):
     experiments.build(config)
 
 

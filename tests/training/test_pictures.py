@@ -1,0 +1,72 @@
+"""Pictures of an auto-encoder whose code is known: the numbers that its decoder is asked for, and few images."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mixer_jax.analysis import reconstructions
+from mixer_jax.data.sources import Source
+from mixer_jax.training import pictures
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+  """What is drawn, by file name; the code of an image is its first row of pixels, and a code becomes rows of itself."""
+
+  def apply(_experiment, _params, method, x):
+    encode = lambda image: image[:, 0, :, 0]
+    decode = lambda code: np.repeat(code[:, None, :, None], 4, axis=1)
+    return {'encode': encode, 'decode': decode, '__call__': lambda image: decode(encode(image))}[method](x)
+
+  seen = {}
+  monkeypatch.setattr(pictures, 'apply', apply)
+  for name in ('draw_pairs', 'draw_rows', 'draw_codes'):
+    monkeypatch.setattr(reconstructions, name, lambda *given: seen.update({given[-1].name: given[:-1]}))
+  return seen
+
+
+def make(count):
+  image = np.random.default_rng(0).integers(0, 256, (count, 4, 3, 1), np.uint8)
+  read = lambda i: {'image': image[i], 'label': np.int32(i % 2)}
+  experiment = SimpleNamespace(prepare=lambda batch: {**batch, 'image': batch['image'] / np.float32(255)})
+  return experiment, Source(('even', 'odd'), None, read, count), image / np.float32(255)
+
+
+def test_reconstructions_are_of_the_first_images(drawn, tmp_path):
+  experiment, source, image = make(30)
+  pictures.draw_reconstructions(experiment, None, source, tmp_path, 70)
+  shown, output = drawn['00000070.png']
+  np.testing.assert_array_equal(shown, image[:10])
+  np.testing.assert_array_equal(output, np.repeat(image[:10, :1], 4, axis=1))
+
+
+def test_between_codes_and_along_one_number(drawn, tmp_path):
+  experiment, source, image = make(30)
+  pictures.draw_codes(experiment, None, source, tmp_path)
+  code, label, names = drawn['codes.png']
+  np.testing.assert_array_equal(code, image[:, 0, :, 0])
+  assert list(label) == [0, 1] * 15 and names == ('even', 'odd')
+
+  lines, labels = drawn['interpolations.png']
+  assert lines.shape == (10, 10, 4, 3, 1) and labels[1] == '2 to 3'
+  np.testing.assert_array_equal(lines[1, [0, -1]], image[2:4])
+  np.testing.assert_allclose(lines[1, 1, 0, :, 0], code[2], rtol=1e-6)
+  np.testing.assert_allclose(lines[1, 3, 0, :, 0], code[2] * 5 / 7 + code[3] * 2 / 7, rtol=1e-5)
+  np.testing.assert_allclose(lines[1, 8, 0, :, 0], code[3], rtol=1e-6)
+
+  moved, labels = drawn['dimension.png']
+  widest = code.var(axis=0).argmax()
+  assert moved.shape == (5, 8, 4, 3, 1) and labels == [f'image {i}' for i in range(5)]
+  for i, row in enumerate(moved[:, :, 0, :, 0]):
+    np.testing.assert_allclose(row[:, widest], np.linspace(code[:, widest].min(), code[:, widest].max(), 8), rtol=1e-6)
+    np.testing.assert_allclose(np.delete(row, widest, axis=1), np.tile(np.delete(code[i], widest), (8, 1)))
+
+
+@pytest.mark.parametrize('count', [1, 2, 3])
+def test_few_images(count, drawn, tmp_path):
+  experiment, source, _ = make(count)
+  pictures.draw_reconstructions(experiment, None, source, tmp_path, 1)
+  pictures.draw_codes(experiment, None, source, tmp_path)
+  assert ('interpolations.png' in drawn) == (count > 1)
+  assert len(drawn['dimension.png'][0]) == count
