@@ -2,7 +2,7 @@
 
 Source: https://github.com/defgsus/nn-experiments, "MLP-Mixer re-invented for auto-encoding": images made smaller until
   their longer side is 160 pixels and the shorter at least 96, random crops for training, centre crops of the first 100
-  by name for validation; AdamW 3e-4, batch 64, cosine with a sine warm-up over 2,000 steps, 1,000,000 images.
+  by name for validation; AdamW 3e-4, batch 64, cosine with a sine warm-up over 2,000 steps, 1,000,000 images; ours has Muon.
   Deviation: only kernels decay.
 Arguments: PATH of the folder, or PATH,SETTING; without a setting, ours: Mixer blocks on both sides of the code.
     pP-MIXING-kKERNEL   patches of P, widths 64, 64, 64, 564, mixings behind layers 2, 3, 4: p8-cnnf-k3, p32-cnn-k3, ...
@@ -62,7 +62,9 @@ def get_config(arg=None):
   config.augment = {}
   config.augment_until = '100%'
   config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'weight_decay': 0.01, 'clip': 0.0}
-  peak = 1e-4 if setting.startswith('deep') else 3e-4
+  if not setting:
+    config.optimizer.update({'name': 'muon', 'beta': 0.95, 'b2': 0.99, 'weight_decay': 0.05, 'clip': 1.0})
+  peak = 3e-3 if not setting else 1e-4 if setting.startswith('deep') else 3e-4
   config.schedule = {'name': 'cosine', 'peak': peak, 'warmup': '2000 steps', 'floor': 0.0, 'ramp': 'sine'}
   config.mesh = {'data': -1, 'fsdp': 1}
   config.watch = {}

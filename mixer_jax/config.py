@@ -116,5 +116,7 @@ def _kind(kind: Any) -> str:
 def _one_line(error: Exception) -> str:
   # ml_collections wraps the KeyError of an unknown key in an AttributeError.
   error = error.args[0] if error.args and isinstance(error.args[0], KeyError) else error
-  text = f'unknown key {error.args[0]}' if isinstance(error, KeyError) and error.args else error
-  return ' '.join(str(text).split())
+  text = str(f'unknown key {error.args[0]}' if isinstance(error, KeyError) and error.args else error).strip()
+  # What a config says of its argument stands below the whole traceback.
+  last = text.rpartition('\n')[2]
+  return last.removeprefix('ValueError: ') if last.startswith('ValueError: ') else ' '.join(text.split())

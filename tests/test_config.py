@@ -102,8 +102,12 @@ def test_no_such_file(small):
     ('seed = 0\n', ['odd.py', 'get_config']),
     ('def get_config(arg=None):\n  return {"seed": 0}\n', ['dict', 'ConfigDict']),
     ('def get_config(arg=None):\n  return None\n', ['config']),
+    (
+      'def get_config(arg=None):\n  raise ValueError(f"odd.py takes 1 or 2, not {arg!r}")\n',
+      ['odd.py takes 1 or 2, not None'],
+    ),
   ],
-  ids=['no get_config', 'a dict', 'nothing'],
+  ids=['no get_config', 'a dict', 'nothing', 'a wrong argument'],
 )
 def test_a_file_that_gives_no_config(tmp_path, monkeypatch, text, parts):
   monkeypatch.delitem(sys.modules, 'config_config', raising=False)  # as in a new process, which has loaded no other
@@ -112,7 +116,9 @@ def test_a_file_that_gives_no_config(tmp_path, monkeypatch, text, parts):
 
 
 def test_an_argument_that_the_file_refuses(small):
-  refused(lambda: configs.load([f'--config={small}:narrow']), 'small.py takes no argument', "'narrow'")
+  with pytest.raises(MixerError) as refusal:
+    configs.load([f'--config={small}:narrow'])
+  assert str(refusal.value) == f"{small}: small.py takes no argument or 'wide', not 'narrow'"
 
 
 def test_plain_goes_all_the_way_down():
