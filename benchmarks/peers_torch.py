@@ -102,28 +102,23 @@ class MixingMlp(nn.Module):
 
 
 class MixingCnn2df(nn.Module):
-  """A 2-D convolution whose channels are the patches, then one whose channels are the width; or in the other order."""
+  """A 2-D convolution whose channels are the patches, then one whose channels are the width."""
 
-  def __init__(self, patches, width, kernel, mirrored):
+  def __init__(self, patches, width, kernel):
     super().__init__()
-    self.sides, self.mirrored = (round(patches**0.5), round(width**0.5)), mirrored
+    self.sides = round(patches**0.5), round(width**0.5)
     self.of_patches = nn.Conv2d(patches, patches, kernel, padding=kernel // 2)
     self.of_width = nn.Conv2d(width, width, kernel, padding=kernel // 2)
 
-  def over_width(self, x):
-    return self.of_patches(x.unflatten(2, (self.sides[1],) * 2)).flatten(2)
-
-  def over_patches(self, x):
-    return self.of_width(x.transpose(1, 2).unflatten(2, (self.sides[0],) * 2)).flatten(2).transpose(1, 2)
-
   def forward(self, x):
-    return self.over_width(self.over_patches(x)) if self.mirrored else self.over_patches(self.over_width(x))
+    x = self.of_patches(x.unflatten(2, (self.sides[1],) * 2)).flatten(2)
+    return self.of_width(x.transpose(1, 2).unflatten(2, (self.sides[0],) * 2)).flatten(2).transpose(1, 2)
 
 
 class Residual(nn.Module):
-  def __init__(self, layer):
+  def __init__(self, layer, gelu=True):
     super().__init__()
-    self.layer, self.gelu = layer, nn.GELU()
+    self.layer, self.gelu = layer, nn.GELU() if gelu else nn.Identity()
 
   def forward(self, x):
     y = self.gelu(self.layer(x))
@@ -137,16 +132,14 @@ class MixingAutoencoder(nn.Module):
     super().__init__()
     kind, after, *_ = (*setting.split('-'), '')
     self.patch, self.side, patches = patch, 28 // patch, (28 // patch) ** 2
-    make = lambda width, mirrored: (
-      MixingMlp(patches, width) if kind == 'mlp' else MixingCnn2df(patches, width, 7, mirrored)
-    )
+    make = lambda width: MixingMlp(patches, width) if kind == 'mlp' else MixingCnn2df(patches, width, 7)
     encoder, decoder, inputs = [], [], patch**2
     for number, width in enumerate(widths, start=1):
       encoder.append(Residual(nn.Linear(inputs, width)))
-      decoder.append(Residual(nn.Linear(width, inputs)) if number > 1 else nn.Linear(width, inputs))
+      decoder.append(Residual(nn.Linear(width, inputs), gelu=number > 1 or '1' in after))
       if str(number) in after:
-        encoder.append(Residual(make(width, False)))
-        decoder.append(Residual(make(width, True)))
+        encoder.append(Residual(make(width), gelu=kind == 'cnn2df'))
+        decoder.append(Residual(make(width)))
       inputs = width
     self.encoder, self.decoder = nn.Sequential(*encoder), nn.Sequential(*reversed(decoder))
     self.to_code, self.from_code = nn.Linear(patches * inputs, code), nn.Linear(code, patches * inputs)

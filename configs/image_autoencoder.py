@@ -43,7 +43,7 @@ def get_config(arg=None):
     config.model = {
       'name': 'mixing_autoencoder', 'patch': int(patch or 8), 'widths': WIDTHS.get(kind, (64, 64, 64, 564)),
       'code': 564, 'mixing': mixing, 'after': (2, 4, 6, 8) if kind == 'deep' else (2, 3, 4), 'kernel': int(kernel),
-      'encoder_gelu': True,
+      'encoder_gelu': True, 'output_gelu': False,
     }  # fmt: skip
   elif setting:
     script = f'scl=3|{SCRIPT}' if setting == 'script-scl3' else SCRIPT

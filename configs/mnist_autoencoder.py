@@ -2,6 +2,8 @@
 
 Source: https://github.com/defgsus/nn-experiments, "MLP-Mixer re-invented for auto-encoding": widths 64, 64, 64, 16,
   AdamW 3e-3, batch 64, cosine with a sine warm-up over 2,000 steps, 1,000,000 images. Deviation: only kernels decay.
+  GELUs as in its code: behind the encoder's mixings only in its last table, convolutions behind 2, 3 and 4; on the
+  pixels where there is a mixing behind layer 1.
 Arguments: `none`, or MIXING-LAYERS-kKERNEL such as `mlp-234`, `cnn-1-k1`, `cnn2df-234-k7`: cnn, cnnf, cnn2d, cnn2df or
   mlp (which has no kernel), behind which of the four layers, and the side of the convolutions.
 Expected: docs/results/autoencoders.md.
@@ -30,7 +32,8 @@ def get_config(arg='none'):
   config.model = {
     'name': 'mixing_autoencoder', 'patch': 7, 'widths': (64, 64, 64, 16), 'code': 16,
     'mixing': convolution or linear or 'cnn', 'after': tuple(map(int, of_convolution or of_linear or '')),
-    'kernel': int(kernel or 1), 'encoder_gelu': True,
+    'kernel': int(kernel or 1), 'encoder_gelu': bool(convolution) and of_convolution == '234',
+    'output_gelu': '1' in (of_convolution or of_linear or ''),
   }  # fmt: skip
   config.task = {'name': 'reconstruction', 'loss': 'mse'}
   config.data = {

@@ -15,7 +15,9 @@ from mixer_jax.errors import MixerError, unknown
 from mixer_jax.models import convolution, layers
 from mixer_jax.models.mixer import MixerBlock
 
-MIXINGS = ('cnn', 'cnnf', 'cnn2d', 'cnn2df', 'mlp')
+# Kind -> whether its convolutions are of two dimensions, and whether a second one has the width as its channels.
+CONVOLUTIONS = {'cnn': (False, False), 'cnnf': (False, True), 'cnn2d': (True, False), 'cnn2df': (True, True)}
+MIXINGS = (*CONVOLUTIONS, 'mlp')
 
 
 class LinearMixing(nnx.Module):
@@ -49,16 +51,13 @@ class ConvolutionMixing(nnx.Module):
 
 
 def make_mixing(
-  kind: str, grid: tuple[int, int], width: int, *, kernel: int, mirrored: bool, rngs: nnx.Rngs
+  kind: str, grid: tuple[int, int], width: int, *, kernel: int, rngs: nnx.Rngs
 ) -> LinearMixing | ConvolutionMixing:
   """A layer that carries numbers between the patches of [batch, patches, width] and keeps the shape.
 
   `cnn`: 1-D convolution over the width, patches as channels. `cnnf`: `cnn`, then one over the patches, the width as
   channels. `cnn2d`, `cnn2df`: the same in two dimensions, the width and the patches seen as squares. `mlp`: one linear
   layer over everything.
-
-  Args:
-    mirrored: the second convolution first, for a decoder.
 
   Raises:
     MixerError: an unknown kind, an even kernel, a width that is no square or a grid that is not for `cnn2d`, `cnn2df`.
@@ -68,29 +67,29 @@ def make_mixing(
   patches, side = grid[0] * grid[1], math.isqrt(width)
   if kind == 'mlp':
     return LinearMixing(patches * width, rngs=rngs)
-  if kernel % 2 == 0:
-    raise MixerError(f'model.kernel is {kernel}, but must be odd, or the shape would change')
-  plane = '2d' in kind
+  convolution.check_odd(kernel)
+  plane, flipped = CONVOLUTIONS[kind]
   if plane and side**2 != width:
     raise MixerError(
       f'mixing {kind} needs square widths, but one of model.widths is {width}; {side**2} and {(side + 1) ** 2} are'
     )
-  if kind == 'cnn2df' and grid[0] != grid[1]:
+  if plane and flipped and grid[0] != grid[1]:
     raise MixerError(
-      f'mixing cnn2df needs a square grid of patches, but this is {grid[0]}x{grid[1]}; choose another patch or image'
+      f'mixing {kind} needs a square grid of patches, but this is {grid[0]}x{grid[1]}; choose another patch or image'
     )
   taps = (kernel, kernel) if plane else (1, kernel)
   make = lambda channels: convolution.Convolution(channels, channels, taps, padding=convolution.same(taps), rngs=rngs)
   steps = [(make(patches), side if plane else 1, True)]
-  if kind.endswith('f'):
+  if flipped:
     steps.append((make(width), grid[0] if plane else 1, False))
-  return ConvolutionMixing(steps[::-1] if mirrored else steps)
+  return ConvolutionMixing(steps)
 
 
 class MixingAutoencoder(nnx.Module):
   """Linear layers that see one patch each, mixing layers after some of them, one linear layer to the code; mirrored.
 
-  A layer whose input and output have the same shape has a residual connection around layer and GELU.
+  A layer whose input and output have the same shape has a residual connection around layer and GELU. The linear layers
+  to the code, from it and to the pixels have no GELU, the decoder's mixing layers always have one.
 
   Source: https://github.com/defgsus/nn-experiments, "MLP-Mixer re-invented for auto-encoding", which notes the widths
   as 64,64,64,16 with a code of 16 and as 64,64,64,32,564 where 564 is the code's: here the code has a key of its own.
@@ -103,8 +102,8 @@ class MixingAutoencoder(nnx.Module):
     mixing: `cnn`, `cnnf`, `cnn2d`, `cnn2df` or `mlp`, see make_mixing.
     after: behind which linear layers, counted from 1, a mixing layer stands; the decoder mirrors them.
     kernel: side of the mixings' convolutions, odd.
-    encoder_gelu: a GELU after the encoder's mixing layers too; the source prints networks with and without. The
-      decoder's always have one.
+    encoder_gelu: a GELU after the encoder's mixing layers; the source's earlier networks have none.
+    output_gelu: a GELU on the pixels; the source's code has one where a mixing layer stands behind the first layer.
 
   Raises:
     MixerError: a patch that does not divide the image, no widths, an `after` beyond them, what make_mixing refuses.
@@ -112,10 +111,12 @@ class MixingAutoencoder(nnx.Module):
 
   def __init__(
     self, *, image: tuple[int, int, int], patch: int | tuple[int, int], widths: tuple[int, ...], code: int,
-    mixing: str, after: tuple[int, ...], kernel: int, encoder_gelu: bool, rngs: nnx.Rngs,
+    mixing: str, after: tuple[int, ...], kernel: int, encoder_gelu: bool, output_gelu: bool,
+    rngs: nnx.Rngs,
   ):  # fmt: skip
     self.grid, self.patch = layers.patch_grid(image, patch)
-    self.image, self.code, self.encoder_gelu = tuple(image), code, encoder_gelu
+    self.image, self.code = tuple(image), code
+    self.encoder_gelu, self.output_gelu = encoder_gelu, output_gelu
     if not widths or min(widths) < 1 or code < 1:
       raise MixerError(f'model.widths is {list(widths)} and model.code {code}; each must be at least 1')
     if mixing not in MIXINGS:
@@ -126,14 +127,14 @@ class MixingAutoencoder(nnx.Module):
       )
     patches, pixels = self.grid[0] * self.grid[1], math.prod(self.patch) * image[2]
     linear = lambda i, o: layers.linear(i, o, init='torch', dtype=jnp.float32, rngs=rngs)
-    mix = lambda width, mirrored: make_mixing(mixing, self.grid, width, kernel=kernel, mirrored=mirrored, rngs=rngs)
+    mix = lambda width: make_mixing(mixing, self.grid, width, kernel=kernel, rngs=rngs)
     encoder, decoder, inputs = [], [], pixels
     for number, width in enumerate(widths, start=1):
       encoder.append(linear(inputs, width))
       decoder.append(linear(width, inputs))
       if number in after:
-        encoder.append(mix(width, False))
-        decoder.append(mix(width, True))
+        encoder.append(mix(width))
+        decoder.append(mix(width))
       inputs = width
     self.encoder, self.decoder = nnx.List(encoder), nnx.List(decoder[::-1])
     self.to_code, self.from_code = linear(patches * inputs, code), linear(code, patches * inputs)
@@ -141,18 +142,19 @@ class MixingAutoencoder(nnx.Module):
   def encode(self, image: jax.Array) -> jax.Array:
     """[batch, height, width, channels], pixels as in training -> [batch, code]."""
     layers.check_image(self.image, image)
-    x = einops.rearrange(image, 'b (h p) (w q) c -> b (h w) (p q c)', p=self.patch[0], q=self.patch[1])
+    x = einops.rearrange(layers.patchify(image, self.patch), 't b p -> b t p')
     for layer in self.encoder:
       x = _residual(layer, x, gelu=self.encoder_gelu or isinstance(layer, nnx.Linear))
-    return self.to_code(x.reshape(len(x), -1))
+    return _residual(self.to_code, x.reshape(len(x), -1), gelu=False)
 
   def decode(self, code: jax.Array) -> jax.Array:
     """[batch, code] -> [batch, height, width, channels], not bounded."""
-    x = self.from_code(code).reshape(len(code), self.grid[0] * self.grid[1], -1)
+    x = _residual(self.from_code, code, gelu=False).reshape(len(code), self.grid[0] * self.grid[1], -1)
     *hidden, last = self.decoder
     for layer in hidden:
       x = _residual(layer, x, gelu=True)
-    return layers.unpatchify(einops.rearrange(last(x), 'b t p -> t b p'), self.grid, self.patch)
+    x = _residual(last, x, gelu=self.output_gelu)
+    return layers.unpatchify(einops.rearrange(x, 'b t p -> t b p'), self.grid, self.patch)
 
   def __call__(self, image: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
     """The image again; `rngs` is not needed."""

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from mixer_jax.errors import MixerError
+
 LARGEST = 2**21  # entries of the matrix of by_matrix
 
 
@@ -41,6 +43,12 @@ class Convolution(nnx.Module):
 def same(kernel: tuple[int, int]) -> tuple[int, int]:
   """The padding that keeps the shape, for odd kernels."""
   return (kernel[0] - 1) // 2, (kernel[1] - 1) // 2
+
+
+def check_odd(kernel: int) -> None:
+  """Refuses sides of kernels for which no padding keeps the shape."""
+  if kernel < 1 or kernel % 2 == 0:
+    raise MixerError(f'model.kernel is {kernel}, but must be odd and at least 1, or the shape would change')
 
 
 def convolve(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:

@@ -32,7 +32,10 @@ def gelu(kind: str):
 
 def patch_grid(image: tuple[int, int, int], patch: int | tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
   """(rows, columns) of patches in an image [height, width, channels], and the patch as (height, width)."""
-  height, width = (patch, patch) if isinstance(patch, int) else tuple(patch)
+  sides = (patch, patch) if isinstance(patch, int) else tuple(patch)
+  if len(sides) != 2:
+    raise MixerError(f'the patch is {list(sides)}, but must be one side, or (height, width)')
+  height, width = sides
   if height < 1 or width < 1 or image[0] % height or image[1] % width:
     raise MixerError(
       f'the patch {height}x{width} does not divide the image {image[0]}x{image[1]}; choose a patch that divides'

@@ -266,6 +266,18 @@ def test_a_missing_key_is_refused_by_name(section, load):
     experiments.build(config)
 
 
+@pytest.mark.parametrize(
+  'argument, encoder, output',
+  [
+    ('none', False, False), ('mlp-234', False, False), ('mlp-12', False, True), ('cnn-2-k1', False, False),
+    ('cnn-1234-k1', False, True), ('cnn-234-k1', True, False), ('cnn2df-234-k7', True, False),
+  ],
+)  # fmt: skip
+def test_where_the_source_has_gelus(argument, encoder, output, load):
+  model = load('mnist_autoencoder', f':{argument}')['model']
+  assert (model['encoder_gelu'], model['output_gelu']) == (encoder, output)
+
+
 @pytest.mark.parametrize('file, name', [('digits', 'reconstruction'), ('digits_autoencoder', 'classification')])
 def test_a_model_and_a_task_that_do_not_fit_each_other(file, name, load):
   config, other = load(file), load({'digits': 'digits_autoencoder', 'digits_autoencoder': 'digits'}[file])

@@ -14,7 +14,7 @@ from flax import nnx
 
 from mixer_jax.errors import MixerError
 from mixer_jax.models import layers
-from mixer_jax.models.convolution import Convolution, same
+from mixer_jax.models.convolution import Convolution, check_odd, same
 
 
 class CnnAutoencoder(nnx.Module):
@@ -27,14 +27,18 @@ class CnnAutoencoder(nnx.Module):
     code: how many numbers an image becomes.
 
   Raises:
-    MixerError: an image that the convolutions leave nothing of.
+    MixerError: a size below 1, an image that the convolutions leave nothing of.
   """
 
   def __init__(self, *, image: tuple[int, int, int], channels: tuple[int, ...], kernel: int, code: int, rngs: nnx.Rngs):
     self.image, self.code = tuple(image), code
+    if min((kernel, code, *channels)) < 1:
+      raise MixerError(
+        f'model.channels is {list(channels)}, model.kernel {kernel} and model.code {code}; each must be at least 1'
+      )
     lost = len(channels) * (kernel - 1)
     self.inner = (image[0] - lost, image[1] - lost, channels[-1] if channels else image[2])
-    if min(self.inner) < 1 or kernel < 1 or code < 1:
+    if min(self.inner) < 1:
       raise MixerError(
         f'model.kernel is {kernel}: {len(channels)} convolutions of it leave {self.inner[0]}x{self.inner[1]} of the'
         f' image {image[0]}x{image[1]}; take smaller or fewer ones'
@@ -82,32 +86,36 @@ class Conv(NamedTuple):
   skips: int
 
 
-def read_script(script: str, channels: int) -> list[Down | Conv]:
+def read_script(script: str, image: tuple[int, int, int]) -> list[Down | Conv]:
   """'ch=32|down4|ch/2' -> layers. `ch=N`, `ch*N`, `ch/N`: a convolution to so many channels; `downN`; `scl=N`.
 
   Args:
-    channels: of the image.
+    image: (height, width, channels).
 
   Raises:
-    MixerError: the first word that cannot be read, and where.
+    MixerError: the first word that cannot be read, that does not fit what is before it or does nothing.
   """
   layers_, skips = [], 0
-  for number, word in enumerate(script.split('|'), start=1):
+  height, width, channels = image
+  words = script.split('|')
+  for number, word in enumerate(words, start=1):
+    refuse = lambda why, place=f'model.script: word {number}, {word!r},': MixerError(f'{place} {why}')
     match = re.fullmatch(r'(ch=|ch\*|ch/|down|scl=)(\d+)', word)
     if not match or (match[1] != 'scl=' and int(match[2]) < 1):
-      raise MixerError(
-        f'model.script: word {number}, {word!r}, cannot be read; words are ch=N, ch*N, ch/N, downN or scl=N,'
-        " joined by '|'"
-      )
+      raise refuse("cannot be read; words are ch=N, ch*N, ch/N, downN or scl=N, joined by '|'")
     kind, value = match[1], int(match[2])
+    if number == len(words) and kind in ('down', 'scl='):
+      raise refuse('is the last; end with a convolution such as ch=1')
     if kind == 'scl=':
       skips = value
     elif kind == 'down':
+      if height % value or width % value:
+        raise refuse(f'does not divide the {height}x{width} pixels before it')
       layers_.append(Down(value))
-      channels *= value**2
+      height, width, channels = height // value, width // value, channels * value**2
     else:
       if kind == 'ch/' and channels % value:
-        raise MixerError(f'model.script: word {number}, {word!r}, does not divide the {channels} channels before it')
+        raise refuse(f'does not divide the {channels} channels before it')
       outputs = {'ch=': value, 'ch*': channels * value, 'ch/': channels // value}[kind]
       layers_.append(Conv(channels, outputs, skips))
       channels = outputs
@@ -146,23 +154,13 @@ class ScriptedAutoencoder(nnx.Module):
     kernel: side of the convolutions, odd.
 
   Raises:
-    MixerError: a script that cannot be read, that ends without a convolution, an even kernel, an image that a
-      pixel-unshuffle does not divide.
+    MixerError: an even kernel, and what read_script refuses.
   """
 
   def __init__(self, *, image: tuple[int, int, int], script: str, kernel: int, rngs: nnx.Rngs):
-    if kernel % 2 == 0:
-      raise MixerError(f'model.kernel is {kernel}, but must be odd, or the shape would change')
-    self.image, steps = tuple(image), read_script(script, image[2])
+    check_odd(kernel)
+    self.image, steps = tuple(image), read_script(script, image)
     down = math.prod(step.side for step in steps if isinstance(step, Down))
-    if image[0] % down or image[1] % down:
-      raise MixerError(
-        f'model.script makes the image {down} times smaller, which does not divide {image[0]}x{image[1]}'
-      )
-    if not steps:
-      raise MixerError(f'model.script has no layer: {script!r}; such as ch=32|down4|ch=1')
-    if not isinstance(steps[-1], Conv):
-      raise MixerError(f'model.script ends with down{steps[-1].side}; end it with a convolution such as ch=1')
     self.inner = (image[0] // down, image[1] // down, steps[-1].outputs)
     self.code = math.prod(self.inner)
     first = next(i for i, step in enumerate(steps) if isinstance(step, Conv))

@@ -76,7 +76,7 @@ def test_a_transposed_convolution_is_the_transpose_of_a_convolution():
 
 
 def test_a_script_is_read():
-  assert read_script('ch=8|down2|ch/4|scl=2|ch*1', 3) == [Conv(3, 8, 0), Down(2), Conv(32, 8, 0), Conv(8, 8, 2)]
+  assert read_script('ch=8|down2|ch/4|scl=2|ch*1', (4, 6, 3)) == [Conv(3, 8, 0), Down(2), Conv(32, 8, 0), Conv(8, 8, 2)]
 
 
 def test_the_scripts_layers_one_by_one():
@@ -118,10 +118,13 @@ def test_a_pixel_unshuffle_is_undone():
     ({'script': 'ch=32||ch=1'}, "word 2, ''"),
     ({'script': 'ch=0'}, "word 1, 'ch=0'"),
     ({'script': 'ch=6|ch/4'}, "word 2, 'ch/4', does not divide the 6 channels"),
-    ({'script': 'ch=6|down2'}, 'model.script ends with down2'),
-    ({'script': 'scl=3'}, 'model.script has no layer'),
-    ({'script': 'down5|ch=1'}, 'makes the image 5 times smaller, which does not divide 96x96'),
+    ({'script': 'ch=6|down2'}, "word 2, 'down2', is the last; end with a convolution"),
+    ({'script': 'scl=3'}, "word 1, 'scl=3', is the last"),
+    ({'script': 'ch=8|ch=1|scl=3'}, "word 3, 'scl=3', is the last"),
+    ({'script': 'down5|ch=1'}, "word 1, 'down5', does not divide the 96x96 pixels"),
+    ({'script': 'down4|ch=8|down7|ch=1'}, "word 3, 'down7', does not divide the 24x24 pixels"),
     ({'kernel': 4}, 'model.kernel is 4, but must be odd'),
+    ({'kernel': -1}, 'model.kernel is -1, but must be odd and at least 1'),
   ],
 )
 def test_scripts_that_are_refused(settings, message):
@@ -132,3 +135,11 @@ def test_scripts_that_are_refused(settings, message):
 def test_convolutions_that_leave_nothing():
   with pytest.raises(MixerError, match='3 convolutions of it leave -2x-2 of the image 28x28'):
     nnx.eval_shape(functools.partial(cnn, kernel=11))
+
+
+@pytest.mark.parametrize('settings, said', [
+  ({'code': 0}, 'model.code 0'), ({'kernel': 0}, 'model.kernel 0'), ({'channels': (24, 0, 48)}, r'\[24, 0, 48\]')
+])  # fmt: skip
+def test_sizes_below_one(settings, said):
+  with pytest.raises(MixerError, match=f'{said}.*each must be at least 1'):
+    nnx.eval_shape(functools.partial(cnn, **settings))
