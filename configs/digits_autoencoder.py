@@ -9,7 +9,9 @@ Command: python -m mixer_jax.train --config=configs/digits_autoencoder.py --work
 from ml_collections import ConfigDict
 
 
-def get_config():
+def get_config(arg=None):
+  if arg is not None:
+    raise ValueError(f'digits_autoencoder.py takes no argument, not {arg!r}')
   config = ConfigDict()
   config.seed = 0
   config.total = '200 epochs'

@@ -3,7 +3,9 @@
 Source: https://github.com/defgsus/nn-experiments, "MLP-Mixer re-invented for auto-encoding": images made smaller until
   their longer side is 160 pixels and the shorter at least 96, random crops for training, centre crops of the first 100
   by name for validation; AdamW 3e-4, batch 64, cosine with a sine warm-up over 2,000 steps, 1,000,000 images.
-  Deviation: only kernels decay. Ours has Muon, 3e-3.
+  Deviations: only kernels decay; of images whose longer side is more than 160 when the shorter has 96, the middle 160
+  are kept. Ours has Muon, 3e-3.
+Of a small folder take a part by percent: --config.data.train='all[10%:]' --config.data.val='all[:10%]'.
 Arguments: PATH of the folder, or PATH,SETTING; without a setting, ours: Mixer blocks on both sides of the code.
     pP-MIXING-kKERNEL   patches of P, widths 64, 64, 64, 564, mixings behind layers 2, 3, 4: p8-cnnf-k3, p32-cnn-k3, ...
     w32-cnnf-k3, w36-cnn2df-k7   patches of 8, widths 64, 64, 64 and 32 or 36

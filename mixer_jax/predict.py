@@ -112,14 +112,14 @@ def main(arguments: list[str]) -> None:
   from mixer_jax.training import autoencoding, restore
 
   run = restore.restore(known.workdir, step=known.checkpoint)
-  has_code = run.experiment.task.pictures
+  has_code = run.experiment.has_code
   if (known.encode or known.decode) and not has_code:
     flag, task = '--encode' if known.encode else '--decode', run.experiment.settings.task['name']
     raise MixerError(f'{flag} needs the run of an auto-encoder, but {known.workdir} has the task {task}')
   if any(Path(known.output).exists() and os.path.samefile(known.output, p) for p in known.input if Path(p).exists()):
     raise MixerError(f'--output={known.output} is the --input too, and would be written over; choose another place')
   output = Path(known.output)
-  part = output.with_name(f'{output.name}.part')
+  part = Path(f'{output}.part')
   try:
     if known.decode:
       told = autoencoding.decode_codes(run, known.input, output)

@@ -125,9 +125,11 @@ def test_codes_of_whole_numbers(open_door, run, model, tmp_path):
   [
     (np.zeros((3, 7)), ['float64 [3, 7]', '[images, 5]']),
     (np.zeros(5), ['float64 [5]', '[images, 5]']),
-    (np.full((3, 5), np.nan), ['float64 [3, 5]', 'finite']),
+    (np.full((3, 5), np.nan), ['not finite']),
     (np.full((3, 5), 'a'), ['<U1 [3, 5]', 'numbers']),
     (np.zeros((3, 5), complex), ['complex128 [3, 5]']),
+    (np.zeros((0, 5)), ['float64 [0, 5]']),
+    (np.full((3, 5), 1e300), ['not finite in float32']),
     (np.array([[{}] * 5]), ['allow_pickle=False', '[images, 5]']),
   ],
 )
@@ -144,6 +146,8 @@ def test_files_that_hold_no_codes(run, scans, tmp_path, refused):
   decode = lambda *names: ('predict', f'--workdir={run}', '--input', *names, f'--output={output}', '--decode')
   np.savez(tmp_path / 'codes.npz', a=np.zeros((3, 5)))
   refused(*decode(tmp_path / 'codes.npz'), parts=['codes.npz', 'archive of arrays'])
+  (tmp_path / 'damaged.npz').write_bytes((tmp_path / 'codes.npz').read_bytes()[:-30])
+  refused(*decode(tmp_path / 'damaged.npz'), parts=['damaged.npz', '[images, 5]'])
   refused(*decode(tmp_path / 'none.npy'), parts=['none.npy', 'No such file'])
   refused(*decode(scans / '0' / '000.png'), parts=['000.png', '[images, 5]'])
   np.save(tmp_path / 'a.npy', np.zeros((3, 5)))
@@ -151,6 +155,18 @@ def test_files_that_hold_no_codes(run, scans, tmp_path, refused):
   refused(*decode(tmp_path / 'cut.npy'), parts=['cut.npy', '[images, 5]'])
   refused(*decode(tmp_path / 'a.npy', tmp_path / 'a.npy'), parts=['2 files', 'one .npy file'])
   assert not output.exists()
+
+
+def test_pictures_are_not_mixed_with_other_files(run, scans, tmp_path, refused):
+  np.save(tmp_path / 'codes.npy', np.zeros((3, 5)))
+  for flags in (['--input', tmp_path / 'codes.npy', '--decode'], ['--input', scans]):
+    arguments = ('predict', f'--workdir={run}', *flags, f'--output={tmp_path}')
+    refused(*arguments, parts=[tmp_path, 'files in it', 'new folder'])
+  assert [p.name for p in tmp_path.iterdir()] == ['codes.npy']
+
+
+def test_an_output_that_is_no_name(run, scans, refused):
+  refused('predict', f'--workdir={run}', f'--input={scans}', '--output=.', '--encode', parts=['--output=.'])
 
 
 def test_a_broken_image_leaves_no_codes(run, scans, tmp_path, refused):

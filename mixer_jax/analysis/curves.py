@@ -17,14 +17,15 @@ STYLES = {'train': ('0.55', '-'), 'val': ('#0072b2', '--'), 'test': ('black', '-
 DASHES = ('--', ':', '-.', (0, (6, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (8, 4)))
 
 
-PANELS = (('loss', 'loss (nats)'), ('accuracy', 'error (%)'))
+def draw(lines: Sequence[dict[str, float]], path: Path, *, panels: Sequence[tuple[str, str, str]]) -> None:
+  """Draws the lines of metrics.jsonl into a PNG, readable in grey: one panel a metric, accuracies as errors.
 
-
-def draw(lines: Sequence[dict[str, float]], path: Path, *, panels: Sequence[tuple[str, str]] = PANELS) -> None:
-  """Draws the lines of metrics.jsonl into a PNG, readable in grey: one panel a metric, accuracies as errors."""
+  Args:
+    panels: for each (metric, what its axis is called, `log` or `linear`).
+  """
   figure = Figure(figsize=(7, 2.8), layout='constrained')
   FigureCanvasAgg(figure)
-  for axes, (metric, label) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+  for axes, (metric, label, scale) in zip(figure.subplots(1, len(panels)), panels, strict=True):
     for split, (colour, dash) in STYLES.items():
       points = [(line['step'], line[f'{split}/{metric}']) for line in lines if f'{split}/{metric}' in line]
       if points:
@@ -40,7 +41,7 @@ def draw(lines: Sequence[dict[str, float]], path: Path, *, panels: Sequence[tupl
           markersize=4,
         )
     axes.set(xlabel='step', ylabel=label)
-    if any(value > 0 for line in axes.lines for value in line.get_ydata()):
+    if scale == 'log' and any(value > 0 for line in axes.lines for value in line.get_ydata()):
       axes.set_yscale('log')
       for axis_format in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
         axis_format(LogFormatter(minor_thresholds=(2, 0.5)))

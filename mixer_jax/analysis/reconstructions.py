@@ -7,8 +7,10 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
 
-MARKERS = 'osD^v<>pX*'  # told apart in grey too
+MARKERS = 'osD^v<>pXP'  # told apart in grey too
+SIDE, GAP = 84, 4  # pixels of the longer side of a small image at most, and between images
 
 
 def draw_pairs(image: np.ndarray, output: np.ndarray, path: Path) -> None:
@@ -20,9 +22,13 @@ def draw_pairs(image: np.ndarray, output: np.ndarray, path: Path) -> None:
   _draw_grid({'image': image, 'output': output, 'difference': difference}, path)
 
 
-def draw_rows(rows: np.ndarray, labels: Sequence[str], path: Path) -> None:
-  """Draws [rows, columns, height, width, channels] as a grid of images, a label at each row."""
-  _draw_grid(dict(zip(labels, rows, strict=True)), path)
+def draw_rows(rows: np.ndarray, labels: Sequence[str], titles: Sequence[str], path: Path, *, corner: str = '') -> None:
+  """Draws [rows, columns, height, width, channels] as a grid of images, a label at each row, a title over each column.
+
+  Args:
+    corner: over the labels, what the titles are.
+  """
+  _draw_grid(dict(zip(labels, rows, strict=True)), path, titles=titles, corner=corner)
 
 
 def draw_codes(code: np.ndarray, label: np.ndarray, names: Sequence[str], path: Path) -> None:
@@ -38,7 +44,8 @@ def draw_codes(code: np.ndarray, label: np.ndarray, names: Sequence[str], path: 
     pca = PCA(parts, random_state=0)
     at[:, :parts] = pca.fit_transform(code)
     share[:parts] = 100 * pca.explained_variance_ratio_
-  shades = colormaps['viridis'](np.linspace(0, 1, len(names)))
+  few = len(names) <= 10
+  shades = colormaps['tab10'].colors[: len(names)] if few else colormaps['viridis'](np.linspace(0, 1, len(names)))
   for k, (name, shade) in enumerate(zip(names, shades, strict=True)):
     marker = MARKERS[k % len(MARKERS)]
     axes.plot(*at[label == k].T, marker, color=shade, markersize=4, markeredgewidth=0, label=name, alpha=0.7)
@@ -48,21 +55,23 @@ def draw_codes(code: np.ndarray, label: np.ndarray, names: Sequence[str], path: 
   figure.savefig(path, dpi=150)
 
 
-def _draw_grid(rows: dict[str, np.ndarray], path: Path) -> None:
-  images = list(rows.values())
-  columns, (height, width) = max(map(len, images)), images[0].shape[1:3]
-  side = 0.55
-  figure = Figure(figsize=(0.9 + side * columns, side * len(rows) * height / width + 0.1), layout='constrained')
-  FigureCanvasAgg(figure)
-  grid = figure.subplots(len(rows), columns, squeeze=False)
-  for (name, row), line in zip(rows.items(), grid, strict=True):
-    line[0].set_ylabel(name, rotation=0, ha='right', va='center', fontsize=8)
-    for i, axes in enumerate(line):
-      axes.set(xticks=[], yticks=[])
-      for spine in axes.spines.values():
-        spine.set_visible(False)
-      if i < len(row):
-        picture = np.clip(row[i], 0, 1)
-        three = picture.shape[-1] == 3
-        axes.imshow(picture if three else picture.mean(axis=-1), cmap=None if three else 'gray', vmin=0, vmax=1)
-  figure.savefig(path, dpi=150)
+def _draw_grid(rows: dict[str, np.ndarray], path: Path, *, titles: Sequence[str] = (), corner: str = '') -> None:
+  """Pixel by pixel: every one of an image becomes a square of the same whole number of pixels."""
+  height, width = next(iter(rows.values())).shape[1:3]
+  zoom = max(1, SIDE // max(height, width))
+  left, top, gap = 80, 18 if titles else GAP, GAP
+  across, down = zoom * width + gap, zoom * height + gap
+  size = left + across * max(map(len, rows.values())), top + down * len(rows)
+  sheet = Image.new('RGB', size, 'white')
+  text = ImageDraw.Draw(sheet)
+  text.text((left - 8, top - 4), corner, fill='black', anchor='rs')
+  for column, title in enumerate(titles):
+    text.text((left + column * across + zoom * width // 2, top - 4), title, fill='black', anchor='ms')
+  for row, (label, images) in enumerate(rows.items()):
+    text.text((left - 8, top + row * down + zoom * height // 2), label, fill='black', anchor='rm')
+    for column, image in enumerate(images):
+      pixels = np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
+      pixels = pixels if pixels.shape[-1] == 3 else np.repeat(pixels.mean(axis=-1, keepdims=True), 3, axis=-1)
+      pixels = pixels.astype(np.uint8).repeat(zoom, axis=0).repeat(zoom, axis=1)
+      sheet.paste(Image.fromarray(pixels), (left + column * across, top + row * down))
+  sheet.save(path)

@@ -321,7 +321,7 @@ def erasing(
 
 
 def noise(features: Features, *, deviation: float) -> Augment:
-  """Adds normal noise to every pixel, without clipping; `target` keeps the image before it.
+  """Adds normal noise to every pixel, without clipping, after all others; `target` is the image before it.
 
   The task `reconstruction` then asks for the target: a denoising auto-encoder (Vincent et al. 2008, "Extracting and
   composing robust features with denoising autoencoders").
@@ -402,9 +402,9 @@ AUGMENTATIONS: dict[str, Callable[..., Augment]] = {
   'elastic': elastic,
   'color_jitter': color_jitter,
   'erasing': erasing,
-  'noise': noise,
   'cutmix': cutmix,
   'mixup': mixup,
+  'noise': noise,  # last, so that its target is what the others made
 }
 
 

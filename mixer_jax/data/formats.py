@@ -10,7 +10,7 @@ import pickle
 import struct
 import tarfile
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -106,15 +106,24 @@ def read_image(path: str | os.PathLike, shape: tuple[int, int, int]) -> np.ndarr
   return fit_image(read_pixels(path, shape[2]), shape)
 
 
-def read_header(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
-  """(height, width) of the image file at `path` as it will be read, and its channels, 1 or 3, without its pixels.
+class Header(NamedTuple):
+  """What an image file holds, as it will be read: (height, width), 1 or 3 channels, whether any may be transparent."""
+
+  size: tuple[int, int]
+  channels: int
+  transparent: bool
+
+
+def read_header(path: str | os.PathLike) -> Header:
+  """The header of the image file at `path`, without its pixels.
 
   Raises MixerError as read_pixels.
   """
   with _named(path), Image.open(path) as picture:
     turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
     grey = picture.mode in ('1', 'L', 'LA', 'F') or picture.mode.startswith('I')
-    return picture.size if turned else picture.size[::-1], 1 if grey else 3
+    size = picture.size if turned else picture.size[::-1]
+    return Header(size, 1 if grey else 3, picture.has_transparency_data)
 
 
 def read_pixels(path: str | os.PathLike, channels: int) -> np.ndarray:
@@ -156,9 +165,8 @@ def fit_canvas(image: np.ndarray, crop: tuple[int, int], side: int) -> tuple[np.
   Args:
     crop: what will be cut out of it, at most `side`.
   """
-  height, width, channels = image.shape
-  scale = max(min(1, side / max(height, width)), crop[0] / height, crop[1] / width)
-  size = max(crop[0], round(height * scale)), max(crop[1], round(width * scale))
+  channels = image.shape[2]
+  scale, size = _scaled(image.shape[:2], crop, side)
   picture = Image.fromarray(image[:, :, 0] if channels == 1 else image)
   picture = picture if scale == 1 else picture.resize(size[::-1], Image.Resampling.BILINEAR)
   pixels = np.array(picture).reshape(*size, channels)
@@ -167,6 +175,17 @@ def fit_canvas(image: np.ndarray, crop: tuple[int, int], side: int) -> tuple[np.
   canvas = np.zeros((side, side, channels), np.uint8)
   canvas[: pixels.shape[0], : pixels.shape[1]] = pixels
   return canvas, np.array(pixels.shape[:2], np.int32)
+
+
+def cut_off(size: tuple[int, int], crop: tuple[int, int], side: int) -> bool:
+  """Whether fit_canvas cuts off something of an image of this (height, width)."""
+  return max(_scaled(size, crop, side)[1]) > side
+
+
+def _scaled(size: tuple[int, int], crop: tuple[int, int], side: int) -> tuple[float, tuple[int, int]]:
+  height, width = size
+  scale = max(min(1, side / max(height, width)), crop[0] / height, crop[1] / width)
+  return scale, (max(crop[0], round(height * scale)), max(crop[1], round(width * scale)))
 
 
 def _pixels(picture: Image.Image, mode: str) -> np.ndarray:

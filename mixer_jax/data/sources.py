@@ -85,7 +85,8 @@ def load(
   if kind == 'image_folder' and rest:
     source = _image_folder(rest, base, image, crop_from, data_dir)
   elif kind == 'images' and rest:
-    source = _images(rest, base, image, crop_from, data_dir)
+    source = _images(rest, split, image, crop_from, data_dir)
+    split = base = 'all'
   elif kind == 'tfds' and rest:
     source = _tfds(rest, base, image, data_dir)
   elif name in SOURCES:
@@ -316,27 +317,29 @@ def _find_folder(name: str, path: str, holds: str, data_dir: str | None) -> path
   return root
 
 
-def _images(path: str, base: str, shape: tuple[int, int, int], crop_from: int, data_dir: str | None) -> Source:
+def _images(path: str, split: str, shape: tuple[int, int, int], crop_from: int, data_dir: str | None) -> Source:
   root = _find_folder('images', path, '*.jpg', data_dir)
-  if base != 'all':
-    raise errors.unknown(f'split of images:{path}', base, ['all'])
   left_out: list[str] = []
   paths = _image_files(root, left_out)
   if not paths:
     raise errors.MixerError(f'{root}: no images, that is files ending in {" ".join(SUFFIXES)}; add some.')
-  converted, enlarged = [], []
-  for file in paths:
-    size, channels = formats.read_header(file)
-    converted += [file] if channels != shape[2] else []
-    enlarged += [file] if size[0] < shape[0] or size[1] < shape[1] else []
+  part = parse_split(split, {'all': len(paths)})[1]
+  paths = paths[part.start : part.stop]
+  headers = {file: formats.read_header(file) for file in paths}
   notes = {
-    'that are not images left out': left_out,
-    f'turned from grey to colour or back ({shape[2]} channels)': converted,
-    f'smaller than {shape[0]}x{shape[1]} enlarged': enlarged,
+    'of the folder that are not images left out': left_out,
+    f'turned from grey to colour or back ({shape[2]} channels)': [f for f in paths if headers[f].channels != shape[2]],
+    'with transparency laid on white': [f for f in paths if headers[f].transparent],
+    f'smaller than {shape[0]}x{shape[1]} enlarged': [
+      f for f in paths if any(n < wanted for n, wanted in zip(headers[f].size, shape[:2], strict=True))
+    ],
+    f'so long that of {crop_from} pixels the middle is kept': [
+      f for f in paths if crop_from and formats.cut_off(headers[f].size, shape[:2], crop_from)
+    ],
   }
   for what, which in notes.items():
     if which:
-      print(f'{root}: {len(which)} {what}, such as {min(which)}', file=sys.stderr)
+      print(f'{root}, {split}: {len(which)} {what}, such as {min(which)}', file=sys.stderr)
   read = functools.partial(_read_file, paths, np.zeros(len(paths), np.int32), shape, crop_from)
   return Source(('image',), None, read, len(paths))
 

@@ -39,6 +39,12 @@ def steps(duration: str, what: str, *, epoch: float, total: int | None = None) -
   return max(count, 1) if float(match[1]) else 0
 
 
+RAMPS = {
+  'linear': lambda peak, steps: optax.linear_schedule(0.0, peak, steps),
+  'sine': lambda peak, steps: lambda step: peak * jnp.sin(jnp.pi / 2 * jnp.minimum(step / steps, 1)),
+}
+
+
 def constant(*, peak: float, warmup: str, length: Length) -> optax.Schedule:
   """0 -> peak over the warm-up, then the peak."""
   return _after_warmup(lambda _: optax.constant_schedule(peak), peak, warmup, length)
@@ -119,21 +125,15 @@ def _check_floor(floor: float, peak: float) -> None:
     raise MixerError(f'schedule.floor is {floor}, but must be between 0 and the peak {peak}')
 
 
-RAMPS = {
-  'linear': lambda peak, steps: optax.linear_schedule(0.0, peak, steps),
-  'sine': lambda peak, steps: lambda step: peak * jnp.sin(jnp.pi / 2 * jnp.minimum(step / steps, 1)),
-}
-
-
 def _after_warmup(
-  rest: Callable[[int], optax.Schedule], peak: float, warmup: str, length: Length, kind: str = 'linear'
+  rest: Callable[[int], optax.Schedule], peak: float, warmup: str, length: Length, ramp: str = 'linear'
 ) -> optax.Schedule:
-  if kind not in RAMPS:
-    raise unknown('schedule.ramp', kind, RAMPS)
+  if ramp not in RAMPS:
+    raise unknown('schedule.ramp', ramp, RAMPS)
   if peak <= 0:
     raise MixerError(f'schedule.peak is {peak}, but must be positive')
-  ramp = length.steps(warmup, 'schedule.warmup')
-  if ramp >= length.total:
-    raise MixerError(f'schedule.warmup is {warmup!r}, {ramp} steps, but the whole run has {length.total}; shorten it')
-  after = rest(length.total - ramp)
-  return optax.join_schedules([RAMPS[kind](peak, ramp), after], [ramp]) if ramp else after
+  steps = length.steps(warmup, 'schedule.warmup')
+  if steps >= length.total:
+    raise MixerError(f'schedule.warmup is {warmup!r}, {steps} steps, but the whole run has {length.total}; shorten it')
+  after = rest(length.total - steps)
+  return optax.join_schedules([RAMPS[ramp](peak, steps), after], [steps]) if steps else after

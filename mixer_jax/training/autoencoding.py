@@ -1,5 +1,7 @@
 """What a trained auto-encoder makes of images and codes, written into files."""
 
+import functools
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,9 +16,13 @@ BATCH = 64
 
 
 def apply(experiment, params: nnx.State, method: str, inputs: np.ndarray) -> np.ndarray:
-  """`encode`, `decode` or `__call__` of the model of an experiment."""
-  run = jax.jit(lambda params, x: getattr(nnx.merge(experiment.graphdef, params), method)(x))
-  return np.asarray(run(params, inputs))
+  """`encode`, `decode` or `__call__` of the model of an experiment; compiled once for a shape."""
+  return np.asarray(_apply(experiment.graphdef, method, params, inputs))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _apply(graphdef, method, params, inputs):
+  return getattr(nnx.merge(graphdef, params), method)(inputs)
 
 
 def encode_images(run, files: Sequence[str], output: Path) -> str:
@@ -31,34 +37,50 @@ def decode_codes(run, files: Sequence[str], folder: Path) -> str:
   """Writes what a file of codes becomes, as NUMBER.png.
 
   Raises:
-    MixerError: several files, one that holds no codes, codes of another width.
+    MixerError: several files, one that holds no codes, codes of another width, a folder with files in it.
   """
   if len(files) != 1:
     raise MixerError(f'--input names {len(files)} files, but codes come from one .npy file')
   size = run.experiment.model.code
   wanted = f'codes of this run are finite numbers of shape [images, {size}], as --encode writes them'
   try:
-    codes = np.load(files[0], allow_pickle=False)
-  except (OSError, ValueError, EOFError) as error:
+    with open(files[0], 'rb') as file:
+      codes = np.load(file, allow_pickle=False)
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
     raise MixerError(f'--input={files[0]} cannot be read ({error}); {wanted}') from error
   if not isinstance(codes, np.ndarray):
     raise MixerError(f'--input={files[0]} is an archive of arrays; {wanted}')
-  if codes.ndim != 2 or codes.shape[1] != size or codes.dtype.kind not in 'fiu' or not np.isfinite(codes).all():
+  if codes.ndim != 2 or codes.shape[1] != size or not len(codes) or codes.dtype.kind not in 'fiu':
     raise MixerError(f'--input={files[0]} is {codes.dtype} {list(codes.shape)}; {wanted}')
+  with np.errstate(over='ignore'):
+    codes = codes.astype(np.float32)
+  if not np.isfinite(codes).all():
+    raise MixerError(f'--input={files[0]} holds numbers that are not finite in float32; {wanted}')
+  _check_empty(folder)
   for start in range(0, len(codes), BATCH):
-    images = apply(run.experiment, run.params, 'decode', codes[start : start + BATCH].astype(np.float32))
+    images = apply(run.experiment, run.params, 'decode', codes[start : start + BATCH])
     _write(images, [f'{start + i:06d}.png' for i in range(len(images))], folder)
   return f'{len(codes):,} images'
 
 
 def reconstruct_images(run, files: Sequence[str], folder: Path) -> str:
-  """Writes what becomes of images, as NUMBER_NAME.png; returns how many there were, in words."""
+  """Writes what becomes of images, as NUMBER_NAME.png; returns how many there were, in words.
+
+  Raises:
+    MixerError: a file that is no image, a folder with files in it.
+  """
+  _check_empty(folder)
   count = 0
   for names, image in _read(run, files):
     numbered = [f'{i:06d}_{Path(name).stem}.png' for i, name in enumerate(names, start=count)]
     _write(apply(run.experiment, run.params, '__call__', image), numbered, folder)
     count += len(names)
   return f'{count:,} images'
+
+
+def _check_empty(folder: Path) -> None:
+  if folder.is_dir() and any(folder.iterdir()):
+    raise MixerError(f'--output={folder} has files in it, which pictures would be mixed with; choose a new folder')
 
 
 def _read(run, files: Sequence[str]) -> Iterator[tuple[Sequence[str], np.ndarray]]:

@@ -80,6 +80,11 @@ class Experiment:
     split = 'val' if self.data.val else 'test' if self.data.test else None
     return split and f'{split}/{self.task.best}'
 
+  @property
+  def has_code(self) -> bool:
+    """Whether the model is an auto-encoder, with `encode` and `decode`."""
+    return hasattr(self.model, 'encode')
+
   def best_of(self, lines: Sequence[dict[str, float]]) -> dict[str, float]:
     """The line of the log, of some, with the best value; the first of several; {} where none has one."""
     sign = 1 if self.task.highest else -1

@@ -147,7 +147,7 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
           )
         if evaluated:
           log.write(step, evaluated)
-        if heldout and experiment.task.pictures:
+        if heldout and experiment.has_code:
           whole = jax.tree.map(_whole, params)
           shown = experiment, whole, next(iter(heldout.values())), workdir / 'figures'
           if first:

@@ -10,7 +10,7 @@ from mixer_jax.data.sources import Source
 from mixer_jax.training.autoencoding import apply
 from mixer_jax.training.logging import cannot_write
 
-SHOWN, MAPPED, BETWEEN = 10, 1000, 8  # images in a row, codes in the map, steps from one code to another
+SHOWN, MAPPED, STEPS = 10, 1000, 8  # images in a row, codes in the map, steps from one code to another
 
 
 def draw_reconstructions(experiment, params, source: Source, folder: Path, step: int) -> None:
@@ -28,31 +28,29 @@ def draw_codes(experiment, params, source: Source, folder: Path) -> None:
   That is the number with the largest variance, from its lowest to its highest value. Of a single image there is nothing
   to lie between.
   """
-  count = min(MAPPED, len(source))
-  image = _images(experiment, source, count)
-  label = np.array([source[i]['label'] for i in range(count)])
+  image = _images(experiment, source, MAPPED)
+  label = np.array([source[i]['label'] for i in range(len(image))])
   code = apply(experiment, params, 'encode', image)
-  widest = int(code.var(axis=0).argmax())
-  values = np.linspace(code[:, widest].min(), code[:, widest].max(), BETWEEN)
-  around = np.repeat(code[: min(5, count)], BETWEEN, axis=0)
-  around[:, widest] = np.tile(values, len(around) // BETWEEN)
-  moved = apply(experiment, params, 'decode', around).reshape(-1, BETWEEN, *image.shape[1:])
+  decode = lambda codes: apply(experiment, params, 'decode', codes.reshape(-1, codes.shape[-1])).reshape(
+    *codes.shape[:-1], *image.shape[1:]
+  )
+  number = int(code.var(axis=0).argmax())
+  values = np.linspace(code[:, number].min(), code[:, number].max(), STEPS)
+  along = np.repeat(code[:5, None], STEPS, axis=1)
+  along[..., number] = values
   with _written(folder):
     reconstructions.draw_codes(code, label, source.classes, folder / 'codes.png')
+    names, titles = [f'image {i}' for i in range(len(along))], [f'{value:.2g}' for value in values]
+    path = folder / 'dimension.png'
+    reconstructions.draw_rows(decode(along), names, titles, path, corner=f'number {number}')
     if len(image) > 1:
-      reconstructions.draw_rows(*_between(experiment, params, image, code), folder / 'interpolations.png')
-    names = [f'image {i}' for i in range(len(moved))]
-    reconstructions.draw_rows(moved, names, folder / 'dimension.png')
-
-
-def _between(experiment, params, image: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, list[str]]:
-  """Rows of an image, what codes on the way from its own to another's become, and that image; what they are called."""
-  pairs = min(SHOWN, len(image) // 2)
-  share = np.linspace(0, 1, BETWEEN)[:, None]
-  codes = np.concatenate([code[2 * i] * (1 - share) + code[2 * i + 1] * share for i in range(pairs)])
-  lines = apply(experiment, params, 'decode', codes).reshape(pairs, BETWEEN, *image.shape[1:])
-  first, second = image[: 2 * pairs : 2, None], image[1 : 2 * pairs : 2, None]
-  return np.concatenate([first, lines, second], axis=1), [f'{2 * i} to {2 * i + 1}' for i in range(pairs)]
+      first, second = image[:-1:2][:SHOWN], image[1::2][:SHOWN]
+      share = np.linspace(0, 1, STEPS)[:, None]
+      between = code[:-1:2][:SHOWN, None] * (1 - share) + code[1::2][:SHOWN, None] * share
+      lines = np.concatenate([first[:, None], decode(between), second[:, None]], axis=1)
+      names = [f'{2 * i} to {2 * i + 1}' for i in range(len(lines))]
+      titles = ['image', *(f'{of:.2f}' for of in share[:, 0]), 'image']
+      reconstructions.draw_rows(lines, names, titles, folder / 'interpolations.png', corner='share')
 
 
 @contextlib.contextmanager

@@ -49,11 +49,13 @@ def restore(workdir: str | Path, *, step: str = 'last') -> Run:
   if step == 'last':
     state = checkpoints.restore_last(shapes, set_aside=False)
   else:
-    kept = [line for line in read_metrics(workdir) if line['step'] in checkpoints.steps()]
-    best = experiment.best_of(kept).get('step')
-    wanted = best if step == 'best' else int(step) if step.isdecimal() else None
-    if wanted not in checkpoints.steps():
-      raise MixerError(f'{workdir} has no checkpoint {step!r}; it has last, best and the steps {checkpoints.steps()}')
+    steps = checkpoints.steps()
+    if step == 'best':
+      wanted = experiment.best_of([line for line in read_metrics(workdir) if line['step'] in steps]).get('step')
+    else:
+      wanted = int(step) if step.isdecimal() else None
+    if wanted not in steps:
+      raise MixerError(f'{workdir} has no checkpoint {step!r}; it has last, best and the steps {steps}')
     state = checkpoints.restore(shapes, wanted)
   if state is None:
     raise MixerError(f'{workdir} has no checkpoint yet; train there first')

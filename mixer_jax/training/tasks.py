@@ -41,8 +41,7 @@ class Task:
     report: None where means say all.
     best: the score that chooses the best checkpoint.
     highest: whether the best score is the highest.
-    panels: what is drawn into curves.png: scores and what their axes are called.
-    pictures: whether the model's output is drawn beside its input.
+    panels: what is drawn into curves.png, see curves.draw.
   """
 
   output: tuple[int, ...]
@@ -50,8 +49,7 @@ class Task:
   report: Report | None = None
   best: str = 'accuracy'
   highest: bool = True
-  panels: tuple[tuple[str, str], ...] = (('loss', 'loss (nats)'), ('accuracy', 'error (%)'))
-  pictures: bool = False
+  panels: tuple[tuple[str, str, str], ...] = (('loss', 'loss (nats)', 'log'), ('accuracy', 'error (%)', 'log'))
 
 
 def classification(*, loss: str, label_smoothing: float, classes: int, report: bool = False) -> Task:
@@ -225,8 +223,8 @@ def reconstruction(
       result['ssim'] = dm_pix.ssim(output, target, filter_size=min(11, *image[:2]))
     return result
 
-  panels = (('mse', 'mean squared error'), ('psnr', 'PSNR (dB)'))
-  return Task(tuple(image), scores, best='mse', highest=False, panels=panels, pictures=True)
+  panels = (('mse', 'mean squared error', 'log'), ('psnr', 'PSNR (dB)', 'linear'))
+  return Task(tuple(image), scores, best='mse', highest=False, panels=panels)
 
 
 TASKS = {'classification': classification, 'binary': binary, 'reconstruction': reconstruction}

@@ -7,6 +7,8 @@ from PIL import Image
 
 from mixer_jax.analysis import curves
 
+PANELS = (('loss', 'loss (nats)', 'log'), ('accuracy', 'error (%)', 'log'))
+
 
 def make_lines(splits, points=20):
   random = np.random.default_rng(0)
@@ -29,7 +31,7 @@ def drawn(monkeypatch):
 @pytest.mark.parametrize('splits', [['train', 'val', 'test'], ['train', 'test'], ['train'], []])
 def test_png_of_the_splits_there_are(splits, tmp_path, drawn):
   lines = make_lines(splits)
-  curves.draw(lines, tmp_path / 'curves.png')
+  curves.draw(lines, tmp_path / 'curves.png', panels=PANELS)
   with Image.open(tmp_path / 'curves.png') as image:
     assert image.format == 'PNG' and min(image.size) > 300
     assert np.asarray(image.convert('L')).std() > 1
@@ -46,14 +48,22 @@ def test_png_of_the_splits_there_are(splits, tmp_path, drawn):
 
 
 def test_a_perfect_score_and_one_point_are_drawn(tmp_path, drawn):
-  curves.draw([{'step': 7, 'test/loss': 0.0, 'test/accuracy': 1.0}], tmp_path / 'curves.png')
+  curves.draw([{'step': 7, 'test/loss': 0.0, 'test/accuracy': 1.0}], tmp_path / 'curves.png', panels=PANELS)
   assert (tmp_path / 'curves.png').stat().st_size > 1000
   # Of zeros alone a logarithm has nothing to show.
   assert [axes.get_yscale() for axes in drawn[0].axes] == ['linear', 'linear']
 
 
+def test_decibels_are_on_a_linear_axis(tmp_path, drawn):
+  lines = [{'step': step, 'val/mse': 10.0 / step, 'val/psnr': step - 4.0} for step in range(1, 9)]
+  panels = (('mse', 'mean squared error', 'log'), ('psnr', 'PSNR (dB)', 'linear'))
+  curves.draw(lines, tmp_path / 'curves.png', panels=panels)
+  assert [axes.get_yscale() for axes in drawn[0].axes] == ['log', 'linear']
+  assert drawn[0].axes[1].get_ylim()[0] < -2.9
+
+
 def test_the_splits_can_be_told_apart_in_grey(tmp_path, drawn):
-  curves.draw(make_lines(['train', 'val', 'test']), tmp_path / 'curves.png')
+  curves.draw(make_lines(['train', 'val', 'test']), tmp_path / 'curves.png', panels=PANELS)
   looks = [(str(line.get_color()), line.get_linestyle()) for line in drawn[0].axes[0].lines]
   assert len(set(looks)) == 3
 

@@ -28,6 +28,18 @@ def test_no_difference_is_grey_and_values_beyond_are_clipped(tmp_path):
   assert grey_levels(tmp_path / 'pairs.png') == pytest.approx([0, 127], abs=1)
 
 
+@pytest.mark.parametrize('size', [(96, 96), (28, 28), (8, 5), (100, 130)])
+def test_every_pixel_becomes_a_square_of_whole_pixels(size, tmp_path):
+  image = np.random.default_rng(0).integers(0, 256, (2, *size, 3)) / np.float32(255)
+  reconstructions.draw_pairs(image, image, tmp_path / 'pairs.png')
+  zoom = max(1, 84 // max(size))
+  with Image.open(tmp_path / 'pairs.png') as picture:
+    pixels = np.asarray(picture)
+  wanted = np.round(255 * image[1]).astype(np.uint8).repeat(zoom, axis=0).repeat(zoom, axis=1)
+  left = 80 + zoom * size[1] + 4
+  np.testing.assert_array_equal(pixels[4 : 4 + zoom * size[0], left : left + zoom * size[1]], wanted)
+
+
 def test_colours_stay_colours(tmp_path):
   image = np.zeros((2, 6, 5, 3), np.float32)
   image[..., 0] = 1
@@ -39,10 +51,10 @@ def test_colours_stay_colours(tmp_path):
 
 def test_rows_have_a_label_each(tmp_path):
   rows = np.stack([np.full((4, 5, 5, 1), v, np.float32) for v in (0.2, 0.4)])
-  reconstructions.draw_rows(rows, ['one', 'two'], tmp_path / 'rows.png')
+  reconstructions.draw_rows(rows, ['one', 'two'], list('abcd'), tmp_path / 'rows.png', corner='which')
   assert grey_levels(tmp_path / 'rows.png') == pytest.approx([51, 102], abs=1)
   with pytest.raises(ValueError, match='zip'):
-    reconstructions.draw_rows(rows, ['one'], tmp_path / 'rows.png')
+    reconstructions.draw_rows(rows, ['one'], list('abcd'), tmp_path / 'rows.png')
 
 
 @pytest.mark.parametrize('examples, size', [(40, 5), (40, 1), (2, 5), (1, 3)])

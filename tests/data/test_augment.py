@@ -398,6 +398,12 @@ def test_jitter_of_greyscale_images():
     np.testing.assert_allclose(y, np.clip(slope * x + (1 - slope) * x.mean(), 0, 1), atol=1e-4)
 
 
+def test_noise_asks_for_what_mixing_made():
+  batch = random_batch()
+  mixed = run({'mixup': SETTINGS['mixup']}, batch)['image']
+  np.testing.assert_array_equal(run({'noise': {'deviation': 0.3}, 'mixup': SETTINGS['mixup']}, batch)['target'], mixed)
+
+
 def test_noise_is_normal_and_keeps_the_image_before_it():
   batch = random_batch(batch=64)
   result = run({'noise': {'deviation': 0.3}, 'flip': {}}, batch)

@@ -150,16 +150,25 @@ def test_what_is_converted_enlarged_and_left_out_is_counted(tmp_path, capsys):
   save(tmp_path, 'grey1.png', gradient(30, 30, 1))
   save(tmp_path, 'grey2.png', gradient(50, 30, 1))
   save(tmp_path, 'small.png', gradient(30, 20))
+  save(tmp_path, 'wide.png', gradient(30, 250))
+  Image.new('RGBA', (30, 30)).save(tmp_path / 'window.png')
   (tmp_path / 'notes.txt').write_text('no image')
   source = load(tmp_path)
   told = capsys.readouterr().err
-  assert f'1 that are not images left out, such as {tmp_path}/notes.txt' in told
+  assert f'1 of the folder that are not images left out, such as {tmp_path}/notes.txt' in told
   assert f'2 turned from grey to colour or back (3 channels), such as {tmp_path}/grey1.png' in told
   assert f'1 smaller than 24x24 enlarged, such as {tmp_path}/small.png' in told
+  assert f'1 so long that of 40 pixels the middle is kept, such as {tmp_path}/wide.png' in told
+  assert f'1 with transparency laid on white, such as {tmp_path}/window.png' in told
+  assert (source[5]['image'][:30, :30] == 255).all()
   grey = source[1]['image'][:30, :30]
   np.testing.assert_array_equal(grey, np.repeat(gradient(30, 30, 1), 3, axis=-1))
   load(tmp_path, shape=(24, 24, 1))
-  assert '2 turned from grey to colour or back (1 channels)' in capsys.readouterr().err
+  assert '4 turned from grey to colour or back (1 channels)' in capsys.readouterr().err
+  load(tmp_path, 'all[:3]')
+  assert capsys.readouterr().err.splitlines()[1:] == [
+    f'{tmp_path}, all[:3]: 2 turned from grey to colour or back (3 channels), such as {tmp_path}/grey1.png'
+  ]
 
 
 @pytest.mark.parametrize(
@@ -167,14 +176,14 @@ def test_what_is_converted_enlarged_and_left_out_is_counted(tmp_path, capsys):
 )
 def test_a_header_tells_what_the_pixels_will_be(mode, channels, tmp_path):
   Image.new(mode, (9, 5)).save(tmp_path / 'a.png')
-  assert formats.read_header(tmp_path / 'a.png') == ((5, 9), channels)
+  assert formats.read_header(tmp_path / 'a.png') == ((5, 9), channels, mode in ('LA', 'RGBA'))
 
 
 def test_a_header_knows_of_turned_photographs(tmp_path):
   exif = Image.Exif()
   exif[0x0112] = 6
   path = save(tmp_path, 'a.jpg', gradient(30, 20), exif=exif)
-  assert formats.read_header(path) == ((20, 30), 3)
+  assert formats.read_header(path) == ((20, 30), 3, False)
   assert formats.read_pixels(path, 3).shape == (20, 30, 3)
 
 

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from mixer_jax.errors import MixerError
-from mixer_jax.models.autoencoder import MIXINGS, MixerAutoencoder, MixingAutoencoder, make_mixing
+from mixer_jax.models.autoencoder import MixerAutoencoder, MixingAutoencoder, make_mixing
 
 MNIST = {
   'image': (28, 28, 1),

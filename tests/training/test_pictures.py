@@ -1,5 +1,7 @@
 """Pictures of an auto-encoder whose code is known: the numbers that its decoder is asked for, and few images."""
 
+import functools
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,10 +21,14 @@ def drawn(monkeypatch):
     decode = lambda code: np.repeat(code[:, None, :, None], 4, axis=1)
     return {'encode': encode, 'decode': decode, '__call__': lambda image: decode(encode(image))}[method](x)
 
+  def note(seen, *given, **more):
+    path = next(part for part in given if isinstance(part, Path))
+    seen[path.name] = [part for part in given if part is not path] + list(more.values())
+
   seen = {}
   monkeypatch.setattr(pictures, 'apply', apply)
   for name in ('draw_pairs', 'draw_rows', 'draw_codes'):
-    monkeypatch.setattr(reconstructions, name, lambda *given: seen.update({given[-1].name: given[:-1]}))
+    monkeypatch.setattr(reconstructions, name, functools.partial(note, seen))
   return seen
 
 
@@ -48,15 +54,17 @@ def test_between_codes_and_along_one_number(drawn, tmp_path):
   np.testing.assert_array_equal(code, image[:, 0, :, 0])
   assert list(label) == [0, 1] * 15 and names == ('even', 'odd')
 
-  lines, labels = drawn['interpolations.png']
+  lines, labels, titles, corner = drawn['interpolations.png']
+  assert titles[:3] == ['image', '0.00', '0.14'] and titles[-1] == 'image' and corner == 'share'
   assert lines.shape == (10, 10, 4, 3, 1) and labels[1] == '2 to 3'
   np.testing.assert_array_equal(lines[1, [0, -1]], image[2:4])
   np.testing.assert_allclose(lines[1, 1, 0, :, 0], code[2], rtol=1e-6)
   np.testing.assert_allclose(lines[1, 3, 0, :, 0], code[2] * 5 / 7 + code[3] * 2 / 7, rtol=1e-5)
   np.testing.assert_allclose(lines[1, 8, 0, :, 0], code[3], rtol=1e-6)
 
-  moved, labels = drawn['dimension.png']
+  moved, labels, titles, corner = drawn['dimension.png']
   widest = code.var(axis=0).argmax()
+  assert titles[0] == f'{code[:, widest].min():.2g}' and corner == f'number {widest}'
   assert moved.shape == (5, 8, 4, 3, 1) and labels == [f'image {i}' for i in range(5)]
   for i, row in enumerate(moved[:, :, 0, :, 0]):
     np.testing.assert_allclose(row[:, widest], np.linspace(code[:, widest].min(), code[:, widest].max(), 8), rtol=1e-6)
