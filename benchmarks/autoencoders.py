@@ -2,20 +2,23 @@
 
   python benchmarks/autoencoders.py runs/mnist_codes --figure=autoencoders.png
 
-Takes every run below the folders. Prints a Markdown table: setting, parameters, operations of matrix products and
-convolutions for one image forwards (counted as a library computes them, zeros around the image included), images seen,
-the source's error, and the mean squared error on the test images at the last step, mean and deviation over the seeds.
-The figure has error against parameters and against operations, for the runs that have seen as many images as most.
+Takes every run below the folders that has a `test/mse`. Prints a Markdown table: setting, parameters, operations of
+matrix products and convolutions for one image forwards (counted as a library computes them, zeros around the image
+included), images seen, the source's error, and the mean squared error on the test images at the last step, mean and
+deviation over the seeds. The figure has error against parameters and against operations, for the runs that have seen as
+many images as most; lines lead along the kernels, small grey marks are the source's errors.
 """
 
 import argparse
 import collections
 import json
 import statistics
+import sys
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullFormatter, NullLocator
 
 from mixer_jax.describe import describe
 
@@ -38,16 +41,10 @@ SOURCE = {
   }.items()
   for kernel, error in zip(KERNELS, errors, strict=True)
 }  # fmt: skip
-MARKERS = {
-  'none': 'x',
-  'cnn': 'o',
-  'cnnf': 's',
-  'cnn2d': 'D',
-  'cnn2df': '^',
-  'mlp': 'v',
-  'convolutions': '*',
-  'Mixer': 'P',
-}
+LOOKS = {
+  'none': ('x', 'black'), 'cnn': ('o', '#56b4e9'), 'cnnf': ('s', '#0072b2'), 'cnn2d': ('D', '#e69f00'),
+  'cnn2df': ('^', '#d55e00'), 'mlp': ('v', '#009e73'), 'convolutions': ('*', '#cc79a7'), 'Mixer': ('P', 'black'),
+}  # fmt: skip
 METRIC = 'test/mse'
 
 
@@ -56,7 +53,12 @@ def main():
   parser.add_argument('folders', nargs='+', type=Path)
   parser.add_argument('--figure', type=Path, help='where the figure goes, a PNG')
   args = parser.parse_args()
-  table = rows([json.loads(path.read_text()) for folder in args.folders for path in folder.rglob('summary.json')])
+  found = [json.loads(path.read_text()) for folder in args.folders for path in sorted(folder.rglob('summary.json'))]
+  table = rows([summary for summary in found if METRIC in summary['metrics']])
+  if left_out := len(found) - sum(row['seeds'] for row in table):
+    print(f'{left_out} runs without {METRIC} left out', file=sys.stderr)
+  if not table:
+    sys.exit(f'error: no finished run with {METRIC} below {" ".join(map(str, args.folders))}')
   print('| setting | parameters | MFLOP | images | source | here | seeds | here / source |')
   print('|---|---|---|---|---|---|---|---|')
   for row in table:
@@ -99,27 +101,41 @@ def name(config: dict) -> str:
     return f'{model["mixing"]}-{layers}{kernel}' if layers else 'none'
   if model['name'] == 'cnn_autoencoder':
     return f'convolutions-k{model["kernel"]}'
-  blocks = f'{model["encoder_blocks"]}+{model["decoder_blocks"]}'
-  return f'Mixer-{blocks}-p{model["patch"]}-{model["hidden"]}-{config["optimizer"]["name"]}'
+  if model['name'] == 'mixer_autoencoder':
+    size = f'{model["encoder_blocks"]}+{model["decoder_blocks"]}x{model["hidden"]}-p{model["patch"]}'
+    changes = [
+      config['optimizer']['name'],
+      *(() if model['bounded'] else ('linear',)),
+      *(() if config['ema'] else ('no ema',)),
+    ]
+    return f'Mixer-{size}-{"-".join(changes)}'
+  return model['name']
 
 
 def draw(table: list[dict], path: Path) -> None:
   images = statistics.mode(row['images'] for row in table)
-  figure = Figure(figsize=(7, 3.4), layout='constrained')
+  table = sorted((row for row in table if row['images'] == images), key=lambda row: row['parameters'])
+  figure = Figure(figsize=(7, 3.6), layout='constrained')
   FigureCanvasAgg(figure)
   panels = figure.subplots(1, 2, sharey=True)
   for axes, key, label in zip(panels, ('parameters', 'flops'), ('parameters', 'operations for one image'), strict=True):
-    for kind, marker in MARKERS.items():
-      chosen = [row for row in table if row['images'] == images and row['setting'].split('-')[0] == kind]
-      shade = {'Mixer': 'black', 'convolutions': 'black', 'mlp': '0.25'}.get(kind, '0.5')
+    for kind, (marker, colour) in LOOKS.items():
+      chosen = [row for row in table if row['setting'].split('-')[0] == kind]
+      known = [row for row in chosen if row['source'] and images == 10**6]
+      axes.plot([r[key] for r in known], [r['source'] for r in known], marker, color='0.75', markersize=3, zorder=1)
+      along = [row for row in chosen if '-234-k' in row['setting']]
+      axes.plot([row[key] for row in along], [row['error'] for row in along], '-', color=colour, linewidth=0.8)
       points = [[row[k] for row in chosen] for k in (key, 'error')]
-      axes.errorbar(
-        *points, yerr=[row['deviation'] for row in chosen], fmt=marker, color=shade, markersize=5, label=kind
-      )
-    axes.set(xscale='log', xlabel=label)
+      spread = [row['deviation'] for row in chosen]
+      axes.errorbar(*points, yerr=spread, fmt=marker, color=colour, markersize=5, label=kind if chosen else None)
+    axes.set(xscale='log', yscale='log', xlabel=label)
+    axes.yaxis.set_major_locator(FixedLocator([0.005, 0.006, 0.007, 0.008, 0.009, 0.01, 0.011]))
+    axes.yaxis.set_major_formatter(FormatStrFormatter('%.3f'))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
   panels[0].set_ylabel('mean squared error, test images')
-  panels[1].legend(frameon=False, fontsize=8)
+  figure.legend(*panels[0].get_legend_handles_labels(), loc='outside right', frameon=False, fontsize=8)
   figure.savefig(path, dpi=150)
 
 

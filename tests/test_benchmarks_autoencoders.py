@@ -38,12 +38,12 @@ def test_every_setting_of_the_source_is_a_config(autoencoders):
     assert autoencoders.name(config(file)) == setting
 
 
-def write_run(folder, name, error, *, seed=0, images=1_000_000):
+def write_run(folder, name, error, *, seed=0, images=1_000_000, metric='test/mse'):
   folder.mkdir(parents=True)
   summary = {
     'config': config(name) | {'seed': seed, 'total': f'{images // 64} steps'},
     'examples': images,
-    'metrics': {'test/mse': error},
+    'metrics': {metric: error},
   }
   (folder / 'summary.json').write_text(json.dumps(summary))
 
@@ -53,11 +53,14 @@ def test_a_table_and_a_figure(autoencoders, tmp_path, monkeypatch, capsys):
   for seed, error in enumerate((0.006, 0.008)):
     write_run(tmp_path / 'runs' / f'mlp{seed}', 'mnist_autoencoder.py:mlp-234', error, seed=seed)
   write_run(tmp_path / 'longer', 'mnist_autoencoder.py:mlp-234', 0.0055, images=6_000_000)
+  write_run(tmp_path / 'longer' / 'other', 'mnist_autoencoder.py:none', 0.1, metric='val/mse')
   figure = tmp_path / 'figure.png'
   arguments = ['autoencoders.py', str(tmp_path / 'runs'), str(tmp_path / 'longer'), f'--figure={figure}']
   monkeypatch.setattr('sys.argv', arguments)
   autoencoders.main()
-  lines = [[cell.strip() for cell in line.split('|')[1:-1]] for line in capsys.readouterr().out.splitlines()]
+  out, told = capsys.readouterr()
+  assert told == '1 runs without test/mse left out\n'
+  lines = [[cell.strip() for cell in line.split('|')[1:-1]] for line in out.splitlines()]
   assert [line[0] for line in lines[2:]] == ['none', 'mlp-234', 'mlp-234']
   assert lines[2][1:] == ['33,617', '0.8', '1,000,000', '0.011366', '0.012500', '1', '1.100']
   assert lines[3][1] == '4,363,601' and lines[3][4:] == ['0.006506', '0.007000 ± 0.001414', '2', '1.076']
