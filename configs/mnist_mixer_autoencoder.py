@@ -4,7 +4,8 @@ Source: ours, the blocks of arXiv 2105.01601; 1,000,000 images, as many as confi
   configs/mnist_cnn_autoencoder.py, which it is to be compared with, have seen. What else differs from these: Muon with
   a peak of 6e-3, clipping, decay 0.05, an average of the parameters, and outputs bounded by a sigmoid.
 Arguments: none for 512,137 parameters, the convolutions with kernel 5 having 522,081; `large` for as many operations,
-  67 million for an image forwards, these having 72, or 90 with the zeros around images; `adamw` for AdamW, peak 3e-3, in the place of Muon.
+  67 million for an image forwards, these having 72, or 90 with the zeros around images; `adamw` for AdamW, peak 3e-3,
+  in the place of Muon.
 Expected: docs/results/autoencoders.md.
 Hardware: 2 CPU cores.
 Data: the four IDX files in mnist/ of the data directory.
