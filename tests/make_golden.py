@@ -7,7 +7,8 @@ Run where torch and NumPy are installed; mixer_jax is not needed, and the tests 
 The models here share no code and no names with mixer_jax. They compute in float64 with weights that float32
 holds exactly, so that what is stored is the right answer up to one rounding. Arrays of a file:
   image [batch, height, width, channels] or features [batch, columns], label [batch], weight/NAME, and for each GELU
-  KIND/logits, KIND/loss, KIND/grad/NAME, with the parameter names of the torch modules.
+  KIND/logits, KIND/loss, KIND/grad/NAME, with the parameter names of the torch modules. Of auto-encoders, for each kind
+  of mixing, KIND/weight/NAME, KIND/code, KIND/logits (the image again), KIND/loss, KIND/grad/NAME.
 """
 
 from pathlib import Path
@@ -131,6 +132,65 @@ class Rows(nn.Module):
     return self.classifier(self.ln_last(x).mean(dim=1))
 
 
+class Exchange(nn.Module):
+  """Mixing of [batch, patches, width] as "MLP-Mixer re-invented for auto-encoding" describes it."""
+
+  def __init__(self, kind, patches, width, kernel):
+    super().__init__()
+    self.kind, self.grid, self.side = kind, round(patches**0.5), round(width**0.5)
+    conv = nn.Conv2d if '2d' in kind else nn.Conv1d
+    if kind == 'mlp':
+      self.full = nn.Linear(patches * width, patches * width)
+    else:
+      self.first = conv(patches, patches, kernel, padding=(kernel - 1) // 2)
+      if kind.endswith('f'):
+        self.second = conv(width, width, kernel, padding=(kernel - 1) // 2)
+
+  def forward(self, x):
+    if self.kind == 'mlp':
+      return self.full(x.flatten(1)).view_as(x)
+    plane = lambda y, side: y.unflatten(2, (side, side)) if '2d' in self.kind else y
+    x = self.first(plane(x, self.side)).flatten(2)
+    if self.kind.endswith('f'):
+      x = self.second(plane(x.transpose(1, 2), self.grid)).flatten(2).transpose(1, 2)
+    return x
+
+
+class Codes(nn.Module):
+  """An auto-encoder of that source, on [batch, 1, height, width]."""
+
+  def __init__(self, kind, side, patch, widths, code, after, kernel, encoder_gelu, output_gelu):
+    super().__init__()
+    self.patch, self.count = patch, side // patch
+    patches, sizes = self.count**2, [patch**2, *widths]
+    self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
+    self.gelus = [], []
+    for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+      self.encoder.append(nn.Linear(a, b))
+      self.gelus[0].append(True)
+      self.decoder.insert(0, nn.Linear(b, a))
+      self.gelus[1].insert(0, i > 0 or output_gelu)
+      if i + 1 in after:
+        self.encoder.append(Exchange(kind, patches, b, kernel))
+        self.gelus[0].append(encoder_gelu)
+        self.decoder.insert(0, Exchange(kind, patches, b, kernel))
+        self.gelus[1].insert(0, True)
+    self.head, self.tail = nn.Linear(patches * widths[-1], code), nn.Linear(code, patches * widths[-1])
+
+  def through(self, layers, gelus, x):
+    for layer, gelu in zip(layers, gelus, strict=True):
+      y = F.gelu(layer(x)) if gelu else layer(x)
+      x = y + x if y.shape == x.shape else y
+    return x
+
+  def forward(self, image):
+    n, p = self.count, self.patch
+    x = image.reshape(-1, n, p, n, p).transpose(2, 3).reshape(-1, n * n, p * p)
+    self.code = self.head(self.through(self.encoder, self.gelus[0], x).flatten(1))
+    x = self.through(self.decoder, self.gelus[1], self.tail(self.code).unflatten(1, (n * n, -1)))
+    return x.reshape(-1, n, n, p, p).transpose(2, 3).reshape(image.shape)
+
+
 def randomise(model):
   """Every weight random and none near zero in scale: what starts as 0 or 1 would hide a mistake."""
   for name, weight in model.named_parameters():
@@ -157,6 +217,22 @@ def make_rows(path, activations, sizes):
   label = torch.tensor([1, 0, 1, 1])
   loss = lambda logits: F.binary_cross_entropy_with_logits(logits[:, 0], label.to(torch.float64))
   save(path, Rows, activations, sizes, {'features': features, 'label': label}, features, loss)
+
+
+def make_codes(path, kinds, sizes):
+  torch.manual_seed(0)
+  image = torch.rand(BATCH, 1, sizes['side'], sizes['side']).to(torch.float32).to(torch.float64)
+  arrays = {'image': image.permute(0, 2, 3, 1)}
+  for kind, (encoder_gelu, output_gelu) in kinds.items():
+    model = Codes(kind, **sizes, encoder_gelu=encoder_gelu, output_gelu=output_gelu).to(torch.float64)
+    randomise(model)
+    output = model(image)
+    loss = F.mse_loss(output, image)
+    loss.backward()
+    arrays |= {f'{kind}/logits': output.permute(0, 2, 3, 1), f'{kind}/code': model.code, f'{kind}/loss': loss}
+    arrays |= {f'{kind}/weight/{name}': weight for name, weight in model.named_parameters()}
+    arrays |= {f'{kind}/grad/{name}': weight.grad for name, weight in model.named_parameters()}
+  np.savez(path, **{name: value.detach().numpy().astype(np.float32) for name, value in arrays.items()})
 
 
 def save(path, model_class, gelus, sizes, arrays, inputs, loss_of):
@@ -187,3 +263,9 @@ if __name__ == '__main__':
   make_images(GOLDEN / 'mnist.npz', Mnist, ('exact',), {**shape, 'channels': 1, 'hidden': 12, 'mlp': 10, 'head': 14})
   rows = {'columns': 12, 'patch': 3, 'hidden': 10, 'depth': 2, 'token_mlp': 16, 'channel_mlp': 5}
   make_rows(GOLDEN / 'rows.npz', ('gelu', 'tanh'), rows)
+  # For each kind whether the encoder's mixings and the pixels have a GELU.
+  kinds = {
+    'cnn': (False, False), 'cnnf': (True, False), 'cnn2d': (True, True), 'cnn2df': (True, False), 'mlp': (False, True),
+  }  # fmt: skip
+  codes = {'side': 6, 'patch': 3, 'widths': (16, 16, 9), 'code': 5, 'after': (1, 3), 'kernel': 3}
+  make_codes(GOLDEN / 'autoencoder.npz', kinds, codes)

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -177,6 +178,53 @@ def test_the_whole_layer_by_layer(mixing, encoder_gelu, output_gelu):
   np.testing.assert_allclose(model.encode(jnp.asarray(image)), code, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(model.decode(jnp.asarray(code)), out, rtol=1e-4, atol=1e-5)
   np.testing.assert_array_equal(model(jnp.asarray(image)), model.decode(model.encode(jnp.asarray(image))))
+
+
+def of_torch(name, value):
+  """Its names and axes -> ours."""
+  *path, kind = name.split('.')
+  places = {
+    'head': ('to_code',),
+    'tail': ('from_code',),
+    'full': ('linear',),
+    'first': ('layers', 0),
+    'second': ('layers', 1),
+  }
+  path = [new for part in path for new in places.get(part, (int(part) if part.isdecimal() else part,))]
+  if kind == 'bias':
+    return (*path, 'bias'), value
+  if value.ndim == 2:
+    return (*path, 'kernel'), value.T
+  value = value[:, :, None] if value.ndim == 3 else value
+  return (*path, 'kernel'), value.transpose(2, 3, 1, 0)
+
+
+@pytest.mark.parametrize('kind, encoder_gelu, output_gelu', [
+  ('cnn', False, False), ('cnnf', True, False), ('cnn2d', True, True), ('cnn2df', True, False), ('mlp', False, True)
+])  # fmt: skip
+def test_codes_images_and_every_gradient_are_those_of_torch(kind, encoder_gelu, output_gelu):
+  with np.load(Path(__file__).parents[1] / 'golden' / 'autoencoder.npz', allow_pickle=False) as file:
+    golden = {name.removeprefix(f'{kind}/'): file[name] for name in file if name.split('/')[0] in (kind, 'image')}
+  torch = lambda prefix: dict(of_torch(k.removeprefix(prefix), v) for k, v in golden.items() if k.startswith(prefix))
+  weights, expected = torch('weight/'), torch('grad/')
+  settings = {'image': (6, 6, 1), 'patch': 3, 'widths': (16, 16, 9), 'code': 5, 'after': (1, 3), 'kernel': 3}
+  make_model = functools.partial(make, **settings, mixing=kind, encoder_gelu=encoder_gelu, output_gelu=output_gelu)
+  graphdef, params = nnx.split(nnx.eval_shape(make_model), nnx.Param)
+  assert {path: leaf.shape for path, leaf in nnx.to_flat_state(params)} == {k: v.shape for k, v in weights.items()}
+  params = nnx.map_state(lambda path, _: jnp.asarray(weights[path]), params)
+  image = golden['image']
+
+  def loss(params):
+    model = nnx.merge(graphdef, params)
+    output = model(image)
+    return ((output - image) ** 2).mean(), (model.encode(image), output)
+
+  (value, (code, output)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+  np.testing.assert_allclose(code, golden['code'], rtol=0, atol=1e-5 * np.abs(golden['code']).max())
+  np.testing.assert_allclose(output, golden['logits'], rtol=0, atol=1e-5 * np.abs(golden['logits']).max())
+  np.testing.assert_allclose(value, golden['loss'], rtol=1e-5)
+  for path, grad in nnx.to_flat_state(grads):
+    np.testing.assert_allclose(grad[...], expected[path], rtol=0, atol=1e-5 * np.abs(expected[path]).max())
 
 
 def test_without_mixing_a_patch_alone_sets_its_part_of_the_code():
