@@ -1,7 +1,7 @@
 """A Mixer auto-encoder of scikit-learn's bundled 8x8 digits: 64 pixels become 8 numbers.
 
 Source: ours, the blocks of arXiv 2105.01601 around a code.
-Expected: docs/results/autoencoder_digits.md.
+Expected: docs/results/autoencoders.md.
 Hardware: 2 CPU cores.
 Command: python -m mixer_jax.train --config=configs/digits_autoencoder.py --workdir=runs/digits_autoencoder
 """
@@ -14,7 +14,7 @@ def get_config(arg=None):
     raise ValueError(f'digits_autoencoder.py takes no argument, not {arg!r}')
   config = ConfigDict()
   config.seed = 0
-  config.total = '200 epochs'
+  config.total = '40 epochs'
   config.batch_size = 64
   config.eval_batch_size = 359
   config.accumulate = 1
@@ -34,7 +34,7 @@ def get_config(arg=None):
   config.schedule = {'name': 'cosine', 'peak': 3e-3, 'warmup': '5%', 'floor': 1e-6, 'ramp': 'linear'}
   config.mesh = {'data': -1, 'fsdp': 1}
   config.watch = {}
-  config.log_every = '100 steps'
-  config.eval_every = '10%'
-  config.checkpoint_every = '10%'
+  config.log_every = '5%'
+  config.eval_every = '20%'
+  config.checkpoint_every = '20%'
   return config

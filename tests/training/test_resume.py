@@ -2,12 +2,18 @@
 
 import os
 import signal
+from pathlib import Path
 
 import kill
 import numpy as np
 import pytest
+from PIL import Image
 
+import mixer_jax
+from mixer_jax import config as configs
 from mixer_jax.training import checkpoints, loop
+
+CONFIGS = Path(mixer_jax.__file__).parents[1] / 'configs'
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -61,6 +67,32 @@ def test_stopped_between_two_lines_of_the_log(number, whole, tmp_path, monkeypat
   assert loop.train_and_evaluate(kill.tiny(), tmp_path / 'run')
   assert 'resumed at step 33' in capfd.readouterr().out
   assert kill.differences(whole, tmp_path / 'run') == []
+
+
+def test_crops_noise_and_muon_go_on_where_they_were(tmp_path, monkeypatch, capfd):
+  rng = np.random.default_rng(0)
+  (tmp_path / 'photographs').mkdir()
+  for i in range(9):
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8))
+    coarse.resize((24 + i, 20)).save(tmp_path / 'photographs' / f'{i}.png')
+  arguments = [
+    f'--config={CONFIGS}/image_autoencoder.py:{tmp_path}/photographs', '--config.data.image=(16, 16, 3)',
+    '--config.data.train=all[3:]', '--config.data.val=all[:3]', '--config.data.crop_from=22', '--config.model.hidden=8',
+    '--config.model.token_mlp=4', '--config.model.channel_mlp=6', '--config.model.bottleneck=2',
+    '--config.model.encoder_blocks=1', '--config.model.decoder_blocks=1', '--config.model.code=4',
+    "--config.augment={'noise': {'deviation': 0.3}}", '--config.augment_until=5 steps', '--config.batch_size=4',
+    '--config.eval_batch_size=3', '--config.total=7 steps', '--config.schedule.warmup=0', '--config.log_every=1 steps',
+    '--config.eval_every=4 steps', '--config.checkpoint_every=0', '--config.ema=0.5',
+  ]  # fmt: skip
+  config = configs.load(arguments)
+  assert loop.train_and_evaluate(config, tmp_path / 'whole')
+  monkeypatch.setattr(loop, 'CALL_SECONDS', 0.0)
+  with monkeypatch.context() as patch:
+    signalled(patch, 2)
+    assert loop.train_and_evaluate(config, tmp_path / 'run') is None
+  assert loop.train_and_evaluate(config, tmp_path / 'run')
+  assert 'resumed at step 3' in capfd.readouterr().out
+  assert kill.differences(tmp_path / 'whole', tmp_path / 'run') == []
 
 
 def test_a_signal_between_the_last_look_and_the_next_is_heard(tmp_path, monkeypatch, capfd):
