@@ -13,11 +13,13 @@ from mixer_jax import config as configs
 from mixer_jax.errors import MixerError
 from mixer_jax.training import loop
 
+ROOT = Path(mixer_jax.__file__).parents[1]
+
 
 @pytest.fixture(scope='module')
 def script():
   with pytest.MonkeyPatch.context() as patch:  # as for a script, whose own folder comes first
-    patch.syspath_prepend(Path(mixer_jax.__file__).parents[1] / 'benchmarks')
+    patch.syspath_prepend(ROOT / 'benchmarks')
     return importlib.import_module('rows_threshold')
 
 
@@ -54,7 +56,7 @@ def test_em_leaves_the_right_prior_alone(script):
 def train(folder, workdir, *arguments):
   small = ['--config.total=4 steps', '--config.batch_size=16', '--config.model.hidden=8', '--config.model.blocks=1']
   rare = [f'--config.{name}_every=0' for name in ('log', 'eval', 'checkpoint')]
-  config = configs.load([f'--config=configs/csv.py:{folder}', *small, *rare, *arguments])
+  config = configs.load([f'--config={ROOT}/configs/csv.py:{folder}', *small, *rare, *arguments])
   loop.train_and_evaluate(config, workdir)
 
 
