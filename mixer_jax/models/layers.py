@@ -109,6 +109,25 @@ def _from_left_backward(saved, dy):
 from_left.defvjp(lambda kernel, x: (kernel.T @ x, (kernel, x)), _from_left_backward)
 
 
+@jax.custom_vjp
+def from_right(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """x @ kernel: [rows, inputs], [inputs, outputs] -> [rows, outputs], for many more rows than columns.
+
+  The kernel's gradient, a sum over all rows, is the transposed x, written out, times that of the result: in the orders
+  that XLA chose for a linear layer of [batch, tokens, channels] it took up to four times as long on a CPU.
+  """
+  return x @ kernel
+
+
+def _from_right_backward(saved, dy):
+  x, kernel = saved
+  keep = jax.lax.optimization_barrier
+  return dy @ kernel.T, keep(keep(x.T) @ dy)
+
+
+from_right.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _from_right_backward)
+
+
 class TokenNorm(nnx.Module):
   """LayerNorm of [tokens, batch, channels] over the tokens; mean and variance are float32, the result is `dtype`."""
 
