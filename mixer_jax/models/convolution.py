@@ -14,8 +14,7 @@ from flax import nnx
 
 from mixer_jax.errors import MixerError
 
-MANY_TAPS = 32  # from here on the product with the whole matrix is faster, as long as that is small
-LARGEST = 2**21  # entries of that matrix
+MANY_TAPS = 16  # with more of them, and images not twice as wide as the kernel, products with rows are faster
 
 
 class Convolution(nnx.Module):
@@ -68,50 +67,81 @@ def _library(padding):
 
 def _products(padding):
   def apply(x, kernel):
-    entries = math.prod(x.shape[1:]) * math.prod(_size(x, kernel, padding)) * kernel.shape[-1]
-    whole = math.prod(kernel.shape[:2]) > MANY_TAPS and entries <= LARGEST
-    return (by_matrix if whole else by_rows)(x, kernel, padding)
+    narrow = x.shape[2] < 2 * kernel.shape[1]
+    rows = math.prod(kernel.shape[:2]) > MANY_TAPS and narrow
+    return (by_products if rows else by_library)(x, kernel, padding)
 
   return apply
 
 
-def _size(x, kernel, padding) -> list[int]:
-  """(height, width) of what comes out."""
-  return [n + 2 * p - k + 1 for n, p, k in zip(x.shape[1:3], padding, kernel.shape[:2], strict=True)]
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def by_rows(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:
-  """XLA's convolution, with one product of matrices for each row of the kernel as its gradient."""
+def by_library(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:
+  """XLA's convolution, but for the kernel's gradient: one product of matrices for each row of the kernel."""
   return _library(padding)(x, kernel)
 
 
-def _by_rows_backward(padding, saved, dy):
+def _by_library_backward(padding, saved, dy):
   x, kernel = saved
   height, width = dy.shape[1:3]
   rows, columns = kernel.shape[:2]
   dx = _library((rows - 1 - padding[0], columns - 1 - padding[1]))(dy, kernel[::-1, ::-1].swapaxes(2, 3))
   x = jnp.pad(x, ((0, 0), *((n, n) for n in padding), (0, 0)))
   x = jnp.concatenate([x[:, :, b : b + width] for b in range(columns)], axis=-1)
-  # The barriers keep XLA from another order of the axes, with which these products took up to four times as long.
+  dkernel = [_outer(x[:, a : a + height], dy) for a in range(rows)]
+  return dx, einops.rearrange(dkernel, 'k (l i) o -> k l i o', l=columns)
+
+
+by_library.defvjp(lambda x, kernel, padding: (by_library(x, kernel, padding), (x, kernel)), _by_library_backward)
+
+
+def by_products(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:
+  """Rows of the image times rows of the kernel, each of these a matrix with its columns in every place."""
+  width = x.shape[2] + 2 * padding[1] - kernel.shape[1] + 1
+  y, b, tap = np.ogrid[:width, : x.shape[2], : kernel.shape[1]]
+  places = (b == y + tap - padding[1]).astype(np.float32)  # 1 where output pixel y meets input pixel b at this tap
+  matrices = jnp.einsum('klio,ybl->kbiyo', kernel, places, precision='highest')
+  matrices = einops.rearrange(matrices, 'k b i y o -> k (b i) (y o)')
+  y = _rows_times(einops.rearrange(x, 'n h w i -> n h (w i)'), matrices, padding[0])
+  return einops.rearrange(y, 'n h (w o) -> n h w o', w=width)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _rows_times(x, matrices, padding):
+  """Convolution over the rows of [batch, rows, inputs] with [taps, inputs, outputs]."""
+  batch, height, inputs = x.shape
+  taps, _, outputs = matrices.shape
+  result = []
+  for y in range(height + 2 * padding - taps + 1):
+    first, last = max(0, y - padding), min(height, y - padding + taps)
+    met = matrices[first - y + padding : last - y + padding]
+    size = (last - first) * inputs
+    result.append(x[:, first:last].reshape(batch, size) @ met.reshape(size, outputs))
+  return jnp.stack(result, axis=1)
+
+
+def _rows_times_backward(padding, saved, dy):
+  x, matrices = saved
+  taps = len(matrices)
+  turned = jax.lax.optimization_barrier(matrices[::-1].swapaxes(1, 2))
+  dmatrices = []
+  for k in range(taps):
+    # Rows that come out and have met row k of the kernel; there may be none.
+    first = max(0, padding - k)
+    last = max(first, min(dy.shape[1], x.shape[1] + padding - k))
+    dmatrices.append(_outer(x[:, first + k - padding : last + k - padding], dy[:, first:last]))
+  return _rows_times(dy, turned, taps - 1 - padding), jnp.stack(dmatrices)
+
+
+_rows_times.defvjp(
+  lambda x, matrices, padding: (_rows_times(x, matrices, padding), (x, matrices)), _rows_times_backward
+)
+
+
+def _outer(x, dy):
+  """The sum over all but the last axis of the outer products, [inputs, outputs].
+
+  The barriers keep XLA from another order of the axes, with which this took up to four times as long on a CPU.
+  """
   keep = jax.lax.optimization_barrier
-  dy = keep(einops.rearrange(dy, 'b h w o -> o (b h w)'))
-  dkernel = [keep(dy @ keep(einops.rearrange(x[:, a : a + height], 'b h w i -> (b h w) i'))) for a in range(rows)]
-  return dx, einops.rearrange(dkernel, 'k o (l i) -> k l i o', l=columns)
-
-
-by_rows.defvjp(lambda x, kernel, padding: (by_rows(x, kernel, padding), (x, kernel)), _by_rows_backward)
-
-
-def by_matrix(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:
-  """All pixels times one matrix with the kernel in every place."""
-  sizes = zip(x.shape[1:3], _size(x, kernel, padding), padding, kernel.shape[:2], strict=True)
-  rows, columns = (_places(*each) for each in sizes)
-  matrix = jnp.einsum('klio,yak,xbl->abiyxo', kernel, rows, columns, precision='highest')
-  return jnp.tensordot(x, matrix, axes=3)
-
-
-def _places(inputs: int, outputs: int, padding: int, taps: int) -> np.ndarray:
-  """[outputs, inputs, taps]: 1 where output pixel y meets input pixel a at tap k."""
-  y, a, k = np.ogrid[:outputs, :inputs, :taps]
-  return (a == y + k - padding).astype(np.float32)
+  x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+  return keep(keep(dy.T) @ keep(x)).T
