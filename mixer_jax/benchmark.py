@@ -70,6 +70,7 @@ def benchmark(config: dict[str, Any], seconds: float, data_dir: str | None = Non
   draw = {
     'label': lambda shape: random.integers(0, classes, shape), 'image': lambda shape: random.integers(0, 256, shape),
     'features': lambda shape: random.normal(size=shape), 'categories': lambda shape: np.zeros(shape),
+    'size': lambda shape: np.full(shape, experiment.data.crop_from),
   }  # fmt: skip
   arrays = {k: draw[k](v.shape).astype(v.dtype) for k, v in experiment.data.batch(examples).items()}
   names = tuple(map(str, range(classes)))

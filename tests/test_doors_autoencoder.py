@@ -241,6 +241,12 @@ def test_a_folder_of_photographs(open_door, tmp_path, capsys):
     assert picture.size == (96, 96) and picture.mode == 'RGB'
 
 
+def test_benchmark_needs_no_photographs(open_door, tmp_path, capsys):
+  config = f'--config={CONFIGS}/image_autoencoder.py:{tmp_path}/nothing'
+  assert open_door('benchmark', config, *SMALL, '--config.batch_size=4', '--seconds=1', '--json') == 0
+  assert json.loads(capsys.readouterr().out)['examples_per_second'] > 0
+
+
 @pytest.mark.parametrize('content', [b'no image', None], ids=['no image', 'cut off'])
 def test_one_broken_photograph(content, tmp_path, refused):
   folder = photographs(tmp_path / 'photographs')
