@@ -14,7 +14,7 @@ from flax import nnx
 
 from mixer_jax.errors import MixerError
 
-MANY_TAPS = 16  # with more of them, and images not twice as wide as the kernel, products with rows are faster
+MANY_TAPS = 16  # with more of them, and images not twice as wide as the kernel, by_products is faster
 
 
 class Convolution(nnx.Module):
@@ -56,7 +56,7 @@ def convolve(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.A
 
   As everywhere in deep learning a correlation: the kernel is not turned round.
   """
-  return jax.lax.platform_dependent(x, kernel, cpu=_products(padding), default=_library(padding))
+  return jax.lax.platform_dependent(x, kernel, cpu=_on_cpu(padding), default=_library(padding))
 
 
 def _library(padding):
@@ -65,11 +65,11 @@ def _library(padding):
   return lambda x, kernel: jax.lax.conv_general_dilated(x, kernel, (1, 1), pairs, dimension_numbers=layout)
 
 
-def _products(padding):
+def _on_cpu(padding):
   def apply(x, kernel):
     narrow = x.shape[2] < 2 * kernel.shape[1]
-    rows = math.prod(kernel.shape[:2]) > MANY_TAPS and narrow
-    return (by_products if rows else by_library)(x, kernel, padding)
+    way = by_products if narrow and math.prod(kernel.shape[:2]) > MANY_TAPS else by_library
+    return way(x, kernel, padding)
 
   return apply
 
