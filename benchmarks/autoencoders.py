@@ -1,12 +1,15 @@
 """Finished MNIST auto-encoders in one table, beside the errors that their source has, and one figure.
 
   python benchmarks/autoencoders.py runs/mnist_codes --figure=autoencoders.png
+  python benchmarks/autoencoders.py runs/more log.jsonl --log=log.jsonl
 
-Takes every run below the folders that has a `test/mse`. Prints a Markdown table: setting, parameters, operations of
-matrix products and convolutions for one image forwards (counted as a library computes them, zeros around the image
-included), images seen, the source's error, and the mean squared error on the test images at the last step, mean and
-deviation over the seeds. The figure has error against parameters and against operations, for the runs that have seen as
-many images as most; lines lead along the kernels, small grey marks are the source's errors.
+Takes every run below the folders that has a `test/mse`; files are logs, summaries of such runs line by line, which
+--log writes. Of runs with the same config the first counts, and the others are counted on stderr. Prints a Markdown
+table: setting, parameters, operations of matrix products and convolutions for one image forwards (counted as a
+library computes them, zeros around the image included), images seen, the source's error, and the mean squared error
+on the test images at the last step, mean and deviation over the seeds. The figure has error against parameters and
+against operations, for the runs that have seen as many images as most; lines lead along the kernels, small grey marks
+are the source's errors.
 """
 
 import argparse
@@ -50,15 +53,20 @@ METRIC = 'test/mse'
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('folders', nargs='+', type=Path)
+  parser.add_argument('runs', nargs='+', type=Path, help='folders of runs, or logs')
   parser.add_argument('--figure', type=Path, help='where the figure goes, a PNG')
+  parser.add_argument('--log', type=Path, help='where the summaries of all these runs go, JSON lines')
   args = parser.parse_args()
-  found = [json.loads(path.read_text()) for folder in args.folders for path in sorted(folder.rglob('summary.json'))]
-  table = rows([summary for summary in found if METRIC in summary['metrics']])
-  if left_out := len(found) - sum(row['seeds'] for row in table):
-    print(f'{left_out} runs without {METRIC} left out', file=sys.stderr)
+  found = [summary for place in args.runs for summary in read(place)]
+  having = [summary for summary in found if METRIC in summary['metrics']]
+  runs = list({json.dumps(summary['config'], sort_keys=True): summary for summary in reversed(having)}.values())[::-1]
+  left_out = {f'without {METRIC}': len(found) - len(having), 'with the same config': len(having) - len(runs)}
+  for why, count in left_out.items():
+    if count:
+      print(f'{count} runs {why} left out', file=sys.stderr)
+  table = rows(runs)
   if not table:
-    sys.exit(f'error: no finished run with {METRIC} below {" ".join(map(str, args.folders))}')
+    sys.exit(f'error: no finished run with {METRIC} in {" ".join(map(str, args.runs))}')
   print('| setting | parameters | MFLOP | images | source | here | seeds | here / source |')
   print('|---|---|---|---|---|---|---|---|')
   for row in table:
@@ -71,6 +79,15 @@ def main():
     )
   if args.figure:
     draw(table, args.figure)
+  if args.log:
+    args.log.write_text(''.join(json.dumps(summary) + '\n' for summary in runs))
+
+
+def read(place: Path) -> list[dict]:
+  """The summaries of the runs below a folder, or of a log."""
+  if place.is_file():
+    return [json.loads(line) for line in place.read_text().splitlines()]
+  return [json.loads(path.read_text()) for path in sorted(place.rglob('summary.json'))]
 
 
 def rows(summaries: list[dict]) -> list[dict]:

@@ -66,3 +66,27 @@ def test_a_table_and_a_figure(autoencoders, tmp_path, monkeypatch, capsys):
   assert lines[3][1] == '4,363,601' and lines[3][4:] == ['0.006506', '0.007000 ± 0.001414', '2', '1.076']
   assert lines[4][3:] == ['6,000,000', '', '0.005500', '1', '']
   assert figure.stat().st_size > 10_000
+
+  log = tmp_path / 'log.jsonl'
+  monkeypatch.setattr('sys.argv', [*arguments[:-1], f'--log={log}'])
+  autoencoders.main()
+  assert len(log.read_text().splitlines()) == 4
+  capsys.readouterr()
+  monkeypatch.setattr('sys.argv', ['autoencoders.py', str(log), str(tmp_path / 'runs' / 'none')])
+  autoencoders.main()
+  assert capsys.readouterr() == (out, '1 runs with the same config left out\n')
+
+
+def test_a_figure_of_settings(tmp_path, monkeypatch):
+  monkeypatch.syspath_prepend(ROOT / 'benchmarks')
+  import autoencoder_steps
+
+  drawn = {}
+  monkeypatch.setattr(autoencoder_steps, 'draw', lambda runs, end, path: drawn.update(runs=dict(runs), end=end))
+  log, figure = ROOT / 'docs/results/logs/autoencoders_validation.jsonl', tmp_path / 'figure.png'
+  monkeypatch.setattr('sys.argv', ['steps', str(log), '--bars=300800', f'--figure={figure}'])
+  autoencoder_steps.main()
+  assert drawn['runs']['Muon 6e-3'][-1] == (300_800, pytest.approx(0.005824, abs=1e-6)) and drawn['end'] == 300_800
+  monkeypatch.undo()
+  autoencoder_steps.draw(drawn['runs'], 300_800, figure)
+  assert figure.stat().st_size > 10_000

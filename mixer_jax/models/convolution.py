@@ -15,6 +15,7 @@ from flax import nnx
 from mixer_jax.errors import MixerError
 
 MANY_TAPS = 16  # with more of them, and images not twice as wide as the kernel, by_products is faster
+PART_BYTES = 2**20  # of what the kernel meets at a time: as much as stays in the cache of a core
 
 
 class Convolution(nnx.Module):
@@ -67,7 +68,8 @@ def _library(padding):
 
 def _on_cpu(padding):
   def apply(x, kernel):
-    narrow = x.shape[2] < 2 * kernel.shape[1]
+    width = x.shape[2] + max(0, 2 * padding[1] - kernel.shape[1] + 1)  # before or after, whichever is wider
+    narrow = width < 2 * kernel.shape[1]
     way = by_products if narrow and math.prod(kernel.shape[:2]) > MANY_TAPS else by_library
     return way(x, kernel, padding)
 
@@ -76,22 +78,59 @@ def _on_cpu(padding):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def by_library(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:
-  """XLA's convolution, but for the kernel's gradient: one product of matrices for each row of the kernel."""
-  return _library(padding)(x, kernel)
+  """XLA's convolution of a few images at a time; the kernel's gradient is one product of matrices for each of its rows.
+
+  XLA writes out what the kernel meets at every pixel, for all images at once: whole batches left the cache, and took up
+  to twice as long.
+  """
+  return _joined(jax.lax.map(lambda part: _library(padding)(part, kernel), _in_parts(x, x, kernel, padding)))
 
 
 def _by_library_backward(padding, saved, dy):
   x, kernel = saved
-  height, width = dy.shape[1:3]
-  rows, columns = kernel.shape[:2]
-  dx = _library((rows - 1 - padding[0], columns - 1 - padding[1]))(dy, kernel[::-1, ::-1].swapaxes(2, 3))
-  x = jnp.pad(x, ((0, 0), *((n, n) for n in padding), (0, 0)))
-  x = jnp.concatenate([x[:, :, b : b + width] for b in range(columns)], axis=-1)
-  dkernel = [_outer(x[:, a : a + height], dy) for a in range(rows)]
-  return dx, einops.rearrange(dkernel, 'k (l i) o -> k l i o', l=columns)
+  opposite = tuple(n - 1 - p for n, p in zip(kernel.shape, padding, strict=False))
+
+  def add(dkernel, part):
+    x, dy = part
+    dx = _library(opposite)(dy, _turned(kernel))
+    if math.prod(dy.shape[:3]) > math.prod(x.shape[:3]):  # images grew: from this side fewer pixels meet the kernel
+      return dkernel + _turned(_kernel_gradient(dy, x, kernel.shape[:2], opposite)), dx
+    return dkernel + _kernel_gradient(x, dy, kernel.shape[:2], padding), dx
+
+  parts = tuple(_in_parts(a, x, kernel, padding) for a in (x, dy))
+  dkernel, dx = jax.lax.scan(add, jnp.zeros_like(kernel), parts)
+  return _joined(dx), dkernel
 
 
 by_library.defvjp(lambda x, kernel, padding: (by_library(x, kernel, padding), (x, kernel)), _by_library_backward)
+
+
+def _in_parts(a, x, kernel, padding):
+  """a [batch, ...] -> [parts, images of a part, ...], by what the kernel meets in images of the size of x.
+
+  Interleaved, so that each of several devices keeps its images.
+  """
+  pixels = math.prod(n + 2 * p - k + 1 for n, p, k in zip(x.shape[1:3], padding, kernel.shape, strict=False))
+  images = max(1, PART_BYTES // (pixels * math.prod(kernel.shape[:3]) * a.dtype.itemsize))
+  part = next(n for n in range(min(images, len(a)), 0, -1) if len(a) % n == 0)
+  return einops.rearrange(a, '(n k) ... -> k n ...', n=part)
+
+
+def _joined(parts):
+  return einops.rearrange(parts, 'k n ... -> (n k) ...')
+
+
+def _turned(kernel):
+  """The kernel of the way back: turned round, outputs for inputs."""
+  return kernel[::-1, ::-1].swapaxes(2, 3)
+
+
+def _kernel_gradient(x, dy, taps, padding):
+  height, width = dy.shape[1:3]
+  x = jnp.pad(x, ((0, 0), *((n, n) for n in padding), (0, 0)))
+  x = jnp.concatenate([x[:, :, b : b + width] for b in range(taps[1])], axis=-1)
+  dkernel = [_outer(x[:, a : a + height], dy) for a in range(taps[0])]
+  return einops.rearrange(dkernel, 'k (l i) o -> k l i o', l=taps[1])
 
 
 def by_products(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:

@@ -47,7 +47,7 @@ CONFIGS = {
   'digits_autoencoder': [''],
   'mnist_autoencoder': ['', ':mlp-234', ':cnn-1-k1', ':cnnf-234-k11', ':cnn2d-234-k3', ':cnn2df-234-k7'],
   'mnist_cnn_autoencoder': ['', ':k7'],
-  'mnist_mixer_autoencoder': ['', ':adamw', ':large', ':long'],
+  'mnist_mixer_autoencoder': ['', ':small', ':long', ':adamw'],
   'image_autoencoder': [
     ':PATH', ':PATH,p32-cnn-k3', ':PATH,w36-cnn2df-k7', ':PATH,deep-cnn2df-k7', ':PATH,script-scl3',
   ],
