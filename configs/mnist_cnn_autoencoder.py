@@ -7,7 +7,6 @@ Expected: docs/results/autoencoders.md.
 Hardware: 2 CPU cores.
 Data: the four IDX files in mnist/ of the data directory.
 Command: python -m mixer_jax.train --config=configs/mnist_cnn_autoencoder.py:k5 --workdir=runs/cnn
-  On a CPU add --config.accumulate=16: four images at a time stay in its cache, the update is the same.
 """
 
 import re

@@ -46,13 +46,22 @@ def find(inputs: list[str]) -> list[str]:
   return files
 
 
+def find_images(run, inputs: list[str]) -> list[str]:
+  """What `find` does; on stderr how many are converted or enlarged for this run."""
+  from mixer_jax.data.sources import tell_of_files
+
+  files, data = find(inputs), run.experiment.data
+  tell_of_files('--input', files, data.image, data.crop_from)
+  return files
+
+
 def classify_images(run, inputs: list[str], write) -> str:
   """Writes a line for every image; returns how many there were, in words."""
   import numpy as np
 
   from mixer_jax.training.classifying import make_classify
 
-  files = find(inputs)
+  files = find_images(run, inputs)
   top = min(5, len(run.classes))
   write(['file', 'class', 'probability', *(f'{k}_{i}' for i in range(2, top + 1) for k in ('class', 'probability'))])
   classify = make_classify(run)
@@ -124,10 +133,10 @@ def main(arguments: list[str]) -> None:
     if known.decode:
       told = autoencoding.decode_codes(run, known.input, output)
     elif has_code and not known.encode:
-      told = autoencoding.reconstruct_images(run, find(known.input), output)
+      told = autoencoding.reconstruct_images(run, find_images(run, known.input), output)
     else:
       if known.encode:
-        told = autoencoding.encode_images(run, find(known.input), part)
+        told = autoencoding.encode_images(run, find_images(run, known.input), part)
       else:
         classify = classify_rows if isinstance(run.experiment.data, Rows) else classify_images
         with part.open('w', newline='') as file:

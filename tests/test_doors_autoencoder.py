@@ -237,6 +237,7 @@ def test_a_folder_of_photographs(open_door, tmp_path, capsys):
   output = tmp_path / 'out'
   assert open_door('predict', f'--workdir={workdir}', f'--input={folder}', f'--output={output}') == 0
   assert len(list(output.iterdir())) == 10
+  assert '--input: 1 turned from grey to colour' in capsys.readouterr().err
   with Image.open(output / '000000_0.png') as picture:
     assert picture.size == (96, 96) and picture.mode == 'RGB'
 

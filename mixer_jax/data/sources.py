@@ -13,7 +13,7 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,12 +39,14 @@ class Source:
       None; see materialize.
     read: the example at an index from 0 to size - 1; picklable, so that worker processes can have it.
     size: how many examples there are.
+    files: their paths, where load is to tell what becomes of them, see tell_of_files; else empty.
   """
 
   classes: tuple[str, ...]
   arrays: dict[str, np.ndarray] | None
   read: Callable[[int], dict[str, Any]]
   size: int
+  files: Sequence[str] = ()
 
   def __len__(self) -> int:
     return self.size
@@ -85,8 +87,7 @@ def load(
   if kind == 'image_folder' and rest:
     source = _image_folder(rest, base, image, crop_from, data_dir)
   elif kind == 'images' and rest:
-    source = _images(rest, split, image, crop_from, data_dir)
-    split = base = 'all'
+    source = _images(rest, base, image, crop_from, data_dir)
   elif kind == 'tfds' and rest:
     source = _tfds(rest, base, image, data_dir)
   elif name in SOURCES:
@@ -99,6 +100,8 @@ def load(
       f"set the config's number of classes to {len(source.classes)} or name other data."
     )
   part = parse_split(split, {base: len(source)})[1]
+  if source.files:
+    tell_of_files(f'{name}, {split}', source.files[part.start : part.stop], image, crop_from)
   if len(part) == len(source):
     return source
   if source.arrays is not None:
@@ -317,31 +320,39 @@ def _find_folder(name: str, path: str, holds: str, data_dir: str | None) -> path
   return root
 
 
-def _images(path: str, split: str, shape: tuple[int, int, int], crop_from: int, data_dir: str | None) -> Source:
+def _images(path: str, base: str, shape: tuple[int, int, int], crop_from: int, data_dir: str | None) -> Source:
+  if base != 'all':
+    raise errors.unknown('split', base, ['all'])
   root = _find_folder('images', path, '*.jpg', data_dir)
   left_out: list[str] = []
   paths = _image_files(root, left_out)
   if not paths:
     raise errors.MixerError(f'{root}: no images, that is files ending in {" ".join(SUFFIXES)}; add some.')
-  part = parse_split(split, {'all': len(paths)})[1]
-  paths = paths[part.start : part.stop]
-  headers = {file: formats.read_header(file) for file in paths}
-  notes = {
-    'of the folder that are not images left out': left_out,
-    f'turned from grey to colour or back ({shape[2]} channels)': [f for f in paths if headers[f].channels != shape[2]],
-    'with transparency laid on white': [f for f in paths if headers[f].transparent],
-    f'smaller than {shape[0]}x{shape[1]} enlarged': [
-      f for f in paths if any(n < wanted for n, wanted in zip(headers[f].size, shape[:2], strict=True))
-    ],
-    f'so long that of {crop_from} pixels the middle is kept': [
-      f for f in paths if crop_from and formats.cut_off(headers[f].size, shape[:2], crop_from)
-    ],
-  }
-  for what, which in notes.items():
-    if which:
-      print(f'{root}, {split}: {len(which)} {what}, such as {min(which)}', file=sys.stderr)
+  if left_out:
+    print(f'{root}: {len(left_out)} left out that are not images, such as {min(left_out)}', file=sys.stderr)
   read = functools.partial(_read_file, paths, np.zeros(len(paths), np.int32), shape, crop_from)
-  return Source(('image',), None, read, len(paths))
+  return Source(('image',), None, read, len(paths), paths)
+
+
+def tell_of_files(where: str, files: Sequence[str], shape: tuple[int, int, int], crop_from: int) -> None:
+  """Prints on stderr how many images are converted, enlarged or cut when they are read, by their headers.
+
+  Raises MixerError naming the file for one that is missing, damaged or no image.
+  """
+  headers = {file: formats.read_header(file) for file in files}
+  notes = {
+    f'turned from grey to colour or back ({shape[2]} channels)': lambda header: header.channels != shape[2],
+    'with transparency laid on white': lambda header: header.transparent,
+    f'smaller than {shape[0]}x{shape[1]} enlarged': lambda header: any(
+      n < wanted for n, wanted in zip(header.size, shape[:2], strict=True)
+    ),
+    f'so long that of {crop_from} pixels the middle is kept': lambda header: (
+      crop_from and formats.cut_off(header.size, shape[:2], crop_from)
+    ),
+  }
+  for what, holds in notes.items():
+    if which := [file for file, header in headers.items() if holds(header)]:
+      print(f'{where}: {len(which)} {what}, such as {min(which)}', file=sys.stderr)
 
 
 def _image_folder(path: str, base: str, shape: tuple[int, int, int], crop_from: int, data_dir: str | None) -> Source:

@@ -155,7 +155,7 @@ def test_what_is_converted_enlarged_and_left_out_is_counted(tmp_path, capsys):
   (tmp_path / 'notes.txt').write_text('no image')
   source = load(tmp_path)
   told = capsys.readouterr().err
-  assert f'1 of the folder that are not images left out, such as {tmp_path}/notes.txt' in told
+  assert f'{tmp_path}: 1 left out that are not images, such as {tmp_path}/notes.txt' in told
   assert f'2 turned from grey to colour or back (3 channels), such as {tmp_path}/grey1.png' in told
   assert f'1 smaller than 24x24 enlarged, such as {tmp_path}/small.png' in told
   assert f'1 so long that of 40 pixels the middle is kept, such as {tmp_path}/wide.png' in told
@@ -167,7 +167,7 @@ def test_what_is_converted_enlarged_and_left_out_is_counted(tmp_path, capsys):
   assert '4 turned from grey to colour or back (1 channels)' in capsys.readouterr().err
   load(tmp_path, 'all[:3]')
   assert capsys.readouterr().err.splitlines()[1:] == [
-    f'{tmp_path}, all[:3]: 2 turned from grey to colour or back (3 channels), such as {tmp_path}/grey1.png'
+    f'images:{tmp_path}, all[:3]: 2 turned from grey to colour or back (3 channels), such as {tmp_path}/grey1.png'
   ]
 
 

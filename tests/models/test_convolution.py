@@ -44,6 +44,27 @@ def test_products_are_convolutions_and_so_are_their_gradients(shape, kernel, out
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize('padding', [(0, 0), (4, 4)])  # images shrink and grow
+@pytest.mark.parametrize('images', [1, 2, 5, 6])
+def test_parts_of_a_batch_are_the_whole(images, padding, monkeypatch):
+  random = np.random.default_rng(0)
+  x = jnp.asarray(random.normal(size=(6, 7, 8, 3)), jnp.float32)
+  k = jnp.asarray(random.normal(size=(5, 5, 3, 2)), jnp.float32)
+  pixels = math.prod(n + 2 * p - 4 for n, p in zip((7, 8), padding, strict=True))
+  monkeypatch.setattr(convolution, 'PART_BYTES', images * pixels * 75 * 4)
+  shapes = convolution._in_parts(x, x, k, padding).shape
+  assert shapes[:2] == {1: (6, 1), 2: (3, 2), 5: (2, 3), 6: (1, 6)}[images]
+  wanted = library(x, k, padding)
+  np.testing.assert_allclose(convolution.by_library(x, k, padding), wanted, rtol=1e-4, atol=1e-4)
+  weight = jnp.asarray(random.normal(size=wanted.shape), jnp.float32)
+  gradients = [
+    jax.grad(lambda x, k, way=way: (way(x, k, padding) * weight).sum(), (0, 1))(x, k)
+    for way in (convolution.by_library, library)
+  ]
+  for ours, theirs in zip(*gradients, strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize('shape, kernel, outputs, padding', SHAPES)
 def test_what_is_chosen_is_the_same(shape, kernel, outputs, padding):
   x, k = draw(shape, kernel, outputs)
