@@ -35,10 +35,11 @@ def main(arguments: list[str]) -> None:
   workdir = Path(known.workdir)
   runs = sweep.plan(known.config, rest, known.over, known.seeds, workdir)
   failed = sweep.execute(runs, known.data_dir)
-  done = sweep.summaries(runs)
+  done = sweep.done(runs, failed)
   if done:
-    table = results.rows(done)
-    metrics = known.metrics.split(',') if known.metrics else [done[0][2]['best']['chosen_by']]
+    summaries = sweep.summaries(done)
+    table = results.rows(summaries)
+    metrics = known.metrics.split(',') if known.metrics else [summaries[0][2]['best']['chosen_by']]
     named = {str(path.relative_to(workdir)): reason for path, reason in (failed or {}).items()}
     text = results.markdown(table, metrics, named)
     written = [f'{workdir}/table.md', 'table.csv', 'table.png']
@@ -47,7 +48,7 @@ def main(arguments: list[str]) -> None:
       results.write_csv(table, workdir / 'table.csv')
       results.draw(table, metrics[0], workdir / 'table.png')
       if len(table) <= MOST_CURVES:
-        curves.draw_runs(sweep.metrics(runs), metrics[0], workdir / 'curves.png')
+        curves.draw_runs(sweep.metrics(done), metrics[0], workdir / 'curves.png')
         written.append('curves.png')
     except OSError as error:
       raise cannot_write(workdir, error) from error

@@ -64,7 +64,7 @@ def close(pictures, wanted):
 def test_a_run_draws_every_evaluation_and_its_codes(run):
   drawn = sorted(str(path.relative_to(run / 'figures')) for path in (run / 'figures').rglob('*.png'))
   assert drawn == [
-    'codes.png', 'curves.png', 'dimension.png', 'interpolations.png', 'reconstructions/00000002.png',
+    'codes.png', 'curves.png', 'dimensions.png', 'interpolations.png', 'reconstructions/00000002.png',
     'reconstructions/00000004.png',
   ]  # fmt: skip
   for name in drawn:
@@ -175,6 +175,15 @@ def test_a_broken_image_leaves_no_codes(run, scans, tmp_path, refused):
   arguments = ('--input', scans, tmp_path / 'broken.png', f'--output={output}', '--encode')
   refused('predict', f'--workdir={run}', *arguments, parts=['broken.png'])
   assert [p.name for p in tmp_path.iterdir()] == ['broken.png']
+
+
+def test_an_image_cut_off_leaves_no_pictures(run, scans, tmp_path, refused):
+  broken = tmp_path / 'broken.png'
+  broken.write_bytes(min(scans.rglob('*.png')).read_bytes()[:60])
+  output = tmp_path / 'new' / 'pictures'
+  arguments = ('--input', *[scans] * 7, broken, f'--output={output}')  # of the last of several batches
+  refused('predict', f'--workdir={run}', *arguments, parts=['broken.png', 'mend or remove it'])
+  assert not output.exists() and not list(output.parent.iterdir())
 
 
 def test_the_run_of_a_classifier_has_no_codes(open_door, scans, tmp_path, refused):

@@ -112,7 +112,8 @@ def _in_parts(a, x, kernel, padding):
   """
   pixels = math.prod(n + 2 * p - k + 1 for n, p, k in zip(x.shape[1:3], padding, kernel.shape, strict=False))
   images = max(1, PART_BYTES // (pixels * math.prod(kernel.shape[:3]) * a.dtype.itemsize))
-  part = next(n for n in range(min(images, len(a)), 0, -1) if len(a) % n == 0)
+  devices = jax.device_count()
+  part = next((n * devices for n in range(images, 0, -1) if len(a) % (n * devices) == 0), len(a))
   return einops.rearrange(a, '(n k) ... -> k n ...', n=part)
 
 

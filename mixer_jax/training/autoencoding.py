@@ -1,6 +1,8 @@
 """What a trained auto-encoder makes of images and codes, written into files."""
 
 import functools
+import os
+import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -71,10 +73,15 @@ def reconstruct_images(run, files: Sequence[str], folder: Path) -> str:
   """
   _check_empty(folder)
   count = 0
-  for names, image in _read(run, files):
-    numbered = [f'{i:06d}_{Path(name).stem}.png' for i, name in enumerate(names, start=count)]
-    _write(apply(run.experiment, run.params, '__call__', image), numbered, folder)
-    count += len(names)
+  folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(prefix=f'{folder.name}.', dir=folder.absolute().parent) as part:
+    for names, image in _read(run, files):
+      numbered = [f'{i:06d}_{Path(name).stem}.png' for i, name in enumerate(names, start=count)]
+      _write(apply(run.experiment, run.params, '__call__', image), numbered, Path(part))
+      count += len(names)
+    folder.mkdir(exist_ok=True)
+    for picture in Path(part).iterdir():
+      os.replace(picture, folder / picture.name)
   return f'{count:,} images'
 
 

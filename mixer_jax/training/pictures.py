@@ -11,6 +11,7 @@ from mixer_jax.training.autoencoding import apply
 from mixer_jax.training.logging import cannot_write
 
 SHOWN, MAPPED, STEPS = 10, 1000, 8  # images in a row, codes in the map, steps from one code to another
+NUMBERS = 16  # of a code, along which it is decoded
 
 
 def draw_reconstructions(experiment, params, source: Source, folder: Path, step: int) -> None:
@@ -23,10 +24,10 @@ def draw_reconstructions(experiment, params, source: Source, folder: Path, step:
 
 
 def draw_codes(experiment, params, source: Source, folder: Path) -> None:
-  """codes.png: a map of them; interpolations.png: what lies between two; dimension.png: along one number of the code.
+  """codes.png: a map of them; interpolations.png: what lies between two; dimensions.png: along single numbers.
 
-  That is the number with the largest variance, from its lowest to its highest value. Of a single image there is nothing
-  to lie between.
+  These are the NUMBERS with the largest variance, each from its lowest to its highest value in the code of the first
+  image. Of a single image there is nothing to lie between.
   """
   image = _images(experiment, source, MAPPED)
   label = np.array([source[i]['label'] for i in range(len(image))])
@@ -34,15 +35,15 @@ def draw_codes(experiment, params, source: Source, folder: Path) -> None:
   decode = lambda codes: apply(experiment, params, 'decode', codes.reshape(-1, codes.shape[-1])).reshape(
     *codes.shape[:-1], *image.shape[1:]
   )
-  number = int(code.var(axis=0).argmax())
-  values = np.linspace(code[:, number].min(), code[:, number].max(), STEPS)
-  along = np.repeat(code[:5, None], STEPS, axis=1)
-  along[..., number] = values
+  numbers = np.sort(np.argsort(-code.var(axis=0), kind='stable')[:NUMBERS])
+  along = np.tile(code[0], (len(numbers), STEPS, 1))
+  for row, number in zip(along, numbers, strict=True):
+    row[:, number] = np.linspace(code[:, number].min(), code[:, number].max(), STEPS)
   with _written(folder):
     reconstructions.draw_codes(code, label, source.classes, folder / 'codes.png')
-    names, titles = [f'image {i}' for i in range(len(along))], [f'{value:.2g}' for value in values]
-    path = folder / 'dimension.png'
-    reconstructions.draw_rows(decode(along), names, titles, path, corner=f'number {number}')
+    titles = ['lowest', *[''] * (STEPS - 2), 'highest']
+    names = [f'number {number}' for number in numbers]
+    reconstructions.draw_rows(decode(along), names, titles, folder / 'dimensions.png', corner='image 0')
     if len(image) > 1:
       first, second = image[:-1:2][:SHOWN], image[1::2][:SHOWN]
       share = np.linspace(0, 1, STEPS)[:, None]

@@ -54,13 +54,17 @@ def plan(config: str, rest: Sequence[str], overs: Sequence[str], seeds: int, wor
     seeds: each combination runs with the seeds 0, ..., seeds - 1.
 
   Raises:
-    MixerError: what parse_over refuses, two combinations of one name, no seeds.
+    MixerError: what parse_over refuses, two combinations of one name, no seeds, a seed among the keys.
   """
   if seeds < 1:
     raise MixerError(f'--seeds is {seeds}, but must be at least 1')
+  overs = [*map(parse_over, overs)]
+  keys = {key for choices in overs for key in choices[0]} | {text.split('=')[0].split('.', 1)[-1] for text in rest}
+  if 'seed' in keys:
+    raise MixerError('the key seed belongs to --seeds=N, which runs 0 to N - 1; leave it out of --over and --config')
   runs: list[Run] = []
   names: dict[str, dict] = {}
-  for parts in itertools.product(*map(parse_over, overs)):
+  for parts in itertools.product(*overs):
     values = {key: value for part in parts for key, value in part.items()}
     name = re.sub(r'[^\w.,=+-]', '_', ','.join(f'{k.split(".")[-1]}={v}' for k, v in values.items())) or 'as_it_stands'
     if name in names:
@@ -79,15 +83,12 @@ def execute(runs: Sequence[Run], data_dir: str | None) -> dict[Path, str] | None
 
   Returns:
     what went wrong, by run directory: one bad run does not stop the others. None when Ctrl-C or SIGTERM ended it.
-
-  Raises:
-    MixerError: a config that cannot be loaded at all, before anything runs.
   """
-  loaded = [configs.load(run.arguments) for run in runs]
   failed: dict[Path, str] = {}
-  for number, (run, config) in enumerate(zip(runs, loaded, strict=True), start=1):
+  for number, run in enumerate(runs, start=1):
     print(f'run {number} of {len(runs)}: {run.workdir}', flush=True)
     try:
+      config = configs.load(run.arguments)
       loop.check_workdir(run.workdir, config)
       if (run.workdir / 'summary.json').exists():
         print('done before')
@@ -103,21 +104,22 @@ def execute(runs: Sequence[Run], data_dir: str | None) -> dict[Path, str] | None
   return failed
 
 
+def done(runs: Sequence[Run], failed: dict[Path, str] | None) -> list[Run]:
+  """The runs with a summary; one that failed may have that of another config, which does not count."""
+  return [run for run in runs if (run.workdir / 'summary.json').exists() and run.workdir not in (failed or {})]
+
+
 def summaries(runs: Sequence[Run]) -> list[tuple[dict[str, str], int, dict]]:
-  """(values, seed, summary.json) of every run that is done."""
-  return [(run.values, run.seed, json.loads((run.workdir / 'summary.json').read_text())) for run in _done(runs)]
+  """(values, seed, summary.json) of runs that are done."""
+  return [(run.values, run.seed, json.loads((run.workdir / 'summary.json').read_text())) for run in runs]
 
 
 def metrics(runs: Sequence[Run]) -> dict[str, list[list[dict[str, float]]]]:
-  """The lines of metrics.jsonl of the runs that are done, those of all seeds under the name of their combination."""
+  """The lines of metrics.jsonl of runs that are done, those of all seeds under the name of their combination."""
   result: dict[str, list] = {}
-  for run in _done(runs):
+  for run in runs:
     result.setdefault(run.workdir.parent.name, []).append(read_metrics(run.workdir))
   return result
-
-
-def _done(runs: Sequence[Run]) -> list[Run]:
-  return [run for run in runs if (run.workdir / 'summary.json').exists()]
 
 
 def _keep_traceback(workdir: Path) -> None:

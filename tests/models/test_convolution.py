@@ -1,6 +1,9 @@
 """Convolutions as products against jax.lax, forwards and backwards."""
 
 import math
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -77,3 +80,23 @@ def test_parameters_start_in_torchs_bounds(transposed):
   bound = 1 / math.sqrt(25 * (12 if transposed else 3))
   for leaf in (layer.kernel[...], layer.bias[...]):
     assert 0.8 * bound < np.abs(leaf).max() <= bound
+
+
+SHARED = """
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from mixer_jax.models import convolution
+mesh = Mesh(np.array(jax.devices()), ('data',))
+x = jax.device_put(np.random.default_rng(0).normal(size=(8, 24, 24, 24)), NamedSharding(mesh, PartitionSpec('data')))
+kernel = jax.device_put(np.ones((5, 5, 24, 32)), NamedSharding(mesh, PartitionSpec()))
+way = lambda x, kernel: (convolution.convolve(x, kernel, (0, 0)) ** 2).sum()
+compiled = jax.jit(jax.grad(way, (0, 1))).lower(x, kernel).compile()
+print(compiled.as_text().count('all-gather('), *compiled.output_shardings[0].spec)
+"""
+
+
+def test_devices_keep_their_images():
+  flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count=2'
+  environment = {**os.environ, 'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'}
+  result = subprocess.run([sys.executable, '-c', SHARED], env=environment, capture_output=True, text=True, check=True)
+  assert result.stdout == '0 data\n'

@@ -62,13 +62,21 @@ def test_between_codes_and_along_one_number(drawn, tmp_path):
   np.testing.assert_allclose(lines[1, 3, 0, :, 0], code[2] * 5 / 7 + code[3] * 2 / 7, rtol=1e-5)
   np.testing.assert_allclose(lines[1, 8, 0, :, 0], code[3], rtol=1e-6)
 
-  moved, labels, titles, corner = drawn['dimension.png']
-  widest = code.var(axis=0).argmax()
-  assert titles[0] == f'{code[:, widest].min():.2g}' and corner == f'number {widest}'
-  assert moved.shape == (5, 8, 4, 3, 1) and labels == [f'image {i}' for i in range(5)]
+  moved, labels, titles, corner = drawn['dimensions.png']
+  assert titles == ['lowest', *[''] * 6, 'highest'] and corner == 'image 0'
+  assert moved.shape == (3, 8, 4, 3, 1) and labels == [f'number {i}' for i in range(3)]
   for i, row in enumerate(moved[:, :, 0, :, 0]):
-    np.testing.assert_allclose(row[:, widest], np.linspace(code[:, widest].min(), code[:, widest].max(), 8), rtol=1e-6)
-    np.testing.assert_allclose(np.delete(row, widest, axis=1), np.tile(np.delete(code[i], widest), (8, 1)))
+    np.testing.assert_allclose(row[:, i], np.linspace(code[:, i].min(), code[:, i].max(), 8), rtol=1e-6)
+    np.testing.assert_allclose(np.delete(row, i, axis=1), np.tile(np.delete(code[0], i), (8, 1)))
+
+
+def test_of_long_codes_the_numbers_that_vary_most(drawn, tmp_path, monkeypatch):
+  monkeypatch.setattr(pictures, 'NUMBERS', 2)
+  experiment, source, image = make(30)
+  image[:, 0, 1] /= 1000
+  experiment.prepare = lambda batch: {'image': image[: len(batch['image'])]}
+  pictures.draw_codes(experiment, None, source, tmp_path)
+  assert drawn['dimensions.png'][1] == ['number 0', 'number 2']
 
 
 @pytest.mark.parametrize('count', [1, 2, 3])
@@ -77,4 +85,4 @@ def test_few_images(count, drawn, tmp_path):
   pictures.draw_reconstructions(experiment, None, source, tmp_path, 1)
   pictures.draw_codes(experiment, None, source, tmp_path)
   assert ('interpolations.png' in drawn) == (count > 1)
-  assert len(drawn['dimension.png'][0]) == count
+  assert len(drawn['dimensions.png'][0]) == 3

@@ -66,7 +66,7 @@ def test_a_bad_run_stops_no_other_and_nothing_is_done_twice(tmp_path, capsys):
   failed = sweep.execute(runs, None)
   assert set(failed) == {tmp_path / 'patch=3' / f'seed{i}' for i in range(2)}
   assert all('patch' in reason and '3' in reason for reason in failed.values())
-  done = sweep.summaries(runs)
+  done = sweep.summaries(sweep.done(runs, failed))
   assert [(values, seed) for values, seed, _ in done] == [({'model.patch': p}, s) for p in '48' for s in range(2)]
   before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('summary.json')}
   assert len(before) == 4
@@ -107,5 +107,20 @@ def test_an_interruption_ends_the_sweep(tmp_path, monkeypatch):
 def test_another_config_in_the_folder_is_reported(tmp_path):
   runs = sweep.plan(DIGITS, SMALL, [], 1, tmp_path)
   assert sweep.execute(runs, None) == {}
-  failed = sweep.execute(sweep.plan(DIGITS, [*SMALL, '--config.batch_size=32'], [], 1, tmp_path), None)
+  others = sweep.plan(DIGITS, [*SMALL, '--config.batch_size=32'], [], 1, tmp_path)
+  failed = sweep.execute(others, None)
   assert 'batch_size' in failed[runs[0].workdir]
+  assert sweep.done(others, failed) == [] and sweep.done(runs, {}) == runs
+
+
+def test_a_value_that_no_config_takes_is_reported(tmp_path):
+  runs = sweep.plan(DIGITS, SMALL, ['arg=nonsense'], 1, tmp_path)
+  assert 'takes no argument' in sweep.execute(runs, None)[runs[0].workdir]
+  runs = sweep.plan(DIGITS, SMALL, ['model.depth=1'], 1, tmp_path)
+  assert 'depth' in sweep.execute(runs, None)[runs[0].workdir]
+
+
+@pytest.mark.parametrize('rest, overs', [([], ['seed=0,1']), (['--config.seed=5'], []), ([], ['model.patch+seed=4+1'])])
+def test_a_seed_is_not_a_key(rest, overs, tmp_path):
+  with pytest.raises(MixerError, match='belongs to --seeds'):
+    sweep.plan(DIGITS, rest, overs, 1, tmp_path)
