@@ -16,6 +16,7 @@ the order of the images or codes; values outside [0, 1] become black or white.
 import csv
 import glob
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -104,6 +105,14 @@ def classify_rows(run, inputs: list[str], write) -> str:
   return f'{count:,} rows'
 
 
+def remove(part: Path) -> None:
+  """A file or folder that was begun, if there is one."""
+  if part.is_dir():
+    shutil.rmtree(part)
+  elif part.exists():
+    part.unlink()
+
+
 def main(arguments: list[str]) -> None:
   options = doors.parser('predict', __doc__)
   options.add_argument('--workdir', required=True, help='the run directory')
@@ -129,23 +138,25 @@ def main(arguments: list[str]) -> None:
     raise MixerError(f'--output={known.output} is the --input too, and would be written over; choose another place')
   output = Path(known.output)
   part = Path(f'{output}.part')
+  autoencoding.check_empty(part)
   try:
-    if known.decode:
-      told = autoencoding.decode_codes(run, known.input, output)
-    elif has_code and not known.encode:
-      told = autoencoding.reconstruct_images(run, find_images(run, known.input), output)
-    else:
-      if known.encode:
-        told = autoencoding.encode_images(run, find_images(run, known.input), part)
+    if known.encode:
+      told = autoencoding.encode_images(run, find_images(run, known.input), part)
+    elif has_code:
+      autoencoding.check_empty(output)
+      if known.decode:
+        told = autoencoding.decode_codes(run, known.input, part)
       else:
-        classify = classify_rows if isinstance(run.experiment.data, Rows) else classify_images
-        with part.open('w', newline='') as file:
-          told = classify(run, known.input, csv.writer(file).writerow)
-      os.replace(part, output)
+        told = autoencoding.reconstruct_images(run, find_images(run, known.input), part)
+    else:
+      classify = classify_rows if isinstance(run.experiment.data, Rows) else classify_images
+      with part.open('w', newline='') as file:
+        told = classify(run, known.input, csv.writer(file).writerow)
+    os.replace(part, output)
   except OSError as error:
     raise MixerError(f'cannot write --output={known.output} ({error.strerror}); choose another place') from error
   finally:
-    part.unlink(missing_ok=True)
+    remove(part)
   print(f'{told} -> {known.output}')
 
 

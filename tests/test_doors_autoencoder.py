@@ -185,6 +185,11 @@ def test_an_image_cut_off_leaves_no_pictures(run, scans, tmp_path, refused):
   arguments = ('--input', scans, scans, broken, f'--output={output}')  # in the last of three batches
   refused('predict', f'--workdir={run}', *arguments, parts=['broken.jpg', 'mend or remove it'])
   assert not output.exists() and not list(output.parent.iterdir())
+  begun = tmp_path / 'new' / 'pictures.part' / 'mine.png'
+  begun.parent.mkdir()
+  begun.write_bytes(b'')
+  refused('predict', f'--workdir={run}', f'--input={scans}', f'--output={output}', parts=[begun.parent, 'files in it'])
+  assert begun.exists()
 
 
 def test_the_run_of_a_classifier_has_no_codes(open_door, scans, tmp_path, refused):

@@ -1,8 +1,6 @@
 """What a trained auto-encoder makes of images and codes, written into files."""
 
 import functools
-import os
-import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,7 +37,7 @@ def decode_codes(run, files: Sequence[str], folder: Path) -> str:
   """Writes what a file of codes becomes, as NUMBER.png.
 
   Raises:
-    MixerError: several files, one that holds no codes, codes of another width, a folder with files in it.
+    MixerError: several files, one that holds no codes, codes of another width.
   """
   if len(files) != 1:
     raise MixerError(f'--input names {len(files)} files, but codes come from one .npy file')
@@ -58,7 +56,6 @@ def decode_codes(run, files: Sequence[str], folder: Path) -> str:
     codes = codes.astype(np.float32)
   if not np.isfinite(codes).all():
     raise MixerError(f'--input={files[0]} holds numbers that are not finite in float32; {wanted}')
-  _check_empty(folder)
   for start in range(0, len(codes), BATCH):
     images = apply(run.experiment, run.params, 'decode', codes[start : start + BATCH])
     _write(images, [f'{start + i:06d}.png' for i in range(len(images))], folder)
@@ -69,23 +66,18 @@ def reconstruct_images(run, files: Sequence[str], folder: Path) -> str:
   """Writes what becomes of images, as NUMBER_NAME.png; returns how many there were, in words.
 
   Raises:
-    MixerError: a file that is no image, a folder with files in it.
+    MixerError: a file that is no image.
   """
-  _check_empty(folder)
   count = 0
-  folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(prefix=f'{folder.name}.', dir=folder.absolute().parent) as part:
-    for names, image in _read(run, files):
-      numbered = [f'{i:06d}_{Path(name).stem}.png' for i, name in enumerate(names, start=count)]
-      _write(apply(run.experiment, run.params, '__call__', image), numbered, Path(part))
-      count += len(names)
-    folder.mkdir(exist_ok=True)
-    for picture in Path(part).iterdir():
-      os.replace(picture, folder / picture.name)
+  for names, image in _read(run, files):
+    numbered = [f'{i:06d}_{Path(name).stem}.png' for i, name in enumerate(names, start=count)]
+    _write(apply(run.experiment, run.params, '__call__', image), numbered, folder)
+    count += len(names)
   return f'{count:,} images'
 
 
-def _check_empty(folder: Path) -> None:
+def check_empty(folder: Path) -> None:
+  """Refuses a folder that has files in it, for pictures would be mixed with them."""
   if folder.is_dir() and any(folder.iterdir()):
     raise MixerError(f'--output={folder} has files in it, which pictures would be mixed with; choose a new folder')
 
