@@ -48,6 +48,9 @@ def get_config(arg=None):
     'warmup': '2 epochs' if short else '5 epochs',
     'floor': 1e-6,
   }
+  config.sam = {}
+  config.update_noise = {}
+  config.layers = {}
   config.mesh = {'data': -1, 'fsdp': 1}
   config.watch = {}
   config.log_every = '100 steps'

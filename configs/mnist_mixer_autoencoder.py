@@ -49,6 +49,9 @@ def get_config(arg=None):
     'floor': 0.0,
     'ramp': 'sine',
   }
+  config.sam = {}
+  config.update_noise = {}
+  config.layers = {}
   config.mesh = {'data': -1, 'fsdp': 1}
   config.watch = {}
   config.log_every = '2%'

@@ -54,6 +54,9 @@ def get_config(arg=None):
   config.augment_until = '100%'
   config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.05, 'clip': 1.0}
   config.schedule = {'name': 'cosine', 'peak': 2e-3, 'warmup': '2 epochs', 'floor': 1e-6}
+  config.sam = {}
+  config.update_noise = {}
+  config.layers = {}
   config.mesh = {'data': -1, 'fsdp': 1}
   config.watch = {}
   if arg in EXPERIMENTS:

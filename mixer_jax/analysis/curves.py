@@ -51,6 +51,18 @@ def draw(lines: Sequence[dict[str, float]], path: Path, *, panels: Sequence[tupl
   figure.savefig(path, dpi=150)
 
 
+def draw_schedule(rates: Sequence[float], total: int, path: Path) -> None:
+  """Draws the learning rate of a run of `total` steps into a PNG; `rates` are evenly spaced, from first to last."""
+  figure = Figure(figsize=(3.5, 2.4), layout='constrained')
+  FigureCanvasAgg(figure)
+  axes = figure.subplots()
+  axes.plot(np.linspace(0, total - 1, len(rates)), rates, color='black')
+  axes.set(xlabel='step', ylabel='learning rate', ylim=(0, None))
+  axes.ticklabel_format(axis='y', scilimits=(-2, 3))
+  axes.grid(alpha=0.3)
+  figure.savefig(path, dpi=150)
+
+
 def draw_watch(lines: Sequence[dict[str, float]], path: Path) -> None:
   """Draws the watch's numbers of metrics.jsonl into a PNG: change, gradient and update norm of every group of layers.
 

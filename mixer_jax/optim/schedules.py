@@ -80,6 +80,12 @@ def restarts(*, peak: float, warmup: str, floor: float, period: str, growth: flo
       f'schedule.period is {period!r} and schedule.growth {growth}, but must be at least a step and at least 1'
     )
 
+  if first > length.total:
+    raise MixerError(
+      f'schedule.period is {period!r}, {first} steps, but the whole run has {length.total}, so that nothing would start'
+      ' again; shorten it'
+    )
+
   fall = optax.cosine_decay_schedule(peak, 1, alpha=floor / peak)  # of the part of a cosine that is over
 
   def cosines(rest: int) -> optax.Schedule:
@@ -115,8 +121,25 @@ def sharp_cosine(*, peak: float, hold: str, decay: str, floor: float, length: Le
   )
 
 
+def one_cycle(*, peak: float, start: float, rise: str, floor: float, length: Length) -> optax.Schedule:
+  """`start` -> peak over `rise`, then down to the floor, both half a cosine (Smith and Topin 2017, arXiv 1708.07120).
+
+  Deviation: the paper's rise and fall are straight and equally long, with a short tail; these are fastai's, as optax
+  has them. The momentum stays as it is.
+  """
+  _check_floor(floor, peak)
+  if not 0 < start <= peak:
+    raise MixerError(f'schedule.start is {start}, but must be above 0 and at most the peak {peak}')
+  rising = length.steps(rise, 'schedule.rise')
+  if not 0 < rising < length.total:
+    raise MixerError(f'schedule.rise is {rise!r}, {rising} steps, but the whole run has {length.total}; shorten it')
+  steps = {rising: peak / start, length.total: floor / peak}
+  return optax.piecewise_interpolate_schedule('cosine', start, steps)
+
+
 SCHEDULES = {
   'constant': constant, 'linear': linear, 'cosine': cosine, 'restarts': restarts, 'sharp_cosine': sharp_cosine,
+  'one_cycle': one_cycle,
 }  # fmt: skip
 
 

@@ -16,7 +16,9 @@ from mixer_jax.data import tables
 from mixer_jax.data.inputs import Images, Rows, kind_of
 from mixer_jax.errors import MixerError
 from mixer_jax.models import MODELS
-from mixer_jax.optim.optimizers import OPTIMIZERS
+from mixer_jax.optim import groups
+from mixer_jax.optim.optimizers import OPTIMIZERS, noise
+from mixer_jax.optim.sam import SAMS, Report
 from mixer_jax.optim.schedules import SCHEDULES, Length, steps
 from mixer_jax.training import mesh as meshes
 from mixer_jax.training import watch
@@ -42,6 +44,9 @@ class Settings:
   augment_until: str
   optimizer: dict
   schedule: dict
+  sam: dict = dataclasses.field(default_factory=dict)
+  update_noise: dict = dataclasses.field(default_factory=dict)
+  layers: dict = dataclasses.field(default_factory=dict)
   mesh: dict
   watch: dict
   log_every: str
@@ -95,13 +100,25 @@ class Experiment:
     return make_model(self.settings, self.data, self.task)
 
   def optimizer(self, length: Length) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    schedule = configs.named(SCHEDULES, self.settings.schedule, 'schedule', length=length)
-    return configs.named(OPTIMIZERS, self.settings.optimizer, 'optimizer', schedule=schedule), schedule
+    """What takes the steps: the optimizer, noise and layers' rates behind it, SAM around it; and the learning rate."""
+    s = self.settings
+    schedule = configs.named(SCHEDULES, s.schedule, 'schedule', length=length)
+    after = []
+    if s.update_noise:
+      after.append(configs.call(noise, s.update_noise, 'update_noise', seed=s.seed))
+    if s.layers:
+      after.append(configs.call(groups.scale, s.layers, 'layers', params=nnx.state(self.model, nnx.Param)))
+    optimizer = configs.named(OPTIMIZERS, s.optimizer, 'optimizer', schedule=schedule, after=after)
+    if s.sam:
+      given = {'schedule': schedule, 'peak': s.schedule['peak'], 'length': length, 'seed': s.seed}
+      optimizer = configs.named(SAMS, s.sam, 'sam', base=optimizer, has_loss=True, **given)
+    return optimizer, schedule
 
   def init_state(self, optimizer: optax.GradientTransformation, *, abstract: bool = False) -> TrainState:
     """The state before the first step, laid out over the mesh; abstract: only its shapes and shardings."""
     watched = watch.names(nnx.state(self.model, nnx.Param)) if self.settings.watch else ()
-    names = (*self.metrics(training=True), 'grad_norm', 'steps', 'examples', *watched)
+    sam = [f'sam_{name}' for name in Report._fields] if self.settings.sam else []
+    names = (*self.metrics(training=True), 'grad_norm', 'steps', 'examples', *sam, *watched)
     make = lambda: init_state(self.init_model(), optimizer, ema=self.settings.ema > 0, metrics=names)
     shapes = meshes.shard(jax.eval_shape(make), self.mesh)
     if abstract:
@@ -115,10 +132,13 @@ class Experiment:
       raise MixerError(
         f"augment_until is {s.augment_until!r}, but the run has {length.total} steps; '100%' is all of it"
       )
+    patterns = s.layers.get('freeze', ())
     return make_train_step(
       self.graphdef, inputs=self.data.inputs, scores=self.task.scores, optimizer=optimizer, prepare=self.prepare,
       seed=s.seed, ema=s.ema, accumulate=s.accumulate, watched=bool(s.watch),
       augment_until=until if until < length.total else None,
+      frozen=groups.frozen(nnx.state(self.model, nnx.Param), tuple(patterns)) if patterns else None,
+      shares=0 if s.sam.get('sync', True) else self.mesh.size,
     )  # fmt: skip
 
   def eval_step(self) -> Callable:
@@ -168,6 +188,8 @@ def build(config: Mapping[str, Any], *, schema: tables.Schema | None = None) -> 
     raise MixerError(f'ema is {settings.ema}, but must be in [0, 1), 0 for none')
   if settings.accumulate < 1:
     raise MixerError(f'accumulate is {settings.accumulate}, but must be at least 1')
+  if settings.ema and settings.optimizer.get('name') == 'schedule_free':
+    raise MixerError(f'ema is {settings.ema}, but schedule_free has an average of its own; set ema to 0')
   mesh = configs.call(meshes.make_mesh, settings.mesh, 'mesh')
   meshes.check_batch('batch_size', settings.batch_size, mesh, settings.accumulate)
   meshes.check_batch('eval_batch_size', settings.eval_batch_size, mesh)

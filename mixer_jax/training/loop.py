@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import jax
 import numpy as np
+import optax
 from jax.experimental import multihost_utils
 
 from mixer_jax.analysis import classes, curves
@@ -23,9 +24,10 @@ from mixer_jax.optim import schedules
 from mixer_jax.training import experiment as experiments
 from mixer_jax.training import mesh as meshes
 from mixer_jax.training import pictures, watch
+from mixer_jax.training import state as states
 from mixer_jax.training.checkpoints import Checkpoints
 from mixer_jax.training.logging import Log, cannot_write, read_metrics, write_json
-from mixer_jax.training.step import make_train_loop
+from mixer_jax.training.step import is_finite, make_train_loop
 from mixer_jax.training.tasks import Report
 
 CALL_SECONDS = 1.0  # about how long one call into the compiled loop takes: how soon Ctrl-C is heard
@@ -86,6 +88,7 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
   first = jax.process_index() == 0
   if first:
     opened.enter_context(start_workdir(workdir, config, source.classes, schema))
+    draw_schedule(workdir / 'figures' / 'schedule.png', schedule, length.total)
   checkpoints = Checkpoints(workdir, best=experiment.best, highest=experiment.task.highest)
   state = checkpoints.restore_last(shapes, set_aside=True)
   state = experiment.init_state(optimizer) if state is None else state
@@ -112,7 +115,7 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
       step_done = int(state.step)
       rate = count / (time.monotonic() - began)
       sums = {name: float(value) for name, value in jax.device_get(state.sums).items()}
-      if not np.isfinite(sums['loss'] + sums['grad_norm']):
+      if not is_finite(sums):
         fail_not_finite(step_done - 1, sums, settings, len(source), checkpoints)
       step = step_done
       log.progress(step)
@@ -123,6 +126,8 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
           'train/grad_norm': sums['grad_norm'] / sums['steps'],
           'train/learning_rate': float(schedule(step - 1)),
         }
+        if sums.get('sam_taken'):
+          scalars |= {f'train/sam_{name}': sums[f'sam_{name}'] / sums['sam_taken'] for name in ('norm', 'loss')}
         begun, note = [], ''
         if alarm:
           scalars |= watch.means(sums)
@@ -134,10 +139,11 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
         state = state._replace(sums=jax.tree.map(lambda x: x * 0, state.sums))
       evaluated = {}
       if every['eval'] and step % every['eval'] == 0 or step == length.total:
-        params = state.params if state.ema is None else state.ema
+        params = states.evaluated(state)
         for name, feeder in eval_feeders.items():
-          result, kept = evaluate(eval_loop, params, feeder, experiment.task.report)
-          evaluated |= {f'{name}/{k}': v for k, v in result.items()}
+          for which, chosen in reversed(params.items()):
+            result, kept = evaluate(eval_loop, chosen, feeder, experiment.task.report)
+            evaluated |= {f'{name}/{which}{k}': v for k, v in result.items()}
           if kept is not None and step == length.total and first:
             draw_report(workdir / 'figures', name, experiment.task.report, kept, source.classes)
         if not np.isfinite(sum(evaluated.values())):
@@ -148,7 +154,7 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
         if evaluated:
           log.write(step, evaluated)
         if heldout and experiment.has_code:
-          whole = jax.tree.map(_whole, params)
+          whole = jax.tree.map(_whole, params[''])
           shown = experiment, whole, next(iter(heldout.values())), workdir / 'figures'
           if first:
             pictures.draw_reconstructions(*shown, step)
@@ -196,6 +202,16 @@ def evaluate(
     return means, None
   kept = np.concatenate(parts)[: feeder.size]
   return means | report.numbers(kept[:, :-1], kept[:, -1].astype(int)), kept
+
+
+def draw_schedule(path: Path, schedule: optax.Schedule, total: int) -> None:
+  """The learning rate of a run, at as many of its steps as a figure shows."""
+  steps = np.linspace(0, total - 1, min(total, 2000)).round().astype(np.int32)
+  rates = np.asarray(jax.jit(jax.vmap(schedule))(steps))
+  try:
+    curves.draw_schedule(rates, total, path)
+  except OSError as error:
+    raise cannot_write(path, error) from error
 
 
 def draw_report(folder: Path, split: str, report: Report, kept: np.ndarray, names: Sequence[str]) -> None:
@@ -367,7 +383,8 @@ def finish(workdir: Path, config: dict, experiment, length, seconds: float) -> d
 
 def fail_not_finite(step: int, sums: dict, settings, examples: int, checkpoints: Checkpoints) -> None:
   rows = batches.rows_of_step(settings.seed, step, settings.batch_size, examples)
-  what = 'loss' if not np.isfinite(sums['loss']) else 'gradient'
+  names = {'loss': 'loss', 'grad_norm': 'gradient', 'sam_loss': "loss at SAM's perturbation"}
+  what = next(text for name, text in names.items() if not np.isfinite(sums[name]))
   shown = ', '.join(str(row) for row in rows[:8]) + (', ...' if len(rows) > 8 else '')
   raise MixerError(
     f'the {what} of step {step} is not finite; {_last_good(checkpoints)};'

@@ -10,6 +10,7 @@ from mixer_jax.data import tables
 from mixer_jax.errors import MixerError
 from mixer_jax.optim.schedules import Length
 from mixer_jax.training import experiment as experiments
+from mixer_jax.training import state as states
 from mixer_jax.training.checkpoints import Checkpoints
 from mixer_jax.training.logging import read_metrics
 from mixer_jax.training.loop import read_config, read_json
@@ -59,5 +60,4 @@ def restore(workdir: str | Path, *, step: str = 'last') -> Run:
     state = checkpoints.restore(shapes, wanted)
   if state is None:
     raise MixerError(f'{workdir} has no checkpoint yet; train there first')
-  params = state.params if state.ema is None else state.ema
-  return Run(experiment, params, int(state.step), read_json(workdir / 'labels.json'))
+  return Run(experiment, states.evaluated(state)[''], int(state.step), read_json(workdir / 'labels.json'))

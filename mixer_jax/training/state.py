@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from mixer_jax.optim.optimizers import averaged
+
 
 class TrainState(NamedTuple):
   """The whole state of a run; data order, augmentation and dropout follow from `step` alone.
@@ -20,6 +22,12 @@ class TrainState(NamedTuple):
   opt_state: optax.OptState
   ema: nnx.State | None
   sums: dict[str, jax.Array]
+
+
+def evaluated(state: TrainState) -> dict[str, nnx.State]:
+  """The parameters to evaluate: `''` the average where there is one, then with the others as `raw_`."""
+  average = averaged(state.opt_state, state.params) if state.ema is None else state.ema
+  return {'': state.params} if average is None else {'': average, 'raw_': state.params}
 
 
 def init_state(

@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 
 from mixer_jax.data import batches
+from mixer_jax.optim.sam import SamState
 from mixer_jax.training import watch
 from mixer_jax.training.state import TrainState
 
@@ -19,6 +20,7 @@ Batch = dict[str, jax.Array]
 def make_train_step(
   graphdef: nnx.GraphDef, *, inputs: Sequence[str], scores: Callable, optimizer: optax.GradientTransformation,
   prepare: Callable, seed: int, ema: float, accumulate: int, watched: bool, augment_until: int | None,
+  frozen: nnx.State | None = None, shares: int = 0,
 ) -> Callable[[TrainState, Batch], TrainState]:  # fmt: skip
   """One step of training, (state, batch) -> state.
 
@@ -26,39 +28,65 @@ def make_train_step(
     graphdef: of the model; its parameters are in the state.
     inputs: what of a batch the model takes, in that order.
     scores: of the task, (logits, batch, training=) -> numbers per example, with `loss` among them.
+    optimizer: also one of optim/sam.py, whose second gradient is of the same batch, augmentation and dropout.
     prepare: (raw batch, key, augmenting) -> what the model sees: augmentation and normalisation.
     seed: all randomness is a function of (seed, state.step).
     ema: decay of the average of the parameters, at most (1 + step) / (10 + step); 0 keeps none.
     accumulate: the batch is cut into so many parts, whose gradients are averaged: the same update, less memory.
     watched: also sum the numbers of watch.py.
     augment_until: the step from which on nothing is augmented; None for never.
+    frozen: of every parameter, whether its gradient is not taken and counts as 0.
+    shares: the optimizer takes the gradient of each of so many equal parts of the batch, those of the devices, with an
+      axis of them in front; 0 for the mean of all.
   """
 
   def loss_fn(params, part: Batch, key):
+    if frozen is not None:
+      params = jax.tree.map(lambda w, still: jax.lax.stop_gradient(w) if still else w, params, frozen)
     model = nnx.merge(graphdef, params)
     result = scores(model(*(part[name] for name in inputs), rngs=nnx.Rngs(dropout=key)), part, training=True)
     return result['loss'].mean(), {name: value.sum() for name, value in result.items()}
 
   grad_fn = jax.grad(loss_fn, has_aux=True)
+  optimizer = optax.with_extra_args_support(optimizer)
+
+  def gradient(params, batch: Batch, key):
+    """The mean over the batch, in `accumulate` parts, and the sums."""
+    if accumulate == 1:
+      return grad_fn(params, batch, key)
+    # Every device keeps its own share of each part, hence the interleaved cut.
+    parts = jax.tree.map(lambda x: einops.rearrange(x, '(b k) ... -> k b ...', k=accumulate), batch)
+
+    def add(total, inputs):
+      return jax.tree.map(jnp.add, total, grad_fn(params, *inputs)), None
+
+    keys = jax.random.split(key, accumulate)
+    zeros = jax.eval_shape(grad_fn, params, jax.tree.map(lambda x: x[0], parts), keys[0])
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), zeros)
+    grads, sums = jax.lax.scan(add, zeros, (parts, keys))[0]
+    return jax.tree.map(lambda g: g / accumulate, grads), sums
 
   def train_step(state: TrainState, batch: Batch) -> TrainState:
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
     batch = prepare(batch, augment_key, augment_until is None or state.step < augment_until)
-    if accumulate == 1:
-      grads, sums = grad_fn(state.params, batch, dropout_key)
+    examples = jax.tree.leaves(batch)[0].shape[0]
+    if shares:
+      cut = jax.tree.map(lambda x: einops.rearrange(x, '(d b) ... -> d b ...', d=shares), batch)
+      keys = jax.random.split(dropout_key, shares)
+      grads, sums = jax.vmap(gradient, in_axes=(None, 0, 0))(state.params, cut, keys)
+      sums = jax.tree.map(lambda x: x.sum(axis=0), sums)
+      again = lambda params: jax.vmap(gradient)(params, cut, keys)
     else:
-      # Every device keeps its own share of each part, hence the interleaved cut.
-      parts = jax.tree.map(lambda x: einops.rearrange(x, '(b k) ... -> k b ...', k=accumulate), batch)
+      grads, sums = gradient(state.params, batch, dropout_key)
+      again = lambda params: gradient(params, batch, dropout_key)
 
-      def add(total, inputs):
-        return jax.tree.map(jnp.add, total, grad_fn(state.params, *inputs)), None
+    def loss_and_gradient(params, _):
+      second, second_sums = again(params)
+      return second_sums['loss'] * max(shares, 1) / examples, second
 
-      keys = jax.random.split(dropout_key, accumulate)
-      zeros = jax.eval_shape(grad_fn, state.params, jax.tree.map(lambda x: x[0], parts), keys[0])
-      zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), zeros)
-      grads, sums = jax.lax.scan(add, zeros, (parts, keys))[0]
-      grads = jax.tree.map(lambda g: g / accumulate, grads)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params, grad_fn=loss_and_gradient)
+    if shares:
+      grads = jax.tree.map(lambda g: g.mean(axis=0), grads)
     params = optax.apply_updates(state.params, updates)
     average = state.ema
     if ema:
@@ -66,7 +94,9 @@ def make_train_step(
       decay = jnp.minimum(ema, (1 + state.step) / (10 + state.step))
       average = optax.incremental_update(params, state.ema, 1 - decay)
     sums |= {'grad_norm': optax.tree.norm(grads), 'steps': jnp.float32(1)}
-    sums |= {'examples': jnp.float32(jax.tree.leaves(batch)[0].shape[0])}
+    sums |= {'examples': jnp.float32(examples)}
+    if isinstance(opt_state, SamState):
+      sums |= {f'sam_{name}': value for name, value in opt_state.report._asdict().items()}
     if watched:
       sums |= watch.numbers(state.params, params, grads, updates)
     sums = jax.tree.map(jnp.add, state.sums, {name: sums[name] for name in state.sums})
@@ -90,7 +120,9 @@ def make_eval_step(
 
 
 def is_finite(sums: dict[str, jax.Array]) -> jax.Array:
-  return jnp.isfinite(sums['loss']) & jnp.isfinite(sums['grad_norm'])
+  """Whether loss and gradient are, also at SAM's perturbation."""
+  finite = jnp.isfinite(sums['loss']) & jnp.isfinite(sums['grad_norm'])
+  return finite & jnp.isfinite(sums['sam_loss']) if 'sam_loss' in sums else finite
 
 
 def make_train_loop(train_step: Callable, state_shardings, batch_sharding) -> Callable:

@@ -146,3 +146,61 @@ def test_kernels_are_found_by_name_in_a_mixer_also_when_its_blocks_are_stacked(s
 def test_a_negative_clip_is_refused():
   with pytest.raises(MixerError, match=r'clip is -1'):
     optimizers.adam(schedule=lambda _: RATE, b1=0.9, b2=0.99, eps=1e-8, clip=-1.0)
+
+
+def test_schedule_free_is_that_of_optax_with_decay_of_kernels_only():
+  settings = {'b1': 0.9, 'b2': 0.99, 'eps': 1e-8}
+  for decay in (0.0, 0.3):
+    ours = optimizers.schedule_free(schedule=lambda _: RATE, **settings, weight_decay=decay, clip=0.0)
+    theirs = optax.contrib.schedule_free_adamw(lambda _: RATE, **settings, weight_decay=decay)
+    a, b = run(ours), run(theirs)
+    np.testing.assert_allclose(a['kernel'], b['kernel'], rtol=1e-6)
+    assert np.allclose(a['bias'], b['bias'], rtol=1e-6) == (decay == 0)
+
+
+def test_the_average_of_schedule_free_is_found_wherever_it_stands():
+  """x of the paper is the mean of the z, whose weights are equal for a constant rate."""
+  b1 = 0.9
+  inner = optimizers.schedule_free(
+    schedule=lambda _: RATE, b1=b1, b2=0.99, eps=1e-8, weight_decay=0.0, clip=0.0, after=[optax.scale(2.0)]
+  )
+  optimizer = optax.chain(optax.identity(), inner)
+  params = tree(0)
+  state, zs = optimizer.init(params), []
+  for step in range(4):
+    updates, state = optimizer.update(tree(step + 1), state, params)
+    params = optax.apply_updates(params, updates)
+    zs.append(arrays(state[1].z))
+  x = arrays(optimizers.averaged(state, params))
+  for name in x:
+    np.testing.assert_allclose(x[name], np.mean([z[name] for z in zs], axis=0), rtol=1e-5)
+    np.testing.assert_allclose(arrays(params)[name], b1 * x[name] + (1 - b1) * zs[-1][name], rtol=1e-5)
+  assert optimizers.averaged(optax.adam(0.1).init(params), params) is None
+
+
+def test_noise_comes_last_with_the_variance_it_says():
+  params = {'w': jnp.zeros((200, 200))}
+  optimizer = optimizers.sgd(
+    schedule=lambda _: RATE, momentum=0.0, clip=0.0, after=[optimizers.noise(eta=0.04, gamma=1.0, seed=3)]
+  )
+  state, grads = optimizer.init(params), {'w': jnp.full((200, 200), 5.0)}
+  previous = None
+  for step in range(1, 4):
+    updates, state = optimizer.update(grads, state, params)
+    update = np.asarray(updates['w'])
+    assert update.mean() == pytest.approx(-RATE * 5, abs=5e-3)
+    assert update.std() == pytest.approx(np.sqrt(0.04 / step), rel=0.02)
+    if previous is not None:
+      assert abs(np.corrcoef(update.ravel(), previous.ravel())[0, 1]) < 0.02
+    previous = update
+
+
+@pytest.mark.parametrize('name', ['eta', 'gamma'])
+def test_noise_below_zero_is_refused(name):
+  with pytest.raises(MixerError, match=rf'update_noise.{name} is -0.1'):
+    optimizers.noise(**{'eta': 0.1, 'gamma': 0.5, 'seed': 0, name: -0.1})
+
+
+def test_schedule_free_needs_an_average():
+  with pytest.raises(MixerError, match=r'optimizer.b1 is 0.0'):
+    optimizers.schedule_free(schedule=lambda _: RATE, b1=0.0, b2=0.99, eps=1e-8, weight_decay=0.0, clip=0.0)

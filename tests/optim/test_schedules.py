@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from mixer_jax.errors import MixerError
@@ -126,3 +127,36 @@ def test_sharp_cosine_holds_falls_and_stays():
     assert float(schedule(step)) == pytest.approx(1e-3 + 0.099 * (1 + math.cos(math.pi * share)) / 2, rel=1e-5)
   with pytest.raises(MixerError, match='shorten them'):
     schedules.sharp_cosine(peak=0.1, hold='90%', decay='20%', floor=1e-3, length=LENGTH)
+
+
+def test_one_cycle_rises_and_falls_by_half_cosines():
+  schedule = schedules.one_cycle(peak=0.4, start=0.1, rise='22 steps', floor=0.02, length=LENGTH)
+  half = lambda a, b, part: b + (a - b) * (1 + math.cos(math.pi * part)) / 2
+  for step in range(110):
+    wanted = half(0.1, 0.4, step / 22) if step < 22 else half(0.4, 0.02, (step - 22) / 88)
+    assert float(schedule(step)) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_one_cycle_is_that_of_optax():
+  ours = schedules.one_cycle(peak=0.4, start=0.4 / 25, rise='30%', floor=0.4 / 25 / 1e4, length=Length(200, 5.0))
+  theirs = optax.cosine_onecycle_schedule(200, 0.4, pct_start=0.3, div_factor=25, final_div_factor=1e4)
+  np.testing.assert_allclose([ours(step) for step in range(200)], [theirs(step) for step in range(200)], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'start': 0.0}, r'schedule.start is 0.0, but must be above 0'),
+    ({'start': 0.5}, r'schedule.start is 0.5, .* peak 0.4'),
+    ({'rise': '110 steps'}, r"schedule.rise is '110 steps', 110 steps, but the whole run has 110"),
+    ({'floor': 0.5}, r'schedule.floor is 0.5'),
+  ],
+)
+def test_one_cycle_that_does_not_fit_is_refused(changes, message):
+  with pytest.raises(MixerError, match=message):
+    schedules.one_cycle(**{'peak': 0.4, 'start': 0.1, 'rise': '22 steps', 'floor': 0.0, 'length': LENGTH} | changes)
+
+
+def test_restarts_that_would_never_come_are_refused():
+  with pytest.raises(MixerError, match=r"schedule.period is '30 epochs', 150 steps, but the whole run has 110"):
+    schedules.restarts(peak=0.1, warmup='0', floor=0.0, period='30 epochs', growth=1.0, length=LENGTH)
