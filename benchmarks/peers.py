@@ -158,7 +158,14 @@ def work(what: str) -> None:
 
 
 def make_side(what: str, side: str):
-  """(run(count), number of parameters, cost of the compiled step) of the loop that mixer_jax.train runs."""
+  """(run(count), number of parameters, cost of the compiled step) of a network that is compared."""
+  config = make_config(what, side)
+  examples = BATCH[what] if what == 's16' else 64 * 64
+  return make_run(config, *(make_rows() if what == 'rows' else make_images(config['data'], examples)))
+
+
+def make_run(config: dict, arrays: dict, schema=None):
+  """The same of a config, on arrays of data: the loop that mixer_jax.train runs."""
   import jax
 
   from mixer_jax.data import batches, sources
@@ -167,12 +174,10 @@ def make_side(what: str, side: str):
   from mixer_jax.training import mesh as meshes
   from mixer_jax.training.step import make_train_loop
 
-  config = make_config(what, side)
-  examples = BATCH[what] if what == 's16' else 64 * 64
-  arrays, schema = make_rows() if what == 'rows' else make_images(config['data'], examples)
   experiment = experiments.build(config, schema=schema)
   source = sources.Source((), arrays, lambda i: {name: a[i] for name, a in arrays.items()}, len(arrays['label']))
-  feeder = batches.Feeder(source, seed=0, batch_size=BATCH[what], mesh=experiment.mesh, resident_mib=2048, workers=0)
+  size = experiment.settings.batch_size
+  feeder = batches.Feeder(source, seed=0, batch_size=size, mesh=experiment.mesh, resident_mib=2048, workers=0)
   length = Length(10**6, 1.0)
   optimizer, _ = experiment.optimizer(length)
   shapes = experiment.init_state(optimizer, abstract=True)
@@ -181,7 +186,7 @@ def make_side(what: str, side: str):
   loop = make_train_loop(step, shardings, meshes.over_batch(experiment.mesh))
 
   began = time.perf_counter()
-  lowered = jax.jit(step, donate_argnums=0).lower(shapes, experiment.data.batch(BATCH[what]))
+  lowered = jax.jit(step, donate_argnums=0).lower(shapes, experiment.data.batch(size))
   traced = time.perf_counter()
   compiled = lowered.compile()
   cost = compiled.cost_analysis()

@@ -25,7 +25,9 @@ from mixer_jax.errors import MixerError
 from mixer_jax.models import MODELS
 from mixer_jax.models import layers as model_layers
 from mixer_jax.models.mixer import SIZES
+from mixer_jax.optim import groups
 from mixer_jax.optim.optimizers import OPTIMIZERS
+from mixer_jax.optim.sam import SAMS
 from mixer_jax.optim.schedules import SCHEDULES, Length
 from mixer_jax.training import experiment as experiments
 from mixer_jax.training import loop, watch
@@ -48,6 +50,10 @@ CONFIGS = {
   'mnist_autoencoder': ['', ':mlp-234', ':cnn-1-k1', ':cnnf-234-k11', ':cnn2d-234-k3', ':cnn2df-234-k7'],
   'mnist_cnn_autoencoder': ['', ':k7'],
   'mnist_mixer_autoencoder': ['', ':small', ':long', ':adamw'],
+  'sharp_minima': [
+    '', ':digits-fisher_sam-half', ':rows-noise', ':mnist-asam-tune', ':mnist-dynamic_sam', ':cifar-gsam-tune',
+    ':cifar-look_sam', ':cifar-sam',
+  ],
   'image_autoencoder': [
     ':PATH', ':PATH,p32-cnn-k3', ':PATH,w36-cnn2df-k7', ':PATH,deep-cnn2df-k7', ':PATH,script-scl3',
   ],
@@ -215,7 +221,14 @@ def test_every_key_of_config_and_data_is_read(file, load, tmp_path, monkeypatch)
 
 def functions_of_sections():
   """The functions that settings go to, and all others in their files."""
-  makers = [*TASKS.values(), *OPTIMIZERS.values(), *SCHEDULES.values(), *augment.AUGMENTATIONS.values()]
+  makers = [
+    *TASKS.values(),
+    *OPTIMIZERS.values(),
+    *SCHEDULES.values(),
+    *SAMS.values(),
+    groups.scale,
+    *augment.AUGMENTATIONS.values(),
+  ]
   makers = [maker.func if isinstance(maker, functools.partial) else maker for maker in makers]
   models = map(pkgutil.resolve_name, MODELS.values())
   modules = {inspect.getmodule(maker) for maker in [*models, *makers]} | {model_layers, meshes, watch}
@@ -369,6 +382,9 @@ CHANGES = {
     'data.train': 'train[:50%]',
     'augment.affine.degrees': 30.0,
     'augment_until': '1 steps',
+    'sam': {'name': 'sam', 'rho': 0.1},
+    'update_noise': {'eta': 1e-6, 'gamma': 0.5},
+    'layers': {'freeze': ['head']},
   },
   of_model: {
     'seed': 1,
