@@ -161,7 +161,10 @@ def test_metrics(run):
       'train/loss', 'train/accuracy', 'train/top5', 'train/grad_norm', 'train/learning_rate',
     }  # fmt: skip
   for line in test:
-    assert {k for k in line if k.startswith('test/')} == {'test/loss', 'test/accuracy', 'test/top5'}
+    names = {'loss', 'accuracy', 'top5'}
+    wanted = {f'test/{name}' for name in names} | {f'test/raw_{name}' for name in names}  # average and raw parameters
+    assert {k for k in line if k.startswith('test/')} == wanted
+    assert line['test/loss'] != line['test/raw_loss']
     assert round(line['test/accuracy'] * 359, 3) % 1 == 0  # the last fifth of 1,797, each counted once
   assert all(math.isfinite(value) for line in lines for value in line.values())
   # The logits start at zero, so the first losses are at log(10) and fall from there.

@@ -155,7 +155,7 @@ def test_three_classes_by_another_column_from_categories_alone(tmp_path, open_do
   metrics = json.loads((tmp_path / 'run/summary.json').read_text())['metrics']
   assert {'val/accuracy', 'test/loss', 'val/macro_f1', 'test/macro_roc_auc'} <= set(metrics)
   drawn = {path.name for path in (tmp_path / 'run/figures').iterdir()}
-  assert drawn == {'curves.png', 'confusion_val.png', 'confusion_test.png'}
+  assert drawn == {'curves.png', 'schedule.png', 'confusion_val.png', 'confusion_test.png'}
   capsys.readouterr()
   assert open_door('evaluate', f'--workdir={tmp_path}/run', f'--data_dir={tmp_path}') == 0
   evaluated = json.loads(capsys.readouterr().out)

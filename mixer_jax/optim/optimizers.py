@@ -121,7 +121,16 @@ def noise(*, eta: float, gamma: float, seed: int) -> optax.GradientTransformatio
   for name, value in (('eta', eta), ('gamma', gamma)):
     if value < 0:
       raise MixerError(f'update_noise.{name} is {value}, but must be at least 0')
-  return optax.add_noise(eta, gamma, key=seed)
+  inner = optax.add_noise(eta, gamma, key=seed)
+  # Checkpoints hold numbers, not keys.
+  pack = lambda state: state._replace(rng_key=jax.random.key_data(state.rng_key))
+  unpack = lambda state: state._replace(rng_key=jax.random.wrap_key_data(state.rng_key))
+
+  def update(updates, state, params=None):
+    updates, state = inner.update(updates, unpack(state), params)
+    return updates, pack(state)
+
+  return optax.GradientTransformation(lambda params: pack(inner.init(params)), update)
 
 
 def _matrices(params: nnx.State) -> nnx.State:

@@ -141,11 +141,11 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
       if every['eval'] and step % every['eval'] == 0 or step == length.total:
         params = states.evaluated(state)
         for name, feeder in eval_feeders.items():
-          for which, chosen in reversed(params.items()):
+          for which, chosen in params.items():
             result, kept = evaluate(eval_loop, chosen, feeder, experiment.task.report)
             evaluated |= {f'{name}/{which}{k}': v for k, v in result.items()}
-          if kept is not None and step == length.total and first:
-            draw_report(workdir / 'figures', name, experiment.task.report, kept, source.classes)
+            if kept is not None and not which and step == length.total and first:
+              draw_report(workdir / 'figures', name, experiment.task.report, kept, source.classes)
         if not np.isfinite(sum(evaluated.values())):
           raise MixerError(
             f'the evaluation after {step} steps is not finite; {_last_good(checkpoints)}; lower the learning rate or'

@@ -174,3 +174,27 @@ def test_the_state_of_a_stop_holds_the_sums_so_far(tmp_path, monkeypatch):
   assert state['.step'] == 11
   assert state[".sums['steps']"] == 4  # since the line of step 7
   assert checkpoints.Checkpoints(tmp_path / 'run', read_only=True).steps() == [10, 11]
+
+
+@pytest.mark.parametrize('name', ['look_sam', 'dynamic_sam'])
+def test_sam_noise_and_schedule_free_go_on_where_they_were(name, tmp_path, monkeypatch, capfd):
+  sams = {
+    'look_sam': {'every': 4, 'alpha': 0.7}, 'dynamic_sam': {'sparsity': 0.5, 'refresh': 3, 'drop': 0.5}
+  }  # fmt: skip
+  adamw = {'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.05, 'clip': 1.0}
+  config = kill.tiny(
+    total='12 steps', ema=0.0, optimizer={'name': 'schedule_free', **adamw},
+    sam={'name': name, 'rho': 0.05, **sams[name]},
+    schedule={'name': 'constant', 'peak': 2e-3, 'warmup': '2 steps'}, update_noise={'eta': 1e-6, 'gamma': 0.55},
+    layers={'decay': 0.8, 'freeze': ['stem']},
+  )  # fmt: skip
+  assert loop.train_and_evaluate(config, tmp_path / 'whole')
+  monkeypatch.setattr(loop, 'CALL_SECONDS', 0.0)
+  with monkeypatch.context() as patch:
+    signalled(patch, 5)
+    assert loop.train_and_evaluate(config, tmp_path / 'run') is None
+  assert loop.train_and_evaluate(config, tmp_path / 'run')
+  assert 'resumed at step 6' in capfd.readouterr().out
+  assert kill.differences(tmp_path / 'whole', tmp_path / 'run') == []
+  last = kill.log_lines(tmp_path / 'run')[-1]
+  assert last['test/raw_loss'] != last['test/loss']
