@@ -199,6 +199,7 @@ def checksum(state) -> jax.Array:
   """
   total = jnp.uint32(0)
   for leaf in jax.tree.leaves(state):
+    leaf = leaf.astype(jnp.uint8) if leaf.dtype == bool else leaf
     words = jax.lax.bitcast_convert_type(leaf, f'uint{8 * leaf.dtype.itemsize}').astype(jnp.uint32)
     weights = 2 * jnp.arange(words.size, dtype=jnp.uint32).reshape(words.shape) + 1
     total = total * jnp.uint32(31) + (words * weights).sum(dtype=jnp.uint32)
