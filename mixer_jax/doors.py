@@ -12,9 +12,14 @@ from mixer_jax.errors import MixerError
 HUGE_PAGES = 'glibc.malloc.hugetlb=1'
 
 
-def parser(door: str, text: str, *, data: bool = False) -> argparse.ArgumentParser:
-  """Options of `python -m mixer_jax.DOOR`: --debug, and --data_dir for those that read data sets."""
-  options = argparse.ArgumentParser(
+def parser(
+  door: str, text: str, *, data: bool = False, make: Callable[..., argparse.ArgumentParser] = argparse.ArgumentParser
+) -> argparse.ArgumentParser:
+  """Options of `python -m mixer_jax.DOOR`: --debug, and --data_dir for those that read data sets.
+
+  `make` is add_parser of the sub-commands of another door, for one of them.
+  """
+  options = make(
     prog=f'python -m mixer_jax.{door}', description=text, allow_abbrev=False,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )  # fmt: skip

@@ -6,9 +6,7 @@ python -m mixer_jax.evaluate --workdir=runs/digits --split='train[:80%]' --check
 Where the task reports on whole splits, `confusion` counts [label][prediction].
 """
 
-import contextlib
 import json
-import sys
 
 from mixer_jax import doors
 
@@ -31,10 +29,7 @@ def main(arguments: list[str]) -> None:
   run = restore.restore(known.workdir, step=known.checkpoint)
   experiment, data = run.experiment, run.experiment.data
   split = known.split or ('test' if data.test else 'val')
-  split = (split in ('train', 'val', 'test') and getattr(data, split)) or split
-  with contextlib.redirect_stdout(sys.stderr):  # what the data have to say; stdout is the JSON object's
-    source = data.source(split, known.data_dir)
-  loop.check_classes(known.workdir, run.classes, source.classes)
+  split, source = restore.open_split(run, known.workdir, split, known.data_dir)
   feeder = batches.Feeder(
     source, seed=0, batch_size=experiment.settings.eval_batch_size, mesh=experiment.mesh,
     resident_mib=data.resident_mib, workers=data.workers,

@@ -83,6 +83,10 @@ def by_library(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax
   XLA writes out what the kernel meets at every pixel, for all images at once: whole batches left the cache, and took up
   to twice as long.
   """
+  return _some_at_a_time(x, kernel, padding)
+
+
+def _some_at_a_time(x, kernel, padding):
   return _joined(jax.lax.map(lambda part: _library(padding)(part, kernel), _in_parts(x, x, kernel, padding)))
 
 
@@ -102,7 +106,8 @@ def _by_library_backward(padding, saved, dy):
   return _joined(dx), dkernel
 
 
-by_library.defvjp(lambda x, kernel, padding: (by_library(x, kernel, padding), (x, kernel)), _by_library_backward)
+# Not by_library itself: inside its own rule JAX would refuse products with a Hessian, forwards through backwards.
+by_library.defvjp(lambda x, kernel, padding: (_some_at_a_time(x, kernel, padding), (x, kernel)), _by_library_backward)
 
 
 def _in_parts(a, x, kernel, padding):
@@ -145,8 +150,7 @@ def by_products(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> ja
   return einops.rearrange(y, 'n h (w o) -> n h w o', w=width)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _rows_times(x, matrices, padding):
+def _rows_times_plain(x, matrices, padding):
   """Convolution over the rows of [batch, rows, inputs] with [taps, inputs, outputs]."""
   batch, height, inputs = x.shape
   taps, _, outputs = matrices.shape
@@ -159,6 +163,9 @@ def _rows_times(x, matrices, padding):
   return jnp.stack(result, axis=1)
 
 
+_rows_times = jax.custom_vjp(_rows_times_plain, nondiff_argnums=(2,))
+
+
 def _rows_times_backward(padding, saved, dy):
   x, matrices = saved
   taps = len(matrices)
@@ -169,11 +176,11 @@ def _rows_times_backward(padding, saved, dy):
     first = max(0, padding - k)
     last = max(first, min(dy.shape[1], x.shape[1] + padding - k))
     dmatrices.append(_outer(x[:, first + k - padding : last + k - padding], dy[:, first:last]))
-  return _rows_times(dy, turned, taps - 1 - padding), jnp.stack(dmatrices)
+  return _rows_times_plain(dy, turned, taps - 1 - padding), jnp.stack(dmatrices)
 
 
 _rows_times.defvjp(
-  lambda x, matrices, padding: (_rows_times(x, matrices, padding), (x, matrices)), _rows_times_backward
+  lambda x, matrices, padding: (_rows_times_plain(x, matrices, padding), (x, matrices)), _rows_times_backward
 )
 
 

@@ -1,41 +1,48 @@
 """A run directory -> the model that was trained there, on whatever devices are here."""
 
+import contextlib
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 from flax import nnx
 
-from mixer_jax.data import tables
+from mixer_jax.data import sources, tables
 from mixer_jax.errors import MixerError
 from mixer_jax.optim.schedules import Length
 from mixer_jax.training import experiment as experiments
 from mixer_jax.training import state as states
 from mixer_jax.training.checkpoints import Checkpoints
 from mixer_jax.training.logging import read_metrics
-from mixer_jax.training.loop import read_config, read_json
+from mixer_jax.training.loop import check_classes, read_config, read_json
 
 
 class Run(NamedTuple):
-  """`params` are the averaged ones when the run kept an average; `classes` are the labels' names."""
+  """`params` are `averaged` when the run kept an average; `classes` are the labels' names."""
 
   experiment: experiments.Experiment
   params: nnx.State
+  averaged: bool
   step: int
   classes: list[str]
 
 
-def restore(workdir: str | Path, *, step: str = 'last') -> Run:
+def restore(workdir: str | Path, *, step: str = 'last', raw: bool = False, exact: bool = False) -> Run:
   """Rebuilds a run's model from its config.json and loads a checkpoint.
 
   Args:
     step: `last`, `best` (by the metric that the run kept it for) or a number.
+    raw: the parameters that were trained, also where the run kept an average of them.
+    exact: compute in float32, also where the model was trained in another dtype.
 
   Raises:
     MixerError: no run directory, no such checkpoint, none that can be read.
   """
   workdir = Path(workdir)
   config = read_config(workdir)
+  if exact and 'dtype' in config.get('model', {}):
+    config['model']['dtype'] = 'float32'
   # What the devices of the training divided, those here may not: nothing is trained, and evaluation batches may grow.
   devices = jax.device_count()
   evaluated = -(-config.get('eval_batch_size', 1) // devices) * devices
@@ -60,4 +67,22 @@ def restore(workdir: str | Path, *, step: str = 'last') -> Run:
     state = checkpoints.restore(shapes, wanted)
   if state is None:
     raise MixerError(f'{workdir} has no checkpoint yet; train there first')
-  return Run(experiment, states.evaluated(state)[''], int(state.step), read_json(workdir / 'labels.json'))
+  params = states.evaluated(state)
+  averaged = 'raw_' in params and not raw
+  return Run(experiment, params['raw_' if raw and 'raw_' in params else ''], averaged, int(state.step), read_json(workdir / 'labels.json'))
+
+
+def open_split(run: Run, workdir: str | Path, split: str, data_dir: str | None) -> tuple[str, sources.Source]:
+  """A split for a run, `train`, `val` and `test` as its config has them, and what it is called in full.
+
+  What the data have to say goes to stderr.
+
+  Raises:
+    MixerError: no such split, or data of other classes than those of the run.
+  """
+  data = run.experiment.data
+  split = (split in ('train', 'val', 'test') and getattr(data, split)) or split
+  with contextlib.redirect_stdout(sys.stderr):
+    source = data.source(split, data_dir)
+  check_classes(Path(workdir), run.classes, source.classes)
+  return split, source

@@ -47,6 +47,17 @@ def test_products_are_convolutions_and_so_are_their_gradients(shape, kernel, out
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize('way', [convolution.by_library, convolution.by_products])
+@pytest.mark.parametrize('shape, kernel, outputs, padding', [SHAPES[0], SHAPES[3]])
+def test_products_with_the_hessian(shape, kernel, outputs, padding, way):
+  arguments = draw(shape, kernel, outputs)
+  tangents = jax.tree.map(lambda x: jnp.cos(3 * x), arguments)
+  of = lambda way: jax.grad(lambda x, k: jnp.sin(way(x, k, padding)).sum(), (0, 1))
+  ours, theirs = (jax.jvp(of(way), arguments, tangents)[1] for way in (way, library))
+  for a, b in zip(ours, theirs, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-2)
+
+
 @pytest.mark.parametrize('padding', [(0, 0), (4, 4)])  # images shrink and grow
 @pytest.mark.parametrize('images', [1, 2, 5, 6])
 def test_parts_of_a_batch_are_the_whole(images, padding, monkeypatch):
