@@ -67,9 +67,10 @@ def restore(workdir: str | Path, *, step: str = 'last', raw: bool = False, exact
     state = checkpoints.restore(shapes, wanted)
   if state is None:
     raise MixerError(f'{workdir} has no checkpoint yet; train there first')
-  params = states.evaluated(state)
-  averaged = 'raw_' in params and not raw
-  return Run(experiment, params['raw_' if raw and 'raw_' in params else ''], averaged, int(state.step), read_json(workdir / 'labels.json'))
+  found = states.evaluated(state)
+  averaged = 'raw_' in found and not raw
+  params = found.get('raw_', found['']) if raw else found['']
+  return Run(experiment, params, averaged, int(state.step), read_json(workdir / 'labels.json'))
 
 
 def open_split(run: Run, workdir: str | Path, split: str, data_dir: str | None) -> tuple[str, sources.Source]:

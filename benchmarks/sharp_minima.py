@@ -1,0 +1,126 @@
+"""Where flatness pays: finished runs of configs/sharp_minima.py in one table and one figure.
+
+  python benchmarks/sharp_minima.py runs/sharp --figure=sharp_minima.png --log=sharp_minima.jsonl
+  python benchmarks/sharp_minima.py sharp_minima.jsonl
+
+Takes every run below the folders; files are logs, one line for each run, which --log writes. A run's sharpness is that
+of its sharpness.json, where `python -m mixer_jax.analyze sharpness` has written one. Rows are methods, means and
+deviations over the seeds, at all epochs and at half of them, which for two gradients a step is the compute of AdamW.
+"""
+
+import argparse
+import collections
+import json
+import statistics
+import sys
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+NAMES = {'digits': 'digits', 'unsw_nb15': 'UNSW-NB15', 'mnist': 'MNIST', 'cifar10': '10,000 of CIFAR-10'}
+METHODS = ('adamw', 'noise', 'sam', 'asam', 'gsam', 'fisher_sam', 'dynamic_sam', 'look_sam')
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('runs', nargs='+', type=Path, help='folders of runs, or logs')
+  parser.add_argument('--figure', type=Path, help='where the figure goes, a PNG')
+  parser.add_argument('--log', type=Path, help='where a line for each run goes')
+  args = parser.parse_args()
+  runs = [run for place in args.runs for run in read(place)]
+  if not runs:
+    sys.exit(f'error: no finished run in {" ".join(map(str, args.runs))}')
+  table = rows(runs)
+  print('| data | method | epochs | seeds | error (%) | train loss | largest eigenvalue | m-sharpness | s a run |')
+  print('|---|---|---|---|---|---|---|---|---|')
+  for row in table:
+    shown = [mean_and_deviation(row[key]) for key in ('error', 'train_loss', 'eigenvalue', 'm_sharpness')]
+    seconds = statistics.median(row['seconds'])
+    print(
+      f'| {NAMES[row["data"]]} | {row["method"]} | {row["epochs"]:g} | {len(row["error"])} | {" | ".join(shown)}'
+      f' | {seconds:.0f} |'
+    )
+  if args.figure:
+    draw(table, args.figure)
+  if args.log:
+    args.log.write_text(''.join(json.dumps(run) + '\n' for run in runs))
+
+
+def read(place: Path) -> list[dict]:
+  """What is needed of the runs below a folder, or of a log."""
+  if place.is_file():
+    return [json.loads(line) for line in place.read_text().splitlines()]
+  return [of_run(path.parent) for path in sorted(place.rglob('summary.json'))]
+
+
+def of_run(workdir: Path) -> dict:
+  summary = json.loads((workdir / 'summary.json').read_text())
+  config, metrics = summary['config'], summary['metrics']
+  method = config['sam'].get('name') or ('noise' if config['update_noise'] else 'adamw')
+  split = 'test' if config['data']['test'] else 'val'
+  run = {
+    'data': config['data']['name'], 'method': method, 'settings': config['sam'] or config['update_noise'],
+    'optimizer': config['optimizer'], 'schedule': config['schedule'], 'epochs': float(config['total'].split()[0]),
+    'seed': config['seed'], 'split': split, 'error': 100 * (1 - metrics[f'{split}/accuracy']),
+    'train_loss': metrics['train/loss'], 'seconds': summary['seconds'], 'device': summary['device'],
+  }  # fmt: skip
+  found = workdir / 'sharpness.json'
+  if found.exists():
+    sharpness = json.loads(found.read_text())
+    run |= {'eigenvalue': sharpness['eigenvalues'][0], 'm_sharpness': sharpness['m_sharpness']}
+    run |= {'sharpness': {key: sharpness[key] for key in ('examples', 'iterations', 'rho', 'm', 'residuals')}}
+  return run
+
+
+def rows(runs: list[dict]) -> list[dict]:
+  """One for each data set, method and number of epochs: lists over the seeds."""
+  groups = collections.defaultdict(list)
+  for run in runs:
+    groups[run['data'], run['method'], run['epochs']].append(run)
+  keys = ('error', 'train_loss', 'eigenvalue', 'm_sharpness', 'seconds')
+  found = [
+    {'data': data, 'method': method, 'epochs': epochs} | {k: [run[k] for run in group if k in run] for k in keys}
+    for (data, method, epochs), group in groups.items()
+  ]
+  place = lambda row: (list(NAMES).index(row['data']), -row['epochs'], METHODS.index(row['method']))
+  return sorted(found, key=place)
+
+
+def mean_and_deviation(values: list[float]) -> str:
+  if not values:
+    return ''
+  deviation = f' ± {statistics.stdev(values):.2g}' if len(values) > 1 else ''
+  return f'{statistics.fmean(values):.4g}{deviation}'
+
+
+def draw(table: list[dict], path: Path) -> None:
+  """Error and largest eigenvalue of every method: filled for all epochs, open for half of them."""
+  data = [name for name in NAMES if any(row['data'] == name for row in table)]
+  figure = Figure(figsize=(2.6 * len(data) + 0.8, 4.6), layout='constrained')
+  FigureCanvasAgg(figure)
+  panels = figure.subplots(2, len(data), squeeze=False, sharey=True)
+  for column, name in enumerate(data):
+    of_data = [row for row in table if row['data'] == name]
+    most = max(row['epochs'] for row in of_data)
+    for axes, key, label in zip(
+      panels[:, column], ('error', 'eigenvalue'), ('error (%)', 'largest eigenvalue'), strict=True
+    ):
+      for row in of_data:
+        if row[key]:
+          spread = statistics.stdev(row[key]) if len(row[key]) > 1 else 0
+          whole = row['epochs'] == most
+          axes.errorbar(
+            statistics.fmean(row[key]), METHODS.index(row['method']) + (0 if whole else 0.25), xerr=spread, fmt='o',
+            color='black', ecolor='0.6', markersize=4, markerfacecolor='black' if whole else 'white',
+          )  # fmt: skip
+      axes.set(xlabel=label, xscale='log' if key == 'eigenvalue' else 'linear')
+      axes.set_yticks(range(len(METHODS)), METHODS)
+      axes.invert_yaxis() if not axes.yaxis_inverted() else None
+      axes.grid(alpha=0.3)
+    panels[0, column].set_title(NAMES[name], fontsize=10)
+  figure.savefig(path, dpi=150)
+
+
+if __name__ == '__main__':
+  main()
