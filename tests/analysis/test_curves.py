@@ -176,3 +176,14 @@ def test_several_runs_in_one_figure(tmp_path, drawn):
   looks = [(str(line.get_color()), line.get_linestyle()) for line in error.lines]
   assert looks[0] == looks[1] != looks[2]
   curves.draw_runs({}, 'val/accuracy', tmp_path / 'empty.png')
+
+
+def test_the_schedule_of_a_run(tmp_path, drawn):
+  rates = 0.3 * np.sin(np.linspace(0, 3, 50))
+  curves.draw_schedule(rates, 1000, tmp_path / 'schedule.png')
+  (axes,) = drawn[0].axes
+  steps, values = axes.lines[0].get_data()
+  assert (steps[0], steps[-1]) == (0, 999) and np.allclose(values, rates)
+  assert (axes.get_xlabel(), axes.get_ylabel()) == ('step', 'learning rate')
+  with Image.open(tmp_path / 'schedule.png') as image:
+    assert np.asarray(image.convert('L')).std() > 1
