@@ -1,13 +1,14 @@
-"""Finished MNIST auto-encoders in one table, beside the errors that their source has, and one figure.
+"""Finished auto-encoders in one table, those of MNIST beside the errors that their source has, and one figure.
 
   python benchmarks/autoencoders.py runs/mnist_codes --figure=autoencoders.png
   python benchmarks/autoencoders.py runs/more log.jsonl --log=log.jsonl
+  python benchmarks/autoencoders.py runs/photographs --metric=val/mse
 
-Takes every run below the folders that has a `test/mse`; files are logs, summaries of such runs line by line, which
+Takes every run below the folders that has the metric; files are logs, summaries of such runs line by line, which
 --log writes. Of runs with the same config the first counts, and the others are counted on stderr. Prints a Markdown
 table: setting, parameters, operations of matrix products and convolutions for one image forwards (counted as a
 library computes them, zeros around the image included), images seen, the source's error, and the mean squared error
-on the test images at the last step, mean and deviation over the seeds. The figure has error against parameters and
+on the held-out images at the last step, mean and deviation over the seeds. The figure has error against parameters and
 against operations, for the runs that have seen as many images as most; lines lead along the kernels, small grey marks
 are the source's errors.
 """
@@ -48,7 +49,6 @@ LOOKS = {
   'none': ('x', 'black'), 'cnn': ('o', '#56b4e9'), 'cnnf': ('s', '#0072b2'), 'cnn2d': ('D', '#e69f00'),
   'cnn2df': ('^', '#d55e00'), 'mlp': ('v', '#009e73'), 'convolutions': ('*', '#cc79a7'), 'Mixer': ('P', 'black'),
 }  # fmt: skip
-METRIC = 'test/mse'
 
 
 def main():
@@ -56,17 +56,18 @@ def main():
   parser.add_argument('runs', nargs='+', type=Path, help='folders of runs, or logs')
   parser.add_argument('--figure', type=Path, help='where the figure goes, a PNG')
   parser.add_argument('--log', type=Path, help='where the summaries of all these runs go, JSON lines')
+  parser.add_argument('--metric', default='test/mse', help='test/mse or val/mse (default: test/mse)')
   args = parser.parse_args()
   found = [summary for place in args.runs for summary in read(place)]
-  having = [summary for summary in found if METRIC in summary['metrics']]
+  having = [summary for summary in found if args.metric in summary['metrics']]
   runs = list({json.dumps(summary['config'], sort_keys=True): summary for summary in reversed(having)}.values())[::-1]
-  left_out = {f'without {METRIC}': len(found) - len(having), 'with the same config': len(having) - len(runs)}
+  left_out = {f'without {args.metric}': len(found) - len(having), 'with the same config': len(having) - len(runs)}
   for why, count in left_out.items():
     if count:
       print(f'{count} runs {why} left out', file=sys.stderr)
-  table = rows(runs)
+  table = rows(runs, args.metric)
   if not table:
-    sys.exit(f'error: no finished run with {METRIC} in {" ".join(map(str, args.runs))}')
+    sys.exit(f'error: no finished run with {args.metric} in {" ".join(map(str, args.runs))}')
   print('| setting | parameters | MFLOP | images | source | here | seeds | here / source |')
   print('|---|---|---|---|---|---|---|---|')
   for row in table:
@@ -78,7 +79,7 @@ def main():
       f' | {error:.6f}{deviation} | {row["seeds"]} | {beside[1]} |'
     )
   if args.figure:
-    draw(table, args.figure)
+    draw(table, args.figure, 'test' if args.metric.startswith('test') else 'validation')
   if args.log:
     args.log.write_text(''.join(json.dumps(summary) + '\n' for summary in runs))
 
@@ -90,7 +91,7 @@ def read(place: Path) -> list[dict]:
   return [json.loads(path.read_text()) for path in sorted(place.rglob('summary.json'))]
 
 
-def rows(summaries: list[dict]) -> list[dict]:
+def rows(summaries: list[dict], metric: str) -> list[dict]:
   """One for each setting and number of images, the highest error first."""
   groups = collections.defaultdict(list)
   for summary in summaries:
@@ -98,11 +99,12 @@ def rows(summaries: list[dict]) -> list[dict]:
     groups[json.dumps(alike, sort_keys=True)].append(summary)
   result = []
   for group in groups.values():
-    errors = [summary['metrics'][METRIC] for summary in group]
+    errors = [summary['metrics'][metric] for summary in group]
     sizes = describe(group[0]['config'])
     result.append({
       'setting': (setting := name(group[0]['config'])), 'parameters': sizes['parameters'],
-      'flops': sizes['forward_flops'], 'images': group[0]['examples'], 'source': SOURCE.get(setting),
+      'flops': sizes['forward_flops'], 'images': group[0]['examples'],
+      'source': SOURCE.get(setting) if group[0]['config']['data']['name'] == 'mnist' else None,
       'error': statistics.fmean(errors), 'deviation': statistics.stdev(errors) if len(errors) > 1 else 0.0,
       'seeds': len(errors),
     })  # fmt: skip
@@ -129,7 +131,7 @@ def name(config: dict) -> str:
   return model['name']
 
 
-def draw(table: list[dict], path: Path) -> None:
+def draw(table: list[dict], path: Path, split: str) -> None:
   images = statistics.mode(row['images'] for row in table)
   table = sorted((row for row in table if row['images'] == images), key=lambda row: row['parameters'])
   figure = Figure(figsize=(7, 3.6), layout='constrained')
@@ -151,7 +153,7 @@ def draw(table: list[dict], path: Path) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
-  panels[0].set_ylabel('mean squared error, test images')
+  panels[0].set_ylabel(f'mean squared error, {split} images')
   figure.legend(*panels[0].get_legend_handles_labels(), loc='outside right', frameon=False, fontsize=8)
   figure.savefig(path, dpi=150)
 

@@ -90,3 +90,18 @@ def test_a_figure_of_settings(tmp_path, monkeypatch):
   monkeypatch.undo()
   autoencoder_steps.draw(drawn['runs'], 300_800, figure)
   assert figure.stat().st_size > 10_000
+
+
+def test_another_metric_and_data_that_the_source_has_no_error_of(autoencoders, tmp_path, monkeypatch, capsys):
+  write_run(tmp_path / 'runs' / 'tested', 'mnist_autoencoder.py:none', 0.0125)
+  write_run(tmp_path / 'runs' / 'none', 'mnist_autoencoder.py:none', 0.25, seed=1, metric='val/mse')
+  path = tmp_path / 'runs' / 'none' / 'summary.json'
+  summary = json.loads(path.read_text())
+  summary['config']['data']['name'] = 'fashion_mnist'
+  path.write_text(json.dumps(summary))
+  monkeypatch.setattr('sys.argv', ['autoencoders.py', str(tmp_path / 'runs'), '--metric=val/mse'])
+  autoencoders.main()
+  out, told = capsys.readouterr()
+  assert told == '1 runs without val/mse left out\n'
+  (line,) = out.splitlines()[2:]
+  assert [cell.strip() for cell in line.split('|')[4:-1]] == ['1,000,000', '', '0.250000', '1', '']
