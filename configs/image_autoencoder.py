@@ -12,8 +12,10 @@ Arguments: PATH of the folder, or PATH,SETTING; without a setting, ours: Mixer b
     wide-cnn2df-k7      widths 144, 144, 144, 36
     deep-cnn2df-k7      nine times 144, then 36, mixings behind 2, 4, 6, 8; the source trains it with 1e-4
     script, script-scl3 convolutions and pixel-unshuffle, 576 numbers
-Expected: docs/results/autoencoders.md.
-Hardware: a GPU, or patience: --config.total='1000 steps' for a first look.
+Expected: of 1,000 photographs 0.0049 (ours), 0.0069 (script) and 0.0114 (w36-cnn2df-k7) on val after 128,000 images
+  (--config.total='2000 steps' --config.schedule.warmup='200 steps'); the whole recipe was not run;
+  docs/results/autoencoders.md.
+Hardware: a GPU: those 2,000 steps took a minute on an H200. One CPU core does 5 to 7 images a second.
 Command: python -m mixer_jax.train --config=configs/image_autoencoder.py:PATH,w36-cnn2df-k7 --workdir=runs/photographs
 """
 
