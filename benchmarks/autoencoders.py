@@ -9,8 +9,8 @@ Takes every run below the folders that has the metric; files are logs, summaries
 table: setting, parameters, operations of matrix products and convolutions for one image forwards (counted as a
 library computes them, zeros around the image included), images seen, the source's error, and the mean squared error
 on the held-out images at the last step, mean and deviation over the seeds. The figure has error against parameters and
-against operations, for the runs that have seen as many images as most; lines lead along the kernels, small grey marks
-are the source's errors.
+against operations, for the runs that have seen as many images as most; lines lead along the kernels, hollow grey
+marks are the source's errors.
 """
 
 import argparse
@@ -141,7 +141,8 @@ def draw(table: list[dict], path: Path, split: str) -> None:
     for kind, (marker, colour) in LOOKS.items():
       chosen = [row for row in table if row['setting'].split('-')[0] == kind]
       known = [row for row in chosen if row['source'] and images == 10**6]
-      axes.plot([r[key] for r in known], [r['source'] for r in known], marker, color='0.75', markersize=3, zorder=1)
+      sources = [r['source'] for r in known]
+      axes.plot([r[key] for r in known], sources, marker, color='0.5', markersize=4, markerfacecolor='none', zorder=1)
       along = [row for row in chosen if '-234-k' in row['setting']]
       axes.plot([row[key] for row in along], [row['error'] for row in along], '-', color=colour, linewidth=0.8)
       points = [[row[k] for row in chosen] for k in (key, 'error')]
@@ -154,6 +155,8 @@ def draw(table: list[dict], path: Path, split: str) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
   panels[0].set_ylabel(f'mean squared error, {split} images')
+  if any(row['source'] for row in table) and images == 10**6:
+    panels[0].plot([], [], 'o', color='0.5', markersize=4, markerfacecolor='none', label='hollow: source')
   figure.legend(*panels[0].get_legend_handles_labels(), loc='outside right', frameon=False, fontsize=8)
   figure.savefig(path, dpi=150)
 

@@ -16,10 +16,10 @@ SIDE, GAP = 84, 4  # pixels of the longer side of a small image at most, and bet
 def draw_pairs(image: np.ndarray, output: np.ndarray, path: Path) -> None:
   """Draws images over what became of them over the differences; [examples, height, width, channels] in [0, 1].
 
-  The difference is output - image: grey where there is none, white and black at +-1; averaged over the channels.
+  The difference is output - image, channel by channel, doubled: grey where there is none, at its ends at +-0.25.
   """
-  difference = 0.5 + (output - image).mean(axis=-1, keepdims=True) / 2
-  _draw_grid({'image': image, 'output': output, 'difference': difference}, path)
+  difference = np.clip(0.5 + 2 * (output - image), 0, 1)
+  _draw_grid({'image': image, 'output': output, 'difference x2': difference}, path)
 
 
 def draw_rows(rows: np.ndarray, labels: Sequence[str], titles: Sequence[str], path: Path, *, corner: str = '') -> None:

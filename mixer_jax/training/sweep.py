@@ -50,7 +50,8 @@ def plan(config: str, rest: Sequence[str], overs: Sequence[str], seeds: int, wor
   Args:
     config: FILE or FILE:ARG; a key `arg` among the values stands for ARG.
     rest: further --config.key=value, for all runs.
-    overs: see parse_over; every combination of them is one row of the table.
+    overs: see parse_over; every combination of them is one row of the table. An ARG with commas stands in brackets:
+      'arg=(photos,script),photos'.
     seeds: each combination runs with the seeds 0, ..., seeds - 1.
 
   Raises:
@@ -70,7 +71,9 @@ def plan(config: str, rest: Sequence[str], overs: Sequence[str], seeds: int, wor
     if name in names:
       raise MixerError(f'the runs {values} and {names[name]} would both be called {name}; give each key once')
     names[name] = values
-    file = f'{config.split(":")[0]}:{values["arg"]}' if 'arg' in values else config
+    # In brackets an argument may hold commas.
+    argument = re.sub(r'^\((.*)\)$', r'\1', values.get('arg', ''))
+    file = f'{config.split(":")[0]}:{argument}' if 'arg' in values else config
     given = [f'--config.{key}={value}' for key, value in values.items() if key != 'arg']
     for seed in range(seeds):
       arguments = [f'--config={file}', *rest, *given, f'--config.seed={seed}']

@@ -17,9 +17,18 @@ def grey_levels(path):
 
 def test_pairs_are_image_output_and_difference(tmp_path):
   image = np.full((3, 6, 5, 1), 0.2, np.float32)
-  reconstructions.draw_pairs(image, image + 0.4, tmp_path / 'pairs.png')
-  # 0.2, 0.6, and grey plus half of the difference: 0.7.
-  assert grey_levels(tmp_path / 'pairs.png') == pytest.approx([51, 153, 178], abs=1)
+  reconstructions.draw_pairs(image, image + 0.1, tmp_path / 'pairs.png')
+  # 0.2, 0.3, and grey plus twice the difference: 0.7.
+  assert grey_levels(tmp_path / 'pairs.png') == pytest.approx([51, 76, 178], abs=1)
+
+
+def test_differences_of_colour_do_not_cancel(tmp_path):
+  image = np.full((3, 6, 5, 3), 0.5, np.float32)
+  output = image + np.array([0.1, 0.1, -0.2], np.float32)
+  reconstructions.draw_pairs(image, output, tmp_path / 'pairs.png')
+  with Image.open(tmp_path / 'pairs.png') as picture:
+    pixels = np.asarray(picture.convert('RGB')).reshape(-1, 3)
+  assert (abs(pixels.astype(int) - (178, 178, 26)) <= 1).all(axis=1).sum() > 1000
 
 
 def test_no_difference_is_grey_and_values_beyond_are_clipped(tmp_path):

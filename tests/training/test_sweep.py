@@ -52,6 +52,8 @@ def test_every_combination_with_every_seed(tmp_path):
   expected = ['--config=file.py:x/1', '--config.total=3', '--config.model.blocks=4', '--config.seed=1']
   assert runs[3].arguments == expected
   assert sweep.plan('file.py:a', [], [], 1, tmp_path)[0].arguments == ['--config=file.py:a', '--config.seed=0']
+  bracketed = sweep.plan('file.py', [], ['arg=(photos,script),photos'], 1, tmp_path)
+  assert [run.arguments[0] for run in bracketed] == ['--config=file.py:photos,script', '--config=file.py:photos']
 
 
 def test_one_name_for_two_runs_is_refused(tmp_path):
