@@ -30,19 +30,21 @@ def main():
   parser.add_argument('--batch', type=int, default=0, help='examples in a batch (default: 64, and 8 for s16)')
   parser.add_argument('--methods', default=','.join(METHODS), help='of those above; adam is always there')
   parser.add_argument('--rounds', type=int, default=9)
+  parser.add_argument('--steps', type=int, help='of a round (default: 100, 5 for s16); LookSAM wants a multiple of 5')
   parser.add_argument('--json', type=Path, help='where the numbers go')
   args = parser.parse_args()
   methods = list(dict.fromkeys(['adam', *args.methods.split(',')]))
   unknown = [name for name in methods if name not in METHODS]
   if unknown:
     parser.error(f'no method {unknown[0]!r}; there are {", ".join(METHODS)}')
-  runs = {name: make_method(args.what, name, args.batch) for name in methods}
+  steps = args.steps or STEPS[args.what]
+  runs = {name: make_method(args.what, name, args.batch, steps) for name in methods}
   seconds = {name: [] for name in methods}
   for _ in range(args.rounds):
     for name, run in runs.items():
       began = time.perf_counter()
-      run(STEPS[args.what])
-      seconds[name].append((time.perf_counter() - began) / STEPS[args.what])
+      run(steps)
+      seconds[name].append((time.perf_counter() - began) / steps)
   ratios = {
     name: statistics.median(own / base for own, base in zip(values, seconds['adam'], strict=True))
     for name, values in seconds.items()
@@ -56,7 +58,7 @@ def main():
     )
 
 
-def make_method(what: str, name: str, batch: int):
+def make_method(what: str, name: str, batch: int, steps: int):
   """run(count) of a method, after enough steps that everything it does has been done once."""
   from peers import make_config, make_images, make_run
 
@@ -65,7 +67,7 @@ def make_method(what: str, name: str, batch: int):
     config['augment'] = {'rotation': {'degrees': 15.0}}
   config |= {'batch_size': batch or (64 if what == 'mnist' else 8), 'sam': METHODS[name]}
   run = make_run(config, *make_images(config['data'], 8 * config['batch_size']))[0]
-  run(STEPS[what])
+  run(steps)
   return run
 
 
