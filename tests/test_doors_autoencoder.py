@@ -65,7 +65,7 @@ def test_a_run_draws_every_evaluation_and_its_codes(run):
   drawn = sorted(str(path.relative_to(run / 'figures')) for path in (run / 'figures').rglob('*.png'))
   assert drawn == [
     'codes.png', 'curves.png', 'dimensions.png', 'interpolations.png', 'reconstructions/00000002.png',
-    'reconstructions/00000004.png',
+    'reconstructions/00000004.png', 'schedule.png',
   ]  # fmt: skip
   for name in drawn:
     with Image.open(run / 'figures' / name) as picture:
