@@ -15,7 +15,7 @@ Arguments: PATH of the folder, or PATH,SETTING; without a setting, ours: Mixer b
 Expected: of 1,000 photographs 0.0049 (ours), 0.0069 (script) and 0.0114 (w36-cnn2df-k7) on val after 128,000 images
   (--config.total='2000 steps' --config.schedule.warmup='200 steps'); the whole recipe was not run;
   docs/results/autoencoders.md.
-Hardware: a GPU: those 2,000 steps took a minute on an H200. One CPU core does 5 to 7 images a second.
+Hardware: a GPU: those 2,000 steps took a minute on an H200. One CPU core does about 5 images a second.
 Command: python -m mixer_jax.train --config=configs/image_autoencoder.py:PATH,w36-cnn2df-k7 --workdir=runs/photographs
 """
 

@@ -9,14 +9,14 @@ Arguments: DATA-METHOD, DATA-METHOD-half or DATA-METHOD-tune, where DATA is one 
   and METHOD adamw, noise, sam, asam, gsam, fisher_sam, dynamic_sam or look_sam. `-half` takes half the epochs, which is
   equal compute for a method with two gradients; `-tune` validates on a fifth of the training data and has no test data.
 Expected: docs/results/sharp_minima.md.
-Hardware: one CPU core; half a minute (digits) to four minutes (mnist with two gradients).
+Hardware: one CPU core; about half a minute (digits) to four minutes (mnist with two gradients).
 Data: as for those configs; the CIFAR-10 images here are JPEG copies.
 Command: python -m mixer_jax.train --config=configs/sharp_minima.py:digits-sam --workdir=runs/sam
 """
 
 from ml_collections import ConfigDict
 
-# What each method has on each data set, chosen on the validation images of `-tune`.
+# Where to start; nothing here has been chosen on the validation images of `-tune` yet.
 METHODS = {
   'adamw': {},
   'noise': {'eta': 1e-8, 'gamma': 0.55},

@@ -18,7 +18,7 @@ def draw_pairs(image: np.ndarray, output: np.ndarray, path: Path) -> None:
 
   The difference is output - image, channel by channel, doubled: grey where there is none, at its ends at +-0.25.
   """
-  difference = np.clip(0.5 + 2 * (output - image), 0, 1)
+  difference = 0.5 + 2 * (output - image)
   _draw_grid({'image': image, 'output': output, 'difference x2': difference}, path)
 
 

@@ -71,9 +71,10 @@ def plan(config: str, rest: Sequence[str], overs: Sequence[str], seeds: int, wor
     if name in names:
       raise MixerError(f'the runs {values} and {names[name]} would both be called {name}; give each key once')
     names[name] = values
-    # In brackets an argument may hold commas.
-    argument = re.sub(r'^\((.*)\)$', r'\1', values.get('arg', ''))
-    file = f'{config.split(":")[0]}:{argument}' if 'arg' in values else config
+    file = config
+    if 'arg' in values:
+      argument = re.sub(r'^\((.*)\)$', r'\1', values['arg'])  # in brackets it may hold commas
+      file = f'{config.split(":")[0]}:{argument}'
     given = [f'--config.{key}={value}' for key, value in values.items() if key != 'arg']
     for seed in range(seeds):
       arguments = [f'--config={file}', *rest, *given, f'--config.seed={seed}']

@@ -106,7 +106,8 @@ def read_script(script: str, image: tuple[int, int, int]) -> list[Down | Conv]:
     kind, value = match[1], int(match[2])
     if number == len(words) and kind in ('down', 'scl='):
       raise refuse('is the last; end with a convolution such as ch=1')
-    if (kind, value) == ('down', 1) or (kind == 'scl=' and (value == skips or words[number].startswith('scl='))):
+    followed_by = next((later for later in words[number:] if not later.startswith('down')), '')
+    if (kind, value) == ('down', 1) or (kind == 'scl=' and (value == skips or followed_by.startswith('scl='))):
       raise refuse('does nothing')
     if kind == 'scl=':
       skips = value

@@ -124,6 +124,8 @@ def test_a_pixel_unshuffle_is_undone():
     ({'script': 'down1|ch=1'}, "word 1, 'down1', does nothing"),
     ({'script': 'scl=0|ch=1'}, "word 1, 'scl=0', does nothing"),
     ({'script': 'scl=3|scl=2|ch=1'}, "word 1, 'scl=3', does nothing"),
+    ({'script': 'scl=3|down2|scl=2|ch=1'}, "word 1, 'scl=3', does nothing"),
+    ({'script': 'scl=3|ch=8|scl=3|ch=1'}, "word 3, 'scl=3', does nothing"),
     ({'script': 'down5|ch=1'}, "word 1, 'down5', does not divide the 96x96 pixels"),
     ({'script': 'down4|ch=8|down7|ch=1'}, "word 3, 'down7', does not divide the 24x24 pixels"),
     ({'kernel': 4}, 'model.kernel is 4, but must be odd'),
