@@ -60,7 +60,7 @@ def main():
   args = parser.parse_args()
   found = [summary for place in args.runs for summary in read(place)]
   having = [summary for summary in found if args.metric in summary['metrics']]
-  runs = list({json.dumps(summary['config'], sort_keys=True): summary for summary in reversed(having)}.values())[::-1]
+  runs = list({identity(summary['config']): summary for summary in reversed(having)}.values())[::-1]
   left_out = {f'without {args.metric}': len(found) - len(having), 'with the same config': len(having) - len(runs)}
   for why, count in left_out.items():
     if count:
@@ -95,8 +95,7 @@ def rows(summaries: list[dict], metric: str) -> list[dict]:
   """One for each setting and number of images, the highest error first."""
   groups = collections.defaultdict(list)
   for summary in summaries:
-    alike = {k: v for k, v in summary['config'].items() if k != 'seed'}
-    groups[json.dumps(alike, sort_keys=True)].append(summary)
+    groups[identity({k: v for k, v in summary['config'].items() if k != 'seed'})].append(summary)
   result = []
   for group in groups.values():
     errors = [summary['metrics'][metric] for summary in group]
@@ -109,6 +108,11 @@ def rows(summaries: list[dict], metric: str) -> list[dict]:
       'seeds': len(errors),
     })  # fmt: skip
   return sorted(result, key=lambda row: (row['images'], -row['error']))
+
+
+def identity(config: dict) -> str:
+  """The same for a config that leaves a section empty and for one of before there was such a section."""
+  return json.dumps({k: v for k, v in config.items() if v != {}}, sort_keys=True)
 
 
 def name(config: dict) -> str:

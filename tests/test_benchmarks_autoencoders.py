@@ -77,6 +77,19 @@ def test_a_table_and_a_figure(autoencoders, tmp_path, monkeypatch, capsys):
   assert capsys.readouterr() == (out, '1 runs with the same config left out\n')
 
 
+def test_a_run_of_before_there_was_a_section_is_another_seed_of_the_same(autoencoders, tmp_path, monkeypatch, capsys):
+  for seed in (0, 1):
+    write_run(tmp_path / f'{seed}', 'mnist_autoencoder.py:none', 0.0125, seed=seed)
+  path = tmp_path / '0' / 'summary.json'
+  summary = json.loads(path.read_text())
+  assert summary['config'].pop('layers') == {}
+  path.write_text(json.dumps(summary))
+  monkeypatch.setattr('sys.argv', ['autoencoders.py', str(tmp_path)])
+  autoencoders.main()
+  (line,) = capsys.readouterr().out.splitlines()[2:]
+  assert line.split('|')[7].strip() == '2'
+
+
 def test_a_figure_of_settings(tmp_path, monkeypatch):
   monkeypatch.syspath_prepend(ROOT / 'benchmarks')
   import autoencoder_steps
