@@ -112,7 +112,8 @@ def rows(summaries: list[dict], metric: str) -> list[dict]:
 
 def identity(config: dict) -> str:
   """The same for a config that leaves a section empty and for one of before there was such a section."""
-  return json.dumps({k: v for k, v in config.items() if v != {}}, sort_keys=True)
+  empty = lambda k, v: v == {} or k == 'init_from' and not v['weights']
+  return json.dumps({k: v for k, v in config.items() if not empty(k, v)}, sort_keys=True)
 
 
 def name(config: dict) -> str:

@@ -48,6 +48,7 @@ def get_config(arg=None):
     'warmup': '2 epochs' if short else '5 epochs',
     'floor': 1e-6,
   }
+  config.init_from = {'weights': '', 'checkpoint': 'last', 'head': 'keep', 'tokens': 'keep', 'stem': 'keep'}
   config.sam = {}
   config.update_noise = {}
   config.layers = {}

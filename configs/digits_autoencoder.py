@@ -32,6 +32,7 @@ def get_config(arg=None):
   config.augment_until = '100%'
   config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.05, 'clip': 1.0}
   config.schedule = {'name': 'cosine', 'peak': 3e-3, 'warmup': '5%', 'floor': 1e-6, 'ramp': 'linear'}
+  config.init_from = {'weights': '', 'checkpoint': 'last', 'head': 'keep', 'tokens': 'keep', 'stem': 'keep'}
   config.sam = {}
   config.update_noise = {}
   config.layers = {}

@@ -70,6 +70,7 @@ def get_config(arg=None):
     config.optimizer.update({'name': 'muon', 'beta': 0.95, 'b2': 0.99, 'weight_decay': 0.05, 'clip': 1.0})
   peak = 3e-3 if not setting else 1e-4 if setting.startswith('deep') else 3e-4
   config.schedule = {'name': 'cosine', 'peak': peak, 'warmup': '2000 steps', 'floor': 0.0, 'ramp': 'sine'}
+  config.init_from = {'weights': '', 'checkpoint': 'last', 'head': 'keep', 'tokens': 'keep', 'stem': 'keep'}
   config.sam = {}
   config.update_noise = {}
   config.layers = {}

@@ -50,6 +50,7 @@ def get_config(arg=None):
     'floor': 0.0,
     'ramp': 'sine',
   }
+  config.init_from = {'weights': '', 'checkpoint': 'last', 'head': 'keep', 'tokens': 'keep', 'stem': 'keep'}
   config.sam = {}
   config.update_noise = {}
   config.layers = {}

@@ -19,8 +19,8 @@ from ml_collections import ConfigDict
 # Chosen on the validation images of `-tune`, see docs/results/sharp_minima.md: the rate and the decay with AdamW alone,
 # then, with those, what each method perturbs by.
 EPOCHS = {'digits': 30, 'rows': 4, 'mnist': 2, 'cifar': 12}
-PEAK = {'digits': 1.6e-2, 'rows': 8e-3, 'mnist': 4e-3, 'cifar': 8e-3}
-DECAY = {'digits': 0.5, 'rows': 0.5, 'mnist': 0.5, 'cifar': 0.5}
+PEAK = {'digits': 1.6e-2, 'rows': 8e-3, 'mnist': 2e-3, 'cifar': 8e-3}
+DECAY = {'digits': 0.5, 'rows': 0.05, 'mnist': 0.5, 'cifar': 0.5}
 NOISE = {'digits': 1e-5, 'rows': 1e-6, 'mnist': 1e-7, 'cifar': 1e-5}
 RHO = {
   'sam': {'digits': 0.1, 'rows': 0.05, 'mnist': 0.1, 'cifar': 0.03},
@@ -101,6 +101,7 @@ def get_config(arg='digits-adamw'):
   config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': DECAY[data], 'clip': 1.0}
   config.schedule = {'name': 'cosine', 'peak': PEAK[data], 'warmup': '5%', 'floor': 0.0}
   sam = {'name': method, 'rho': RHO[method][data], 'sync': True} if method in METHODS else {}
+  config.init_from = {'weights': '', 'checkpoint': 'last', 'head': 'keep', 'tokens': 'keep', 'stem': 'keep'}
   config.sam = sam | METHODS.get(method, {})
   config.update_noise = {'eta': NOISE[data], 'gamma': 0.55} if method == 'noise' else {}
   config.layers = {}

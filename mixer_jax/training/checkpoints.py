@@ -18,6 +18,11 @@ NOT_DAMAGE = ('RESOURCE_EXHAUSTED', 'PERMISSION_DENIED', 'Permission denied', 'T
 OVERHEAD = 2**20  # bytes of a checkpoint beside its arrays, amply
 
 
+def checkpoints_in(workdir: Path) -> bool:
+  """Whether a run directory has a checkpoint, be it damaged."""
+  return any(path.name.isdecimal() for path in (Path(workdir) / 'checkpoints').glob('*'))
+
+
 class Checkpoints:
   """The checkpoints of a run directory.
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,9 @@ from mixer_jax.training import watch
 from mixer_jax.training.state import TrainState, init_state
 from mixer_jax.training.step import make_eval_loop, make_eval_step, make_train_step
 from mixer_jax.training.tasks import TASKS, Task
+from mixer_jax.weights.fitting import InitFrom
+
+NOTHING: Mapping = types.MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,7 @@ class Settings:
   augment_until: str
   optimizer: dict
   schedule: dict
+  init_from: dict = dataclasses.field(default_factory=dict)
   sam: dict = dataclasses.field(default_factory=dict)
   update_noise: dict = dataclasses.field(default_factory=dict)
   layers: dict = dataclasses.field(default_factory=dict)
@@ -114,16 +119,24 @@ class Experiment:
       optimizer = configs.named(SAMS, s.sam, 'sam', base=optimizer, has_loss=True, **given)
     return optimizer, schedule
 
-  def init_state(self, optimizer: optax.GradientTransformation, *, abstract: bool = False) -> TrainState:
-    """The state before the first step, laid out over the mesh; abstract: only its shapes and shardings."""
+  def init_state(
+    self, optimizer: optax.GradientTransformation, *, abstract: bool = False, start: Mapping[str, Any] = NOTHING
+  ) -> TrainState:
+    """The state before the first step, laid out over the mesh.
+
+    Args:
+      abstract: only its shapes and shardings.
+      start: arrays that stand in the place of the model's own, by dotted names, see warm_start.
+    """
     watched = watch.names(nnx.state(self.model, nnx.Param)) if self.settings.watch else ()
     sam = [f'sam_{name}' for name in Report._fields] if self.settings.sam else []
     names = (*self.metrics(training=True), 'grad_norm', 'steps', 'examples', *sam, *watched)
-    make = lambda: init_state(self.init_model(), optimizer, ema=self.settings.ema > 0, metrics=names)
-    shapes = meshes.shard(jax.eval_shape(make), self.mesh)
+    ema = self.settings.ema > 0
+    make = lambda start: init_state(self.init_model(), optimizer, ema=ema, metrics=names, start=start)
+    shapes = meshes.shard(jax.eval_shape(make, {}), self.mesh)
     if abstract:
       return shapes
-    return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes))()
+    return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes))(dict(start))
 
   def train_step(self, optimizer: optax.GradientTransformation, length: Length) -> Callable:
     s = self.settings
@@ -193,6 +206,7 @@ def build(config: Mapping[str, Any], *, schema: tables.Schema | None = None) -> 
   mesh = configs.call(meshes.make_mesh, settings.mesh, 'mesh')
   meshes.check_batch('batch_size', settings.batch_size, mesh, settings.accumulate)
   meshes.check_batch('eval_batch_size', settings.eval_batch_size, mesh)
+  configs.call(InitFrom, settings.init_from, 'init_from')
   task = configs.named(TASKS, settings.task, 'task', **data.for_task)
   model = nnx.eval_shape(lambda: make_model(settings, data, task))
   prepare = data.make_prepare(settings.augment, settings.batch_size)

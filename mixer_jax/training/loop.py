@@ -1,15 +1,13 @@
 """train_and_evaluate: chunks of steps, evaluation, checkpoints, logs. The only impure place."""
 
 import contextlib
-import fcntl
 import functools
-import json
 import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,20 +16,20 @@ from jax.experimental import multihost_utils
 
 from mixer_jax.analysis import classes, curves
 from mixer_jax.config import plain
-from mixer_jax.data import batches, table_report, tables
+from mixer_jax.data import batches, table_report
 from mixer_jax.errors import MixerError
 from mixer_jax.optim import schedules
 from mixer_jax.training import experiment as experiments
 from mixer_jax.training import mesh as meshes
-from mixer_jax.training import pictures, watch
+from mixer_jax.training import pictures, warm_start, watch
 from mixer_jax.training import state as states
-from mixer_jax.training.checkpoints import Checkpoints
+from mixer_jax.training.checkpoints import Checkpoints, checkpoints_in
 from mixer_jax.training.logging import Log, cannot_write, read_metrics, write_json
 from mixer_jax.training.step import is_finite, make_train_loop
 from mixer_jax.training.tasks import Report
+from mixer_jax.training.workdir import check_classes, check_schema, check_workdir, read_json, start_workdir
 
 CALL_SECONDS = 1.0  # about how long one call into the compiled loop takes: how soon Ctrl-C is heard
-HARDWARE = ('mesh.', 'data.workers', 'data.resident_mib')  # keys in which a resumed run may differ
 
 
 def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path, *, data_dir: str | None = None) -> dict | None:
@@ -86,12 +84,21 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
   eval_loop = experiment.eval_loop()
 
   first = jax.process_index() == 0
+  start, origin = None, None
+  if settings.init_from.get('weights') and not checkpoints_in(workdir):
+    start, origin = warm_start.start(experiment, source.classes)  # before anything is written
   if first:
     opened.enter_context(start_workdir(workdir, config, source.classes, schema))
     draw_schedule(workdir / 'figures' / 'schedule.png', schedule, length.total)
   checkpoints = Checkpoints(workdir, best=experiment.best, highest=experiment.task.highest)
   state = checkpoints.restore_last(shapes, set_aside=True)
-  state = experiment.init_state(optimizer) if state is None else state
+  if state is None:
+    if settings.init_from.get('weights') and start is None:  # there were checkpoints, but none was any good
+      start, origin = warm_start.start(experiment, source.classes)
+    state = experiment.init_state(optimizer, start=start or {})
+    if origin and first:
+      write_json(workdir / 'init_from.json', origin)
+      print('\n'.join([f'init_from {origin["weights"]} ({origin["kind"]})', *(f'  {line}' for line in origin['told'])]))
   step = int(state.step)
   log = Log(workdir, step=step, total=length.total, write=first)
   opened.callback(log.close)
@@ -254,84 +261,6 @@ class Stop:
     print(f'\n{self.name}: saving after the steps in flight; Ctrl-C again to leave at once', file=sys.stderr)
 
 
-def check_workdir(workdir: Path, config: dict) -> None:
-  """Refuses a run directory of another config, naming the first key that differs; the hardware's may."""
-  path = workdir / 'config.json'
-  if workdir.exists() and not workdir.is_dir():
-    raise MixerError(f'--workdir={workdir} is a file, but must be a directory')
-  if not path.exists():
-    return
-  stored, given = _flat(read_config(workdir)), _flat(config)
-  for key in sorted({*stored, *given}):
-    if not key.startswith(HARDWARE) and stored.get(key) != given.get(key):
-      raise MixerError(
-        f'{workdir} is the run of another config: {key} is {stored.get(key, "missing")!r} there, but'
-        f' {given.get(key, "missing")!r} here; choose another --workdir'
-      )
-
-
-def check_schema(workdir: Path, schema: tables.Schema | None) -> None:
-  """Refuses a table that teaches another schema than the run began with: its numbers would mean something else."""
-  path = workdir / 'schema.json'
-  if path.exists() and read_json(path) != json.loads(json.dumps(schema.to_json())):
-    raise MixerError(
-      f'the training rows are not those that {workdir} began with: their schema is not that of {path}; give the run'
-      ' its data again, or choose another --workdir'
-    )
-
-
-def read_config(workdir: Path) -> dict:
-  """The resolved config of a run directory."""
-  if not (workdir / 'config.json').exists():
-    raise MixerError(f'{workdir} is no run directory: it has no config.json')
-  config = read_json(workdir / 'config.json')
-  if not isinstance(config, dict):
-    raise MixerError(f'{workdir}/config.json holds no config; restore it, or start again in another --workdir')
-  return config
-
-
-def read_json(path: Path) -> Any:
-  """What a file of a run directory holds."""
-  try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise MixerError(f'{path} cannot be read ({error}); restore it, or start again in another --workdir') from error
-
-
-def start_workdir(workdir: Path, config: dict, classes: tuple[str, ...], schema: tables.Schema | None) -> IO:
-  """Makes the run directory; the file it returns is a lock, gone when it is closed or the process ends.
-
-  Raises:
-    MixerError: it cannot be written, or another process trains there now.
-  """
-  try:
-    (workdir / 'figures').mkdir(parents=True, exist_ok=True)
-    lock = (workdir / '.lock').open('w')
-  except OSError as error:
-    raise cannot_write(workdir, error) from error
-  try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except OSError as error:
-    lock.close()
-    raise MixerError(f'another process is training in {workdir}; wait for it, or choose another --workdir') from error
-  write_json(workdir / 'config.json', config)
-  write_json(workdir / 'labels.json', list(classes))
-  if schema is not None:
-    write_json(workdir / 'schema.json', schema.to_json())
-  return lock
-
-
-def check_classes(workdir: Path, stored: Sequence[str], here: Sequence[str]) -> None:
-  """Refuses data whose classes are not those that the run was trained on: its labels would mean something else."""
-  if list(stored) != list(here):
-    i = next((i for i, (a, b) in enumerate(zip(stored, here, strict=False)) if a != b), min(len(stored), len(here)))
-    name = lambda names: repr(names[i]) if i < len(names) else 'missing'
-    raise MixerError(
-      f'class {i} is {name(stored)} in the run {workdir}, but {name(here)} in the data here; give it the data it was'
-      ' trained on, or choose another --workdir'
-    )
-
-
 def describe_start(experiment, length, examples: int, step: int, resident: bool) -> str:
   s, mesh = experiment.settings, experiment.mesh
   where = 'on the device' if resident else 'streamed'
@@ -366,6 +295,8 @@ def finish(workdir: Path, config: dict, experiment, length, seconds: float) -> d
     'metrics': last,
     'best': {'chosen_by': experiment.best, **{k: v for k, v in of_best.items() if not k.startswith('time/')}},
   }
+  if (workdir / 'init_from.json').exists():
+    summary['init_from'] = read_json(workdir / 'init_from.json')
   figures = {'curves': functools.partial(curves.draw, panels=experiment.task.panels)}
   figures |= {'watch': curves.draw_watch} if experiment.settings.watch else {}
   for name, draw in figures.items():
@@ -409,9 +340,3 @@ def _agreed(value: int) -> int:
   if jax.process_count() == 1:
     return value
   return int(np.max(multihost_utils.process_allgather(np.int32(value))))
-
-
-def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
-  if not isinstance(tree, dict) or not tree:  # An empty section counts: {'flip': {}} is not {}.
-    return {prefix: tree}
-  return {k: v for name, part in tree.items() for k, v in _flat(part, f'{prefix}.{name}' if prefix else name).items()}

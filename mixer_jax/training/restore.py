@@ -15,7 +15,7 @@ from mixer_jax.training import experiment as experiments
 from mixer_jax.training import state as states
 from mixer_jax.training.checkpoints import Checkpoints
 from mixer_jax.training.logging import read_metrics
-from mixer_jax.training.loop import check_classes, read_config, read_json
+from mixer_jax.training.workdir import check_classes, read_config, read_json
 
 
 class Run(NamedTuple):

@@ -1,5 +1,6 @@
 """Everything that a step changes, and so everything that a checkpoint holds."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ import optax
 from flax import nnx
 
 from mixer_jax.optim.optimizers import averaged
+from mixer_jax.weights import network
 
 
 class TrainState(NamedTuple):
@@ -31,10 +33,15 @@ def evaluated(state: TrainState) -> dict[str, nnx.State]:
 
 
 def init_state(
-  model: Any, optimizer: optax.GradientTransformation, *, ema: bool, metrics: tuple[str, ...]
-) -> TrainState:
-  """The state before the first step, of a model that is in memory or abstract."""
-  params = nnx.state(model, nnx.Param)
+  model: Any, optimizer: optax.GradientTransformation, *, ema: bool, metrics: tuple[str, ...],
+  start: Mapping[str, Any] | None = None,
+) -> TrainState:  # fmt: skip
+  """The state before the first step, of a model that is in memory or abstract.
+
+  Args:
+    start: arrays that stand in the place of the model's own, by dotted names, see weights/network.py.
+  """
+  params = network.place(nnx.state(model, nnx.Param), start or {})
   zeros = {name: jnp.zeros((), jnp.float32) for name in metrics}
   average = jax.tree.map(jnp.copy, params) if ema else None
   return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average, zeros)

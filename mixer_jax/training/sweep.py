@@ -11,6 +11,7 @@ from typing import NamedTuple
 from mixer_jax import config as configs
 from mixer_jax.errors import MixerError
 from mixer_jax.training import loop
+from mixer_jax.training import workdir as workdirs
 from mixer_jax.training.logging import cannot_write, read_metrics
 
 COMMA = r',(?![^(\[{]*[)\]}])'  # not within brackets: (512,512) is one value
@@ -93,7 +94,7 @@ def execute(runs: Sequence[Run], data_dir: str | None) -> dict[Path, str] | None
     print(f'run {number} of {len(runs)}: {run.workdir}', flush=True)
     try:
       config = configs.load(run.arguments)
-      loop.check_workdir(run.workdir, config)
+      workdirs.check_workdir(run.workdir, config)
       if (run.workdir / 'summary.json').exists():
         print('done before')
       elif loop.train_and_evaluate(config, run.workdir, data_dir=data_dir) is None:

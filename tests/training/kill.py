@@ -111,9 +111,10 @@ def last_state(workdir: Path) -> dict[str, np.ndarray]:
   import jax
 
   from mixer_jax.optim.schedules import Length
-  from mixer_jax.training import checkpoints, experiment, loop
+  from mixer_jax.training import checkpoints, experiment
+  from mixer_jax.training import workdir as workdirs
 
-  config = loop.read_config(Path(workdir)) | {'mesh': {'data': -1, 'fsdp': 1}}
+  config = workdirs.read_config(Path(workdir)) | {'mesh': {'data': -1, 'fsdp': 1}}
   built = experiment.build(config)
   shapes = built.init_state(built.optimizer(Length(10**9, 1.0))[0], abstract=True)
   reader = checkpoints.Checkpoints(workdir, read_only=True)

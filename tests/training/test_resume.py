@@ -12,6 +12,7 @@ from PIL import Image
 import mixer_jax
 from mixer_jax import config as configs
 from mixer_jax.training import checkpoints, loop
+from mixer_jax.training import workdir as workdirs
 
 CONFIGS = Path(mixer_jax.__file__).parents[1] / 'configs'
 
@@ -44,7 +45,7 @@ def signalled(monkeypatch, at, number=signal.SIGTERM):
 
 
 def test_the_reference_has_everything_random_on_and_learns_something(whole):
-  config = loop.read_config(whole)
+  config = workdirs.read_config(whole)
   assert config['model']['dropout'] and config['model']['stochastic_depth'] and config['ema']
   assert set(config['augment']) == {'affine', 'mixup'}
   lines = kill.log_lines(whole)

@@ -1,0 +1,53 @@
+"""Weights from any kind of place to any kind of file.
+
+  python -m mixer_jax.convert --from=runs/digits --to=digits                   # a model folder
+  python -m mixer_jax.convert --from=Mixer-B_16.npz --to=mixer_b16.safetensors # timm's layout
+  python -m mixer_jax.convert --from=hf://OWNER/NAME/model.safetensors --to=mixer.npz --check
+
+--from: a run directory, .npz (the original's layout, in either naming), .safetensors and .pth (timm's), a model folder,
+or the address of a file, hf:// or gs://. --to: the original's layout for NAME.npz, timm's for NAME.safetensors, a model
+folder for a name without an end. --check reads what was written again and compares logits and what is before the head,
+on random images, before it stands in its place.
+"""
+
+import sys
+from pathlib import Path
+
+from mixer_jax import doors
+from mixer_jax.errors import MixerError
+
+TOLERANCE = 1e-5  # of the largest number; the same arrays in another order of files give the same bits
+
+
+def main(arguments: list[str]) -> None:
+  options = doors.parser('convert', __doc__)
+  options.add_argument('--from', dest='source', required=True, help='a run, a file, a model folder or an address')
+  options.add_argument('--to', required=True, help='NAME.npz, NAME.safetensors, or the name of a model folder')
+  options.add_argument('--checkpoint', default='last', help='of a run: last, best or a step')
+  options.add_argument(
+    '--gelu', choices=('tanh', 'exact'), help='what the weights were trained with, if they do not say'
+  )
+  options.add_argument('--check', action='store_true', help='compare the networks before and after')
+  known = options.parse_args(arguments)
+  from mixer_jax.training import warm_start
+  from mixer_jax.weights import checking, reading, writing
+
+  target = Path(known.to)
+  writing.check_target(target)
+  weights = warm_start.read(known.source, known.checkpoint)
+  if known.gelu and not weights.is_mixer:
+    raise MixerError(f'--gelu={known.gelu} is for a Mixer, but {known.source} is a {weights.model["name"]}')
+  if known.gelu:
+    weights = reading.with_gelu(weights, known.gelu)
+  tell = lambda text: print(text, file=sys.stderr)
+  for note in weights.notes:
+    tell(f'{known.source}: {note}')
+  check = (lambda part: checking.compare(weights, part, TOLERANCE, tell)) if known.check else None
+  for note in writing.write(weights, target, check):
+    tell(f'{target}: {note}')
+  count = sum(array.size for array in weights.arrays.values())
+  print(f'{weights.kind} {known.source}, {count:,} parameters -> {target}')
+
+
+if __name__ == '__main__':
+  doors.run(main)

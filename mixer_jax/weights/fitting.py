@@ -1,0 +1,181 @@
+"""Weights -> the arrays that a new model starts from; what is changed is asked for by name, and told."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from mixer_jax.errors import MixerError, unknown
+from mixer_jax.models.layers import patch_grid
+from mixer_jax.weights import network, resize
+from mixer_jax.weights.reading import Weights, mixer_defaults
+
+# What changes how a network is trained or computed, but not what it computes.
+FREE = ('dropout', 'stochastic_depth', 'rescale', 'dtype', 'scan', 'remat', 'init', 'head_bias')
+CHOICES = {'head': ('keep', 'new'), 'tokens': ('keep', 'interpolate', 'tile'), 'stem': ('keep', 'resize')}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InitFrom:
+  """The keys of config.init_from.
+
+  `weights` is '' for none, or a run directory, a file (.npz, .safetensors, .pth), a model folder, or the address of one
+  (hf://, gs://). `checkpoint` is which of a run: `last`, `best` or a step. `head` is `keep`, or `new` for one as the
+  new model starts it, hidden layers too. `tokens` is `keep` for the same grid, or `interpolate` or `tile` token mixing
+  to another; `stem` is `keep`, or `resize` to another patch or other channels: see resize.
+  """
+
+  weights: str = ''
+  checkpoint: str = 'last'
+  head: str = 'keep'
+  tokens: str = 'keep'
+  stem: str = 'keep'
+
+  def __post_init__(self):
+    for key, known in CHOICES.items():
+      if getattr(self, key) not in known:
+        raise unknown(f'init_from.{key}', getattr(self, key), known)
+    for field in dataclasses.fields(self)[1:]:
+      if not self.weights and getattr(self, field.name) != field.default:
+        raise MixerError(
+          f'init_from.{field.name} is {getattr(self, field.name)!r}, but init_from.weights is empty; set it, too'
+        )
+
+
+def fit(
+  weights: Weights, params: nnx.State, model: Mapping[str, Any], data: Mapping[str, Any], init_from: InitFrom,
+  labels: Sequence[str],
+) -> tuple[dict[str, np.ndarray], list[str]]:  # fmt: skip
+  """The arrays of `weights` for a model of these parameters, by dotted names, and a line for all that was done.
+
+  Args:
+    params: of the new model, in memory or abstract.
+    model, data: its config.model and config.data.
+    labels: the names of the new data's classes.
+
+  Raises:
+    MixerError: whatever differs and was not asked to be changed; arrays that are missing, too many or misshapen.
+  """
+  arrays, told = dict(weights.arrays), list(weights.notes)
+  if model['name'] != weights.model['name']:
+    raise MixerError(f'{weights.source} is a {weights.model["name"]}, but model.name is {model["name"]!r}')
+  if weights.is_mixer:
+    arrays = _fit_mixer(weights, arrays, model, data, init_from, labels, told)
+  else:
+    _refuse_changes(weights, init_from)
+    _compare_models(weights, model, {}, ())
+  wanted = network.shapes(params)
+  if init_from.head == 'new':
+    wanted = {name: shape for name, shape in wanted.items() if not _is_head(name)}
+  _compare(weights.source, wanted, arrays)
+  for key in ('mean', 'std'):
+    theirs, ours = weights.data.get(key), data.get(key)
+    if theirs is not None and ours is not None and list(theirs) != list(ours):
+      told.append(f'data.{key}: {_list(theirs)} in the weights, {_list(ours)} here')
+  return arrays, told
+
+
+def _fit_mixer(weights, arrays, model, data, init_from, labels, told) -> dict[str, np.ndarray]:
+  head, tokens, stem = init_from.head, init_from.tokens, init_from.stem
+  image, patch = tuple(data['image']), model['patch']
+  grid, patch = patch_grid(image, tuple(patch) if isinstance(patch, list) else patch)
+  old_patch, new_patch = (*weights.patch, _channels(weights)), (*patch, image[2])
+  same_tokens = len(arrays['blocks.0.token_mixing.fc2.bias']) == grid[0] * grid[1]
+  # The grid matters where it changes, or where it is known to be another with as many tokens.
+  known = weights.data.get('image')
+  old_grid = patch_grid(tuple(weights.image), weights.patch)[0] if known or not same_tokens else grid
+  factors = (grid[0] // old_grid[0]) * (grid[1] // old_grid[1]) if tokens == 'tile' else 1
+  changed = {'patch'} | ({'head'} if head == 'new' else set())
+  expected = {'token_mlp': weights.model['token_mlp'] * factors}
+  if tokens == 'tile' and old_grid != grid and model['token_mlp'] != expected['token_mlp'] and factors:
+    raise MixerError(
+      f'model.token_mlp is {model["token_mlp"]}, but {factors} copies of the weights take {expected["token_mlp"]}; set'
+      f' model.token_mlp={expected["token_mlp"]}'
+    )
+  _compare_models(weights, model, expected, changed)
+  if old_patch != new_patch:
+    if stem == 'keep':
+      raise MixerError(
+        f'the patch is {_by(old_patch)} (height, width, channels) in {weights.source}, but {_by(new_patch)} here; set'
+        " init_from.stem='resize', or model.patch and data.image to the weights'"
+      )
+    arrays['stem.kernel'] = resize.stem(arrays['stem.kernel'], old_patch, new_patch)
+    told.append(f'stem: resized, patch {_by(old_patch)} -> {_by(new_patch)}')
+  if old_grid != grid:
+    if tokens == 'keep':
+      raise MixerError(
+        f'the grid of tokens is {_by(old_grid)} in {weights.source}, but {_by(grid)} here (image / patch); set'
+        " init_from.tokens='interpolate' or 'tile', or data.image and model.patch so that it stays"
+      )
+    change = resize.interpolate_tokens if tokens == 'interpolate' else resize.tile_tokens
+    arrays = change(arrays, old_grid, grid)
+    told.append(f'token mixing: {tokens}, grid {_by(old_grid)} -> {_by(grid)}')
+  old = len(arrays['head.bias']) if 'head.bias' in arrays else None
+  if head == 'new':
+    arrays = {name: array for name, array in arrays.items() if not _is_head(name)}
+    told.append(f'head: reinitialised, {"none" if old is None else old} -> {data["classes"]} classes')
+  elif old is None:
+    raise MixerError(f"{weights.source} has no head; set init_from.head='new'")
+  elif old != data['classes']:
+    raise MixerError(
+      f'the head of {weights.source} is for {old} classes, but the data have {data["classes"]}; set'
+      " init_from.head='new' for a new one"
+    )
+  elif weights.labels is not None and list(labels) != list(weights.labels):
+    i = next(i for i, pair in enumerate(zip(labels, weights.labels, strict=True)) if len(set(pair)) == 2)
+    told.append(f'warning: head: kept, but class {i} was {weights.labels[i]!r} and is {labels[i]!r} here')
+  return arrays
+
+
+def _compare_models(weights: Weights, model: Mapping, expected: Mapping, changed: Any) -> None:
+  """Refuses a network that computes something else with the same arrays, naming every key."""
+  defaults = mixer_defaults() if weights.is_mixer else {}
+  theirs = defaults | dict(weights.model) | dict(expected)
+  ours = defaults | dict(model)
+  plain = lambda value: list(value) if isinstance(value, (list, tuple)) else value
+  differing = [
+    f'model.{key} is {plain(theirs.get(key))!r} in the weights, {plain(ours.get(key))!r} here'
+    for key in sorted({*theirs, *ours} - {*FREE, *changed})
+    if plain(theirs.get(key)) != plain(ours.get(key))
+  ]
+  if differing:
+    raise MixerError(f'{weights.source} is of another network: {"; ".join(differing)}; set them as in the weights')
+
+
+def _refuse_changes(weights: Weights, init_from: InitFrom) -> None:
+  for key in CHOICES:
+    if (value := getattr(init_from, key)) != 'keep':
+      raise MixerError(f"init_from.{key} is {value!r}, but a {weights.model['name']} is taken whole; set it to 'keep'")
+
+
+def _compare(source: str, wanted: Mapping[str, tuple], arrays: Mapping[str, np.ndarray]) -> None:
+  lists: dict[str, Callable] = {
+    'missing': lambda: sorted(set(wanted) - set(arrays)),
+    'extra': lambda: sorted(set(arrays) - set(wanted)),
+    'misshapen': lambda: [
+      f'{name} {arrays[name].shape} for {wanted[name]}' for name in sorted(set(wanted) & set(arrays))
+      if arrays[name].shape != wanted[name]
+    ],
+  }  # fmt: skip
+  told = [f'{what}: {", ".join(found)}' for what, make in lists.items() if (found := make())]
+  if told:
+    raise MixerError(f'{source} does not fit the model of this config; {"; ".join(told)}')
+
+
+def _is_head(name: str) -> bool:
+  return name.split('.')[0] in ('head', 'head_hidden')
+
+
+def _channels(weights: Weights) -> int:
+  height, width = weights.patch
+  return len(weights.arrays['stem.kernel']) // (height * width)
+
+
+def _by(sides: tuple) -> str:
+  return 'x'.join(map(str, sides))
+
+
+def _list(values) -> str:
+  return '(' + ', '.join(f'{v:g}' for v in values) + ')'

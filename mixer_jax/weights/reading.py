@@ -1,0 +1,260 @@
+"""Weights from a file or a model folder, in our names and shapes, with what is known of them; and from where they came.
+
+Every array is float32 and finite; what was converted to that is told.
+"""
+
+import dataclasses
+import functools
+import inspect
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from mixer_jax.errors import MixerError
+from mixer_jax.models.layers import GELUS
+from mixer_jax.models.mixer import MlpMixer
+from mixer_jax.weights import archives, layouts, network, remote
+
+FORMAT = 'mixer_jax model folder 1'  # `format` in the config.json of a model folder
+MIXER = {'norm_over': 'channels', 'first': 'tokens', 'pool': 'mean', 'head': []}  # what the published layouts stand for
+NOTED = ('image', 'mean', 'std', 'labels')  # beside `gelu` in the notes of a .safetensors file
+PUBLISHED = {'mean': [0.5, 0.5, 0.5], 'std': [0.5, 0.5, 0.5]}  # pixels to [-1, 1], the original's and timm's
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Weights:
+  """A network without the code that made it.
+
+  Attributes:
+    arrays: float32 by dotted names, see network; those of the head may be missing.
+    model: `name` and the settings of config.model, as far as they are known.
+    data: `image`, `classes`, `mean`, `std` of config.data as far as they are known; the whole of it from a run.
+    labels: the names of the classes; None where they are not known.
+    schema: of a table's columns; None for images.
+    source: the address or path.
+    kind: `original`, `older original`, `timm`, `model folder` or `run`.
+    sha256: of the file that holds the arrays; '' for a run.
+    notes: what the user should hear.
+  """
+
+  arrays: dict[str, np.ndarray]
+  model: dict[str, Any]
+  data: dict[str, Any]
+  labels: list[str] | None = None
+  schema: dict | None = None
+  source: str
+  kind: str
+  sha256: str = ''
+  notes: tuple[str, ...] = ()
+
+  @property
+  def is_mixer(self) -> bool:
+    return self.model['name'] == 'mixer'
+
+  @property
+  def patch(self) -> tuple[int, int]:
+    """(height, width) of a Mixer's patch."""
+    patch = self.model['patch']
+    return (patch, patch) if isinstance(patch, int) else tuple(patch)
+
+  @property
+  def image(self) -> tuple[int, int, int]:
+    """(height, width, channels).
+
+    Raises:
+      MixerError: the file does not say it, and its tokens make no square.
+    """
+    if not self.data.get('image'):
+      tokens = len(self.arrays['blocks.0.token_mixing.fc2.bias'])
+      raise MixerError(
+        f'{self.source} does not say how its {tokens} tokens lie, and they make no square; give a model folder, or'
+        " timm's layout as this project writes it"
+      )
+    return tuple(self.data['image'])
+
+
+def read(address: str) -> Weights:
+  """Weights of a file (.npz, .safetensors, .pth, .pt, .bin), a model folder, or one of these at an address.
+
+  Raises:
+    MixerError: nothing there, not a Mixer in a layout that is known, arrays that are missing, too many, misshapen, no
+      floats or not finite: all of them are named.
+  """
+  path = remote.fetch(address)
+  try:
+    is_folder = path.is_dir()
+  except OSError as error:
+    raise MixerError(f'{address} cannot be read ({error.strerror})') from error
+  return _read_folder(path, address) if is_folder else _read_file(path, address)
+
+
+def with_gelu(weights: Weights, kind: str) -> Weights:
+  """The weights of a Mixer, said to have been trained with another GELU than their file says or stands for."""
+  notes = tuple(note for note in weights.notes if not note.startswith('gelu: '))
+  return dataclasses.replace(weights, model=weights.model | {'gelu': kind}, notes=notes)
+
+
+def is_model_folder(path: Path) -> bool:
+  """Whether a folder is one that writing.to_folder made."""
+  config = path / 'config.json'
+  try:
+    found = json.loads(config.read_text()) if config.is_file() else None
+  except (OSError, ValueError) as error:
+    raise MixerError(f'{config} cannot be read ({error}); get the folder again') from error
+  return isinstance(found, dict) and str(found.get('format', '')).startswith('mixer_jax model folder')
+
+
+def _read_file(path: Path, address: str) -> Weights:
+  archive = archives.read(path)
+  found = layouts.find(archive.arrays)
+  if found is None:
+    shown = ', '.join(sorted(archive.arrays)[:4])
+    raise MixerError(
+      f"{address} holds no Mixer by the original's or timm's names; it has {len(archive.arrays)} arrays: {shown}, ..."
+      + (' (a model folder is given as a folder)' if 'stem.kernel' in archive.arrays else '')
+    )
+  layout, prefix, blocks = found
+  theirs = {ours: prefix + name for ours, name in layouts.names(layout, blocks).items()}
+  given = {name: array for name, array in archive.arrays.items() if name.startswith(prefix)}
+  headless = not any(theirs[name] in given for name in layouts.HEAD)
+  needed = {ours: name for ours, name in theirs.items() if not (headless and ours in layouts.HEAD)}
+  _compare_names(address, set(needed.values()), set(archive.arrays))
+  model, data = _describe(address, layout, {ours: given[name].shape for ours, name in needed.items()}, blocks)
+  about = _about(address, archive.notes)
+  model['gelu'], notes = _gelu(layout, about)
+  data |= {key: about[key] for key in ('image', 'mean', 'std') if key in about}
+  converted, arrays = {}, {}
+  for ours, name in needed.items():
+    value = _to_float32(address, name, given[name], converted)
+    arrays[ours] = layouts.to_ours(layout, ours, value)
+  return Weights(
+    arrays=arrays, model=model, data=data, labels=about.get('labels'), source=address, kind=layout,
+    sha256=archives.checksum(path), notes=(*notes, *_told(converted)),
+  )  # fmt: skip
+
+
+def _about(address: str, notes: dict[str, str]) -> dict[str, Any]:
+  """What writing.to_timm notes in a .safetensors file; {} of files by others."""
+  if 'mixer_jax' not in notes:
+    return {}
+  try:
+    about = {key: value for key, value in json.loads(notes['mixer_jax']).items() if value is not None}
+    good = about['gelu'] in GELUS and all(isinstance(about.get(key, []), list) for key in NOTED)
+  except (ValueError, TypeError, KeyError, AttributeError):
+    good = False
+  if not good:
+    raise MixerError(f'{address} says of itself {notes["mixer_jax"][:200]!r}, which is not to be understood')
+  return about
+
+
+def _gelu(layout: str, about: dict[str, Any]) -> tuple[str, list[str]]:
+  """The GELU that a file was trained with, and what is assumed about it."""
+  if 'gelu' in about:
+    return about['gelu'], []
+  kind = 'exact' if layout == 'timm' else 'tanh'
+  return kind, [f'gelu: {kind}, as {layout} weights have it; the file does not say']
+
+
+def _describe(address: str, layout: str, shapes: dict[str, tuple], blocks: int) -> tuple[dict, dict]:
+  """What shapes say of a Mixer, with every one of them checked."""
+  stem, of_torch = shapes['stem.kernel'], layout == 'timm'
+  if len(stem) != 4:
+    raise MixerError(f'{address}: the stem has the shape {stem}, but a stem of patches has four axes; get another file')
+  side = lambda name, axis: dict(enumerate(_squeezed(layout, shapes[name]))).get(1 - axis if of_torch else axis, 0)
+  patch, hidden = layouts.LAYOUTS[layout].patch(stem), stem[0] if of_torch else stem[3]
+  tokens, token_mlp = (side('blocks.0.token_mixing.fc1.kernel', axis) for axis in (0, 1))
+  channel_mlp = side('blocks.0.channel_mixing.fc1.kernel', 1)
+  classes = side('head.kernel', 1) if 'head.kernel' in shapes else 1
+  sizes = {'hidden': hidden, 'blocks': blocks, 'token_mlp': token_mlp, 'channel_mlp': channel_mlp}
+  if min(*patch, tokens, classes, *sizes.values()) < 1:
+    raise MixerError(f'{address}: its arrays have no sizes of a Mixer ({sizes}, {tokens} tokens); get another file')
+  image = (patch[0], patch[1] * tokens, patch[2])  # any grid will do: no shape depends on it
+  one = nnx.eval_shape(
+    lambda: MlpMixer(image=image, classes=classes, patch=patch[:2], **(sizes | {'blocks': 1}), rngs=nnx.Rngs(0))
+  )
+  wanted = network.shapes(nnx.state(one, nnx.Param))
+  wrong = []
+  for name, shape in shapes.items():
+    expected = wanted[name if not name.startswith('blocks.') else f'blocks.0.{name.split(".", 2)[2]}']
+    if (found := _shape_here(layout, name, shape)) != expected:
+      wrong.append(f'{name} {found}, but should be {expected}')
+  if wrong:
+    raise MixerError(f'{address}: misshapen arrays, by the first block: {"; ".join(wrong)}; get another file')
+  root = math.isqrt(tokens)
+  square = {'image': [patch[0] * root, patch[1] * root, patch[2]]} if root * root == tokens else {}
+  model = {'name': 'mixer', 'patch': patch[0] if patch[0] == patch[1] else list(patch[:2]), **sizes, **MIXER}
+  published = PUBLISHED if patch[2] == 3 else {}
+  return model, {'classes': classes if 'head.kernel' in shapes else None, **square, **published}
+
+
+def _squeezed(layout: str, shape: tuple) -> tuple:
+  return tuple(n for n in shape if n != 1) if layout == 'older original' else shape
+
+
+def _shape_here(layout: str, name: str, shape: tuple) -> tuple:
+  """The shape that an array of theirs has as ours."""
+  if name == 'stem.kernel':
+    patch = layouts.LAYOUTS[layout].patch(shape)
+    return (math.prod(patch), shape[0] if layout == 'timm' else shape[3])
+  return shape[::-1] if layout == 'timm' else _squeezed(layout, shape)
+
+
+def _read_folder(path: Path, address: str) -> Weights:
+  config = path / 'config.json'
+  if not config.is_file():
+    raise MixerError(f'{address} is neither a model folder nor a run: it has no config.json')
+  if not is_model_folder(path):
+    raise MixerError(f'{address} is no model folder: its config.json has no format {FORMAT!r}')
+  about = json.loads(config.read_text())
+  if about['format'] != FORMAT:
+    raise MixerError(f'{address} has the format {about["format"]!r}, but this version reads {FORMAT!r}; update')
+  kinds = {'model': dict, 'data': dict, 'labels': (list, type(None)), 'schema': (dict, type(None))}
+  for key, kind in kinds.items():
+    if not isinstance(about.get(key), kind):
+      raise MixerError(f'{config}: {key} is {about.get(key)!r}, which is none; get the folder again')
+  if not isinstance(about['model'].get('name'), str):
+    raise MixerError(f'{config}: model.name is missing; get the folder again')
+  file = path / 'model.safetensors'
+  archive, converted = archives.read(file), {}
+  arrays = {name: _to_float32(address, name, array, converted) for name, array in archive.arrays.items()}
+  return Weights(
+    arrays=arrays, model=about['model'], data=about['data'], labels=about['labels'], schema=about['schema'],
+    source=address, kind='model folder', sha256=archives.checksum(file), notes=_told(converted),
+  )  # fmt: skip
+
+
+def _compare_names(address: str, needed: set[str], given: set[str]) -> None:
+  told = [
+    f'{what} {", ".join(sorted(names))}'
+    for what, names in (('missing', needed - given), ('extra', given - needed)) if names
+  ]  # fmt: skip
+  if told:
+    raise MixerError(f'{address} holds not just a Mixer: {"; ".join(told)}; get another file')
+
+
+def _to_float32(address: str, name: str, array: archives.Array, converted: dict[str, int]) -> np.ndarray:
+  """A finite float32 array; `converted` counts those of another kind."""
+  if array.dtype not in archives.FLOATS:
+    raise MixerError(f'{address}: {name} is of {array.dtype}, but weights are float32, float16, bfloat16 or float64')
+  value = array.read()
+  if array.dtype != 'float32':
+    converted[array.dtype] = converted.get(array.dtype, 0) + 1
+    value = value.astype(np.float32)
+  if not np.isfinite(value).all():
+    count = int((~np.isfinite(value)).sum())
+    raise MixerError(f'{address}: {name} has {count:,} entries that are not finite; get another file')
+  return value
+
+
+def _told(converted: dict[str, int]) -> tuple[str, ...]:
+  return tuple(f'{count} arrays: {dtype} -> float32' for dtype, count in sorted(converted.items()))
+
+
+@functools.cache
+def mixer_defaults() -> dict[str, Any]:
+  """What a Mixer's settings are where a config does not name them."""
+  return {k: p.default for k, p in inspect.signature(MlpMixer.__init__).parameters.items() if p.default is not p.empty}

@@ -1,0 +1,133 @@
+"""Weights to a file or a folder: the original's .npz, timm's .safetensors, a model folder of our own.
+
+A file is written beside its place and moved there whole.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+
+from mixer_jax.errors import MixerError
+from mixer_jax.weights import layouts
+from mixer_jax.weights.reading import FORMAT, MIXER, Weights, is_model_folder
+
+WRITES = "the original's layout to FILE.npz, timm's to FILE.safetensors, a model folder to a name without an end"
+
+
+def check_target(target: Path) -> None:
+  """Refuses, before any work, a place that cannot be written or holds something else.
+
+  Raises:
+    MixerError: an end that stands for no layout, no folder to write in, a folder that is not a model folder.
+  """
+  if target.suffix not in ('.npz', '.safetensors', ''):
+    raise MixerError(f'--to={target}: {WRITES}; not {target.suffix}')
+  if not target.absolute().parent.is_dir():
+    raise MixerError(f'--to={target}: there is no folder {target.absolute().parent}; make it first')
+  if target.suffix and target.is_dir():
+    raise MixerError(f'--to={target} is a folder; choose another name')
+  if not target.suffix and target.exists():
+    if not target.is_dir():
+      raise MixerError(f'--to={target} is a file; choose another name: {WRITES}')
+    if any(target.iterdir()) and not is_model_folder(target):
+      raise MixerError(f'--to={target} is a folder with other things in it; choose another name')
+
+
+def write(weights: Weights, target: Path, check: Callable[[Path], None] | None = None) -> tuple[str, ...]:
+  """Writes weights in the layout that the end of the name stands for; returns what the user should hear.
+
+  Args:
+    check: is given the file before it stands in its place, and raises what it does not like.
+
+  Raises:
+    MixerError: as check_target; a network that the layout has no place for; no space, no permission.
+  """
+  check_target(target)
+  writer = {'.npz': to_npz, '.safetensors': to_timm, '': to_folder}[target.suffix]
+  part = target.with_name(f'.part-{target.name}')  # with the end of the name: `check` reads it
+  try:
+    with _removed(part):
+      told = writer(weights, part)
+      if check:
+        check(part)
+      if not target.suffix and target.is_dir():
+        for file in part.iterdir():
+          os.replace(file, target / file.name)
+      else:
+        os.replace(part, target)
+  except OSError as error:
+    raise MixerError(f'cannot write --to={target} ({error.strerror}); choose another place') from error
+  return told
+
+
+@contextlib.contextmanager
+def _removed(part: Path) -> Iterator[None]:
+  """Takes away what was begun, whatever happens."""
+  try:
+    yield
+  finally:
+    if part.is_dir():
+      shutil.rmtree(part)
+    elif part.exists():
+      part.unlink()
+
+
+def to_npz(weights: Weights, path: Path) -> tuple[str, ...]:
+  """The original's layout; the file has no place for anything but arrays."""
+  arrays = _as_layout('original', weights)
+  with path.open('wb') as file:
+    np.savez(file, **arrays)
+  lost = [what for what, kept in (('mean and std', weights.data), ('labels', weights.labels)) if kept]
+  told = [f'an .npz holds arrays alone: {", ".join(lost)} are not in it'] if lost else []
+  return (*told, *_other_gelu('tanh', "the original's code computes", weights))
+
+
+def to_timm(weights: Weights, path: Path) -> tuple[str, ...]:
+  """timm's layout, with GELU, image, mean, std and labels noted in the file; timm itself does not read these notes."""
+  arrays = _as_layout('timm', weights)
+  noted = {'gelu': weights.model['gelu'], 'labels': weights.labels}
+  noted |= {key: weights.data.get(key) for key in ('image', 'mean', 'std')}
+  path.write_bytes(safetensors.numpy.save(arrays, {'format': 'pt', 'mixer_jax': json.dumps(noted)}))
+  return _other_gelu('exact', 'timm computes', weights)
+
+
+def to_folder(weights: Weights, folder: Path) -> tuple[str, ...]:
+  """`model.safetensors` by our names and `config.json`: model (the GELU in it), data (the preprocessing), labels."""
+  folder.mkdir()
+  about = {
+    'format': FORMAT, 'model': weights.model, 'data': weights.data, 'labels': weights.labels,
+    'schema': weights.schema, 'source': weights.source,
+  }  # fmt: skip
+  (folder / 'config.json').write_text(json.dumps(about, indent=2) + '\n')
+  (folder / 'model.safetensors').write_bytes(safetensors.numpy.save(dict(weights.arrays), {'format': 'np'}))
+  return ()
+
+
+def _as_layout(layout: str, weights: Weights) -> dict[str, np.ndarray]:
+  if not weights.is_mixer:
+    raise MixerError(f'{weights.source} is a {weights.model["name"]}, which only a model folder can hold: --to=FOLDER')
+  for key, value in MIXER.items():
+    found = weights.model.get(key, value)
+    if (list(found) if isinstance(found, (list, tuple)) else found) != value:
+      raise MixerError(
+        f'{weights.source} has model.{key} {found!r}, but the layout {layout} stands for {value!r}: write a model'
+        ' folder, --to=FOLDER'
+      )
+  pixels = len(weights.arrays['stem.kernel'])
+  patch = weights.patch
+  return layouts.from_ours(
+    layout, weights.arrays, weights.model['blocks'], (*patch, pixels // (patch[0] * patch[1]))
+  )  # fmt: skip
+
+
+def _other_gelu(computed: str, who: str, weights: Weights) -> tuple[str, ...]:
+  gelu = weights.model['gelu']
+  if gelu == computed:
+    return ()
+  return (f'these weights were trained with the {gelu} GELU, but {who} the {computed} one: up to 4.7e-4 an activation',)
