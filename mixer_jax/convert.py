@@ -24,9 +24,7 @@ def main(arguments: list[str]) -> None:
   options.add_argument('--from', dest='source', required=True, help='a run, a file, a model folder or an address')
   options.add_argument('--to', required=True, help='NAME.npz, NAME.safetensors, or the name of a model folder')
   options.add_argument('--checkpoint', default='last', help='of a run: last, best or a step')
-  options.add_argument(
-    '--gelu', choices=('tanh', 'exact'), help='what the weights were trained with, if they do not say'
-  )
+  options.add_argument('--gelu', choices=('tanh', 'exact'), help='of the training, where the weights do not say')
   options.add_argument('--check', action='store_true', help='compare the networks before and after')
   known = options.parse_args(arguments)
   from mixer_jax.training import warm_start

@@ -38,8 +38,9 @@ def of_run(workdir: Path, checkpoint: str = 'last') -> reading.Weights:
   """A run as weights: the averaged ones where it kept an average."""
   run = restore.restore(workdir, step=checkpoint)
   settings, schema = run.experiment.settings, getattr(run.experiment.data, 'schema', None)
+  data = {key: settings.data[key] for key in ('image', 'classes', 'mean', 'std') if key in settings.data}
   return reading.Weights(
-    arrays=network.arrays(run.params), model=dict(settings.model), data=dict(settings.data), labels=list(run.classes),
+    arrays=network.arrays(run.params), model=dict(settings.model), data=data, labels=list(run.classes),
     schema=None if schema is None else schema.to_json(), source=str(workdir), kind='run',
     notes=(f'step {run.step} of the run' + (', averaged parameters' if run.averaged else ''),),
   )  # fmt: skip

@@ -49,7 +49,7 @@ def compare(before: reading.Weights, path: Path, tolerance: float, tell: Callabl
   if not before.is_mixer:
     same = before.arrays.keys() == after.arrays.keys()
     if not same or any(not np.array_equal(before.arrays[k], after.arrays[k]) for k in before.arrays):
-      raise MixerError(f'--check: what was written is not what {before.source} holds; nothing was kept')
+      raise MixerError(f'--check: what was written is not what {before.source} holds, so it was taken away')
     tell('check: all arrays are equal in every bit')
     return
   image = np.random.default_rng(0).standard_normal((IMAGES, *any_image(before)), np.float32)
@@ -58,9 +58,7 @@ def compare(before: reading.Weights, path: Path, tolerance: float, tell: Callabl
     difference, size = float(np.abs(found - given[name]).max()), float(np.abs(given[name]).max())
     tell(f'check: {name} of {IMAGES} random images differ by at most {difference:.3g}, the largest being {size:.3g}')
     if not difference <= tolerance * max(size, 1e-30):
-      raise MixerError(
-        f'--check: {name} of what was written differ by {difference:.3g} of {size:.3g}; nothing was kept'
-      )
+      raise MixerError(f'--check: {name} differ by {difference:.3g} of {size:.3g}, so nothing was written')
   if after.model['gelu'] != before.model['gelu']:
     other = outputs(after, image, after.model['gelu'])
     difference = max(float(np.abs(other[name] - given[name]).max()) for name in given)

@@ -32,7 +32,7 @@ class Weights:
   Attributes:
     arrays: float32 by dotted names, see network; those of the head may be missing.
     model: `name` and the settings of config.model, as far as they are known.
-    data: `image`, `classes`, `mean`, `std` of config.data as far as they are known; the whole of it from a run.
+    data: `image`, `classes`, `mean` and `std` of config.data, as far as they are known.
     labels: the names of the classes; None where they are not known.
     schema: of a table's columns; None for images.
     source: the address or path.

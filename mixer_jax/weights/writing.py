@@ -83,7 +83,7 @@ def to_npz(weights: Weights, path: Path) -> tuple[str, ...]:
   arrays = _as_layout('original', weights)
   with path.open('wb') as file:
     np.savez(file, **arrays)
-  lost = [what for what, kept in (('mean and std', weights.data), ('labels', weights.labels)) if kept]
+  lost = [what for what, kept in (('mean and std', weights.data.get('mean')), ('labels', weights.labels)) if kept]
   told = [f'an .npz holds arrays alone: {", ".join(lost)} are not in it'] if lost else []
   return (*told, *_other_gelu('tanh', "the original's code computes", weights))
 
