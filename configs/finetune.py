@@ -35,13 +35,13 @@ DATA = {
 
 
 def get_config(arg=None):
-  weights, dataset, *recipe = (arg or '').split(',')
-  recipe = recipe or ['sgd']
-  if not weights or len(recipe) != 1 or recipe[0] not in RECIPES:
+  parts = (arg or '').split(',')
+  if len(parts) not in (2, 3) or not all(parts) or parts[2:] not in ([], *([recipe] for recipe in RECIPES)):
     raise ValueError(
       f'finetune.py takes WEIGHTS,DATASET or WEIGHTS,DATASET,RECIPE, RECIPE being {", ".join(RECIPES)}, not {arg!r}'
     )
-  recipe, folder = recipe[0], Path(dataset).expanduser()
+  weights, dataset, recipe = (*parts, 'sgd')[:3]
+  folder = Path(dataset).expanduser()
   if dataset in DATA:
     data = {'name': dataset, **DATA[dataset]}
   elif (folder / 'train').is_dir():

@@ -93,7 +93,8 @@ def to_timm(weights: Weights, path: Path) -> tuple[str, ...]:
   arrays = _as_layout('timm', weights)
   noted = {'gelu': weights.model['gelu'], 'labels': weights.labels}
   noted |= {key: weights.data.get(key) for key in ('image', 'mean', 'std')}
-  path.write_bytes(safetensors.numpy.save(arrays, {'format': 'pt', 'mixer_jax': json.dumps(noted)}))
+  # One note: of several, safetensors would change the order from file to file.
+  path.write_bytes(safetensors.numpy.save(arrays, {'mixer_jax': json.dumps(noted)}))
   return _other_gelu('exact', 'timm computes', weights)
 
 
