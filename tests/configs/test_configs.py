@@ -7,6 +7,7 @@ import inspect
 import json
 import math
 import pkgutil
+import re
 import shutil
 import textwrap
 from pathlib import Path
@@ -24,7 +25,7 @@ from mixer_jax.data import augment, batches, sources
 from mixer_jax.errors import MixerError
 from mixer_jax.models import MODELS
 from mixer_jax.models import layers as model_layers
-from mixer_jax.models.mixer import SIZES
+from mixer_jax.models.mixer import SIZES, MlpMixer
 from mixer_jax.optim import groups
 from mixer_jax.optim.optimizers import OPTIMIZERS
 from mixer_jax.optim.sam import SAMS
@@ -34,9 +35,10 @@ from mixer_jax.training import loop, watch
 from mixer_jax.training import mesh as meshes
 from mixer_jax.training.step import make_train_loop
 from mixer_jax.training.tasks import TASKS
+from mixer_jax.weights import network, reading, writing
 
 FOLDER = Path(mixer_jax.__file__).parents[1] / 'configs'
-# PATH stands for a folder of images, FILE for a table, which the tests make.
+# PATH stands for a folder of images, FILE for a table, WEIGHTS for a small Mixer's, which the tests make.
 CONFIGS = {
   'digits': [''],
   'mnist': ['', ':best'],
@@ -53,6 +55,9 @@ CONFIGS = {
   'sharp_minima': [
     '', ':digits-fisher_sam-half', ':rows-noise', ':mnist-asam-tune', ':mnist-dynamic_sam', ':cifar-gsam-tune',
     ':cifar-look_sam', ':cifar-sam',
+  ],
+  'finetune': [
+    ':WEIGHTS,digits', ':WEIGHTS,PATH,adamw', ':WEIGHTS,mnist,probe', ':WEIGHTS,cifar10,scratch',
   ],
   'image_autoencoder': [
     ':PATH', ':PATH,p32-cnn-k3', ':PATH,w36-cnn2df-k7', ':PATH,deep-cnn2df-k7', ':PATH,script-scl3',
@@ -91,10 +96,27 @@ def rows(tmp_path_factory):
   return str(folder)
 
 
+@pytest.fixture(scope='session')
+def weights(tmp_path_factory):
+  """A model folder of a Mixer for images of 8x8."""
+  model = {'name': 'mixer', 'patch': 2, 'hidden': 6, 'blocks': 2, 'token_mlp': 5, 'channel_mlp': 7, 'gelu': 'exact'}
+  settings = {name: value for name, value in model.items() if name != 'name'}
+  params = nnx.state(MlpMixer(image=(8, 8, 1), classes=3, **settings, rngs=nnx.Rngs(0)), nnx.Param)
+  folder = tmp_path_factory.mktemp('weights') / 'model'
+  writing.write(
+    reading.Weights(
+      arrays=network.arrays(params), model=model, data={'image': [8, 8, 1], 'classes': 3}, source='', kind='run'
+    ),
+    folder,
+  )
+  return folder
+
+
 @pytest.fixture
-def load(images, rows):
+def load(images, rows, weights):
   table = f'{rows}/unsw_nb15/UNSWNB15_training_coursework.csv'
-  fill = lambda argument: argument.replace('PATH', str(images)).replace('FILE', table)
+  places = {'PATH': images, 'FILE': table, 'WEIGHTS': weights}
+  fill = lambda argument: re.sub('PATH|FILE|WEIGHTS', lambda name: str(places[name[0]]), argument)
   return lambda file, argument='', *overrides: configs.load(
     [f'--config={FOLDER / file}.py{fill(argument)}', *overrides]
   )
@@ -263,7 +285,7 @@ def test_an_unused_parameter_would_be_noticed():
   assert unread(ast.parse(textwrap.dedent(text)).body[0]) == {'b'}
 
 
-@pytest.mark.parametrize('section', [None, *SECTIONS])
+@pytest.mark.parametrize('section', [None, *SECTIONS, 'init_from'])
 def test_an_unknown_key_is_refused_by_name(section, load):
   config = load('digits')
   (config if section is None else config[section])['colour'] = 3
@@ -463,14 +485,16 @@ def test_a_key_changes_the_result(measure, key, load, digits, base):
 def test_every_key_of_digits_is_among_the_changes(load):
   """But for the names of the only entry of a table, what the data fix, and what says when and how, not what.
 
-  `rescale` has its test below, `scan` and `remat` theirs in tests/models/test_mixer.py.
+  `rescale` has its test below, `scan` and `remat` theirs in tests/models/test_mixer.py, `init_from` those of
+  tests/weights/test_fitting.py and tests/test_doors_convert.py.
   """
   keys = {key for changes in CHANGES.values() for key in changes}
   left = {key for key in flat(load('digits')) if key not in keys}
   assert left == {
     'accumulate', 'eval_batch_size', 'log_every', 'eval_every', 'checkpoint_every', 'mesh.data', 'mesh.fsdp',
     'model.name', 'task.name', 'optimizer.name', 'data.name', 'data.val', 'data.test', 'data.image', 'data.classes',
-    'data.resident_mib', 'data.workers', 'model.rescale', 'model.scan', 'model.remat',
+    'data.resident_mib', 'data.workers', 'model.rescale', 'model.scan', 'model.remat', 'init_from.weights',
+    'init_from.checkpoint', 'init_from.head', 'init_from.tokens', 'init_from.stem',
   }  # fmt: skip
 
 
