@@ -24,7 +24,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from mixer_jax.errors import MixerError, unknown
+from mixer_jax.errors import MixerError
 
 MOST_BYTES = 2**33  # of all arrays of a file: 5 times the largest Mixer
 MOST_PICKLE = 2**26  # of what names the tensors of a .pth
@@ -64,7 +64,7 @@ def read(path: Path) -> Archive:
     MixerError: no such file, a name of another end, a file that is damaged, cut off or needs code to be read.
   """
   if path.suffix not in READERS:
-    raise unknown('kind of weights, by the end of the name,', path.suffix or path.name, READERS)
+    raise MixerError(f'{path} is no kind of weights by the end of its name; known are {", ".join(READERS)}')
   with _reported(path):
     with path.open('rb') as file:  # first, for the readers below say nothing of permissions
       if not file.read(1):
