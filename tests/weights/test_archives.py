@@ -98,8 +98,9 @@ def test_npz_that_would_unpack_to_more_than_any_mixer(tmp_path, monkeypatch):
 
 
 def test_npz_with_a_name_twice_or_encrypted(tmp_path):
-  with pytest.warns(UserWarning, match='Duplicate'), zipfile.ZipFile(tmp_path / 'w.npz', 'w') as archive:
-    for _ in range(2):
+  with zipfile.ZipFile(tmp_path / 'w.npz', 'w') as archive:
+    archive.writestr('a.npy', member((1,), b'\0' * 4))
+    with pytest.warns(UserWarning, match='Duplicate'):
       archive.writestr('a.npy', member((1,), b'\0' * 4))
   refused(tmp_path / 'w.npz', 'a name twice')
   data = bytearray(files.npz_bytes(a=np.ones(3)))
@@ -140,7 +141,7 @@ def test_bytes_that_were_changed_give_an_error_or_arrays(end, tmp_path):
   path = tmp_path / f'w{end}'
   write(path, files.theirs(layout, files.mixer_arrays()))
   data, random = path.read_bytes(), np.random.default_rng(0)
-  refusals = 0
+  refusals = []
   for _ in range(300):
     changed = bytearray(data)
     for at in random.integers(0, len(data), random.integers(1, 4)):
@@ -151,9 +152,8 @@ def test_bytes_that_were_changed_give_an_error_or_arrays(end, tmp_path):
       for array in archive.arrays.values():
         assert array.read().shape == array.shape
     except MixerError as error:
-      refusals += 1
-      assert '\n' not in str(error)
-  assert refusals > 20
+      refusals.append(str(error))
+  assert len(refusals) > 20 and not any('\n' in message for message in refusals)
 
 
 def test_places_and_names_that_are_none(tmp_path, monkeypatch):
