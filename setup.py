@@ -27,6 +27,7 @@ setup(
     'absl-py>=2.3,<3',
     'dm-pix>=0.4.4,<0.5',
     'einops>=0.8.1,<0.9',
+    'flatbuffers>=25.2,<26',  # jax.export writes with it and does not declare it
     'flax>=0.12.8,<0.13',
     'grain>=0.2.18,<0.3',
     'importlib_resources>=6.4,<8',  # tensorflow-datasets imports it and does not declare it
@@ -47,6 +48,7 @@ setup(
   extras_require={
     'cuda': ['jax[cuda13]>=0.10,<0.12'],
     'tpu': ['jax[tpu]>=0.10,<0.12'],
+    'remote': ['fsspec>=2025.3', 'gcsfs>=2025.3', 'huggingface_hub>=1.0,<3'],
     'tfds': ['tensorflow-cpu>=2.20,<3'],
     'parity': [
       'perceiver-pytorch>=0.8.8,<0.12',
@@ -55,6 +57,7 @@ setup(
       'transformer-in-transformer>=0.1.2,<0.2',
     ],
     'test': [
+      'fsspec>=2025.3',
       'pytest>=9,<10',
       'pytest-xdist>=3.8,<4',
       'ruff>=0.17.5,<0.18',

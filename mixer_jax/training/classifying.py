@@ -7,9 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from mixer_jax.training.experiment import Experiment
 from mixer_jax.training.restore import Run
 
 Arrays = dict[str, np.ndarray]
+
+
+def to_probabilities(experiment: Experiment, logits: jax.Array) -> jax.Array:
+  """[batch, classes], two of them for a binary task, whose logit is one."""
+  if experiment.task.output == (1,):
+    positive = jax.nn.sigmoid(logits)
+    return jnp.concatenate([1 - positive, positive], axis=1)
+  return jax.nn.sigmoid(logits) if experiment.settings.task.get('loss') == 'sigmoid' else jax.nn.softmax(logits)
 
 
 def make_classify(run: Run) -> Callable[[Arrays, int], np.ndarray]:
@@ -18,16 +27,12 @@ def make_classify(run: Run) -> Callable[[Arrays, int], np.ndarray]:
   The arrays are those of a raw batch, without labels.
   """
   experiment = run.experiment
-  sigmoid = experiment.settings.task.get('loss') == 'sigmoid'
 
   @jax.jit
   def probabilities(params, batch):
     prepared = experiment.prepare(batch)
     logits = nnx.merge(experiment.graphdef, params)(*(prepared[name] for name in experiment.data.inputs))
-    if experiment.task.output == (1,):
-      positive = jax.nn.sigmoid(logits)
-      return jnp.concatenate([1 - positive, positive], axis=1)
-    return jax.nn.sigmoid(logits) if sigmoid else jax.nn.softmax(logits)
+    return to_probabilities(experiment, logits)
 
   def classify(arrays, size):
     count = len(next(iter(arrays.values())))

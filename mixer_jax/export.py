@@ -1,0 +1,51 @@
+"""Writes a run as one StableHLO file that runs without this code: network, weights and preprocessing.
+
+  python -m mixer_jax.export --workdir=runs/digits --output=digits.stablehlo
+
+It takes batches of any size: raw pixels, uint8 [batch, height, width, channels], or a table's columns scaled by the
+run's schema.json, and gives logits and probabilities, or an auto-encoder's images. Beside it comes OUTPUT.json: inputs,
+outputs, labels, SHA-256. With jax alone: jax.export.deserialize(bytearray(open(OUTPUT, 'rb').read())).call(pixels).
+Not ONNX: no library that is kept up makes it of JAX or StableHLO.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+from mixer_jax import doors
+from mixer_jax.errors import MixerError
+
+
+def main(arguments: list[str]) -> None:
+  options = doors.parser('export', __doc__)
+  options.add_argument('--workdir', required=True, help='the run directory')
+  options.add_argument('--output', required=True, help='the file to write')
+  options.add_argument('--checkpoint', default='last', help='last, best or a step')
+  options.add_argument('--platforms', default='cpu,cuda,tpu', help='of cpu, cuda, rocm, tpu (default: cpu,cuda,tpu)')
+  known = options.parse_args(arguments)
+  output = Path(known.output)
+  if output.is_dir() or not output.absolute().parent.is_dir():
+    what = 'is a folder' if output.is_dir() else f'lies in {output.absolute().parent}, which is no folder'
+    raise MixerError(f'--output={output} {what}; choose the name of a file')
+  if output.suffix == '.json':
+    raise MixerError(f'--output={output}: the artefact is no JSON; choose a name such as {output.stem}.stablehlo')
+  from mixer_jax.training import exporting, restore
+  from mixer_jax.training.logging import write_json
+
+  platforms = tuple(name for name in known.platforms.split(',') if name)
+  run = restore.restore(known.workdir, step=known.checkpoint)
+  artefact, about = exporting.export_run(run, platforms)
+  part = output.with_name(f'{output.name}.part')
+  try:
+    part.write_bytes(artefact)
+    os.replace(part, output)
+  except OSError as error:
+    raise MixerError(f'cannot write --output={output} ({error.strerror}); choose another place') from error
+  finally:
+    part.unlink(missing_ok=True)
+  write_json(Path(f'{output}.json'), {**about, 'sha256': hashlib.sha256(artefact).hexdigest()})
+  print(f'step {run.step} of {known.workdir}, {len(artefact):,} bytes -> {output}, {output}.json')
+
+
+if __name__ == '__main__':
+  doors.run(main)
