@@ -44,7 +44,7 @@ def schedule(name, **settings):
     ("--config.layers={'freeze': ('blocks.1', 'steam')}", ["layers.freeze has 'steam'", 'stem']),
     ("--config.layers={'freeze': 'stem'}", ["layers.freeze is 'stem' (str)", 'tuple']),
     ("--config.layers={'decay': 1.5}", ['layers.decay is 1.5', '(0, 1]']),
-    ('--config.schedule.warmup=200%', ["schedule.warmup is '200%'", '100 steps', '50', 'shorten']),
+    ('--config.schedule.warmup=200%', ["schedule.warmup is '200%' of the run", "'100%'"]),
     ('--config.schedule.warmup=51 steps', ["schedule.warmup is '51 steps'", '51 steps', '50', 'shorten']),
     ('--config.schedule.peak=nan', ['schedule.peak is nan', 'finite']),
     (

@@ -27,7 +27,7 @@ def steps(duration: str, what: str, *, epoch: float, total: int | None = None) -
   """'500 steps', '10 epochs', '0.5 epochs' or '5%' (of the run) -> a whole number of steps, at least 1 unless '0'.
 
   Raises:
-    MixerError: not a duration, or a part of a run that has no length yet.
+    MixerError: not a duration, more than a whole run, or a part of a run that has no length yet.
   """
   if duration.strip() == '0':
     return 0
@@ -35,6 +35,8 @@ def steps(duration: str, what: str, *, epoch: float, total: int | None = None) -
   if not match or (match[2] == '%' and total is None):
     raise MixerError(f"{what} is {duration!r}, but must be like '500 steps', '10 epochs', '5%' of the run, or '0'")
   unit = {'s': 1.0, 'e': epoch, '%': (total or 0) / 100}[match[2][0]]
+  if match[2] == '%' and float(match[1]) > 100:
+    raise MixerError(f"{what} is {duration!r} of the run, but must be at most '100%'")
   count = round(float(match[1]) * unit)
   return max(count, 1) if float(match[1]) else 0
 

@@ -35,6 +35,12 @@ def test_durations_that_cannot_be_read(duration):
     schedules.steps(duration, 'warmup', epoch=23.4, total=1000)
 
 
+def test_more_than_a_whole_run():
+  assert schedules.steps('100%', 'total', epoch=23.4, total=1000) == 1000
+  with pytest.raises(MixerError, match="warmup is '100.1%' of the run, but must be at most '100%'"):
+    schedules.steps('100.1%', 'warmup', epoch=23.4, total=1000)
+
+
 def test_a_part_of_a_run_needs_its_length():
   with pytest.raises(MixerError):
     schedules.steps('5%', 'total', epoch=23.4)

@@ -36,7 +36,7 @@ METHODS = {
   'fisher_sam': {'sparsity': 0.5, 'refresh': 5}, 'dynamic_sam': {'sparsity': 0.5, 'refresh': 5, 'drop': 0.5},
   'look_sam': {'every': 2, 'alpha': 0.7},
 }  # fmt: skip
-WRITTEN_OUT = ('sam', 'asam', 'gsam', 'fisher_sam', 'look_sam')  # dynamic_sam's first mask is random
+WRITTEN_OUT = ('asam', 'gsam', 'fisher_sam')  # sam has its own; look_sam begins as it, dynamic_sam at random
 
 
 def method(name, **changes):
@@ -223,11 +223,11 @@ def test_one_block_of_a_stack_stays_and_the_others_have_rates_of_their_own():
   assert float(state.sums['grad_norm']) == pytest.approx(np.sqrt(squares), rel=1e-4)
 
 
-@pytest.mark.parametrize('sync', [True, False])
 @pytest.mark.parametrize('name', METHODS)
-def test_rho_0_is_no_sam_bit_for_bit(name, sync, without_sam):
+def test_rho_0_is_no_sam_bit_for_bit(name, without_sam):
+  """Without sync, too, where devices would else have shares and dropout masks of their own."""
   none = {'rho_min': 0.0} if name == 'gsam' else {}
-  _, _, state, _ = after(dropout=0.3, sam=method(name, rho=0.0, sync=sync, **none))
+  _, _, state, _ = after(dropout=0.3, sam=method(name, rho=0.0, sync=False, **none))
   jax.tree.map(np.testing.assert_array_equal, state.params, without_sam.params)
   for sum_name, value in without_sam.sums.items():
     np.testing.assert_array_equal(state.sums[sum_name], value, err_msg=sum_name)
@@ -257,7 +257,7 @@ def work(path):
     if mesh == '4x1':
       cut = after(mesh, sam=SAM | {'sync': False}, accumulate=2)[2]
       found['own accumulated'] = flat(cut.params).tolist()
-      for name in WRITTEN_OUT[1:]:
+      for name in WRITTEN_OUT:
         for sync in (True, False):
           state = after(mesh, sam=method(name, sync=sync))[2]
           found[f'{name} {sync}'] = flat(state.params).tolist()
@@ -300,7 +300,7 @@ def test_one_perturbation_or_one_for_every_device(which, mesh, on_four_devices, 
 
 
 @pytest.mark.parametrize('sync', [True, False])
-@pytest.mark.parametrize('name', WRITTEN_OUT[1:])
+@pytest.mark.parametrize('name', WRITTEN_OUT)
 def test_every_method_on_devices_is_what_it_is_on_paper(name, sync, on_four_devices):
   experiment, optimizer = build()
   params, key = start(experiment, optimizer).params, keys_of(experiment)[1]
