@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from mixer_jax import doors
+from mixer_jax.errors import MixerError
 
 SHARPNESS = """How sharp the minimum is in which a run stands. Prints one JSON object.
 
@@ -53,6 +54,8 @@ def study_sharpness(known: argparse.Namespace) -> None:
   workdir = Path(known.workdir)
   settings = {name: getattr(known, name) for name, *_ in OPTIONS if name not in OF_EXAMPLES}
   sharpness.check(**settings)
+  if jax.process_count() > 1:
+    raise MixerError(f'sharpness is studied by one process, but there are {jax.process_count()}; start one alone')
   run = restore.restore(workdir, step=known.checkpoint, raw=known.raw, exact=True)
   split, source = restore.open_split(run, workdir, known.split, known.data_dir)
   batches = objective.stack_examples(run.experiment, source, known.examples, known.batch_size)

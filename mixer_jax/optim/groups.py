@@ -1,6 +1,7 @@
 """Parameters by the layer they are in: what is frozen, and a learning rate of its own for every layer."""
 
-import re
+import fnmatch
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,26 +18,66 @@ def name(path: tuple) -> tuple[str | int, ...]:
 
 
 def frozen(params: Any, patterns: tuple[str, ...]) -> Any:
-  """True for what a pattern names: a regular expression that fits the beginning of `blocks.0.token_mixing.fc1.kernel`.
+  """What patterns name, for every parameter: True, False, or for a stack of blocks an array of them [blocks, 1, ...].
+
+  A pattern is a name such as `blocks.0.token_mixing.fc1.kernel`, or its first parts for all that is in them. Each part
+  between dots must fit a whole part of the name, as a shell's wildcard (fnmatch): `blocks.1` is not `blocks.10` nor
+  `head` `head_hidden`, while `blocks.[01]` and `blocks.*.token_*` are several. Stacked blocks have the names of listed
+  ones.
+
+  Args:
+    params: of the model, in memory or abstract.
 
   Raises:
-    MixerError: a pattern that cannot be read or names nothing, patterns that name everything.
+    MixerError: a pattern that names nothing, patterns that name everything.
   """
-  dotted = lambda path: '.'.join(map(str, name(path)))
-  names = [dotted(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+  named = [_names(name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
   for pattern in patterns:
-    try:
-      found = any(re.match(pattern, one) for one in names)
-    except re.error as error:
-      raise MixerError(f'layers.freeze has {pattern!r}, which is no regular expression ({error})') from error
-    if not found:
-      groups = sorted({one.partition('.')[0] for one in names})
-      raise MixerError(f'layers.freeze has {pattern!r}, which fits no parameter; they are in {", ".join(groups)}')
-  fits = lambda path, _: any(re.match(pattern, dotted(path)) for pattern in patterns)
-  chosen = jax.tree.map_with_path(fits, params)
-  if all(jax.tree.leaves(chosen)):
+    if not any(_fits(parts, pattern) for names in named for parts in names):
+      known = sorted({parts[0] for names in named for parts in names})
+      raise MixerError(
+        f'layers.freeze has {pattern!r}, which fits no parameter; they are in {", ".join(known)}, and a part of a name'
+        ' counts whole, with * for any'
+      )
+
+  def chosen(path, leaf):
+    fits = np.array([any(_fits(parts, pattern) for pattern in patterns) for parts in _names(name(path), leaf)])
+    return bool(fits[0]) if fits.all() or not fits.any() else fits.reshape(-1, *[1] * (leaf.ndim - 1))
+
+  found = jax.tree.map_with_path(chosen, params)
+  if all(still is True for still in jax.tree.leaves(found)):
     raise MixerError(f'layers.freeze is {list(patterns)}, which fits every parameter; leave some to train')
-  return chosen
+  return found
+
+
+def _names(path: tuple[str | int, ...], leaf: Any) -> list[tuple[str, ...]]:
+  """The names that a parameter has: one, or with stacked blocks one for each of them."""
+  after = path.index('blocks') + 1 if 'blocks' in path else 0
+  stacked = after and isinstance(path[after], str)
+  paths = [(*path[:after], i, *path[after:]) for i in range(leaf.shape[0])] if stacked else [path]
+  return [tuple(map(str, parts)) for parts in paths]
+
+
+def _fits(parts: tuple[str, ...], pattern: str) -> bool:
+  wanted = pattern.split('.')
+  return len(wanted) <= len(parts) and all(map(fnmatch.fnmatchcase, parts, wanted))
+
+
+def hold(params: Any, frozen: Any) -> Any:
+  """The parameters, without a gradient where they are frozen."""
+  return _where(frozen, jax.lax.stop_gradient, params)
+
+
+def stay(updates: Any, frozen: Any) -> Any:
+  """The updates, 0 where the parameters are frozen."""
+  return _where(frozen, jnp.zeros_like, updates)
+
+
+def _where(frozen: Any, function: Callable, tree: Any) -> Any:
+  def of_leaf(x, still):
+    return jnp.where(still, function(x), x) if isinstance(still, np.ndarray) else function(x) if still else x
+
+  return jax.tree.map(of_leaf, tree, frozen)
 
 
 def scale(params: Any, *, decay: float = 1.0, freeze: tuple[str, ...] = ()) -> optax.GradientTransformation:
@@ -59,14 +100,14 @@ def scale(params: Any, *, decay: float = 1.0, freeze: tuple[str, ...] = ()) -> o
 
   def factor(path, leaf, still):
     first, *rest = name(path)
-    if still or first not in ('stem', 'blocks'):
-      return jnp.float32(not still)
+    rate = 1.0
     if first == 'stem':
-      return jnp.float32(decay ** (count + 1))
-    if isinstance(rest[0], int):
-      return jnp.float32(decay ** (count - rest[0]))
-    of_blocks = decay ** np.arange(leaf.shape[0], 0, -1)
-    return jnp.asarray(of_blocks.reshape(-1, *[1] * (leaf.ndim - 1)), jnp.float32)
+      rate = decay ** (count + 1)
+    elif first == 'blocks' and isinstance(rest[0], int):
+      rate = decay ** (count - rest[0])
+    elif first == 'blocks':
+      rate = (decay ** np.arange(leaf.shape[0], 0, -1)).reshape(-1, *[1] * (leaf.ndim - 1))
+    return jnp.asarray(np.where(still, 0, rate), jnp.float32)
 
   factors = jax.tree.map_with_path(factor, params, frozen(params, freeze))
   return optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f.astype(u.dtype), updates, factors))

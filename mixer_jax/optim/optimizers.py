@@ -11,7 +11,7 @@ import optax
 import optax.contrib
 from flax import nnx
 
-from mixer_jax.errors import MixerError
+from mixer_jax.errors import MixerError, check_amount
 
 After = Sequence[optax.GradientTransformation]
 
@@ -116,11 +116,10 @@ def noise(*, eta: float, gamma: float, seed: int) -> optax.GradientTransformatio
     seed: of the noise.
 
   Raises:
-    MixerError: eta or gamma below 0.
+    MixerError: eta or gamma below 0 or not finite.
   """
-  for name, value in (('eta', eta), ('gamma', gamma)):
-    if value < 0:
-      raise MixerError(f'update_noise.{name} is {value}, but must be at least 0')
+  check_amount('update_noise.eta', eta)
+  check_amount('update_noise.gamma', gamma)
   inner = optax.add_noise(eta, gamma, key=seed)
   # Checkpoints hold numbers, not keys.
   pack = lambda state: state._replace(rng_key=jax.random.key_data(state.rng_key))
@@ -145,6 +144,5 @@ def _matrices(params: nnx.State) -> nnx.State:
 
 
 def _clipping(norm: float) -> list[optax.GradientTransformation]:
-  if norm < 0:
-    raise MixerError(f'optimizer.clip is {norm}, but must be a positive norm, or 0 for no clipping')
+  check_amount('optimizer.clip', norm, ', a norm; 0 is for no clipping')
   return [optax.clip_by_global_norm(norm)] if norm else []

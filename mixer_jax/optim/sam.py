@@ -15,7 +15,11 @@ on the number of devices; `grads` and what grad_fn takes and gives then have the
 and Zhuang et al. did it so, each accelerator with an e of its own; Kwon et al.'s code is for one device; Mi et al.'s
 averages both gradients over devices, which is `sync`; of Liu et al.'s we do not know.
 
-A `rho` of 0 is the wrapped optimizer itself: no second gradient is taken.
+Any optimizer can be wrapped, `schedule_free` too: w is then its y, where its gradients are taken. Every task here can
+give its gradient twice, being a function of parameters, batch and key; another loop whose task cannot, and which has no
+grad_fn to give, is refused.
+
+A `rho` of 0 is the wrapped optimizer itself, bit for bit: no second gradient is taken.
 """
 
 from collections.abc import Callable
@@ -26,7 +30,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from mixer_jax.errors import MixerError
+from mixer_jax.errors import MixerError, check_amount
 from mixer_jax.optim import groups
 from mixer_jax.optim.schedules import Length
 
@@ -79,7 +83,7 @@ def sam(
     has_loss: whether grad_fn gives (loss, gradient), as jax.value_and_grad does, or the gradient alone.
 
   Raises:
-    MixerError: rho below 0; in `update`, no grad_fn or no params.
+    MixerError: rho below 0 or not finite; in `update`, no grad_fn or no params.
   """
 
   def direction(step):
@@ -95,13 +99,13 @@ def asam(
   """ASAM (Kwon et al. 2021, arXiv 2102.11600): e = rho T^2 g / |T g| with T = |w| + eta, entry by entry.
 
   A kernel multiplied by c, and what follows it divided by c, have the same sharpness. As in the authors' code T is 1
-  for all that is no kernel (biases, norms). The paper's rho is 10 times SAM's and more.
+  for biases; deviation: also for the scales of norms and for embeddings, where theirs is |w| + eta for all that torch
+  calls a weight. The paper's rho is 10 times SAM's and more.
 
   Args:
     eta: keeps small weights moving.
   """
-  if eta < 0:
-    raise MixerError(f'sam.eta is {eta}, but must be at least 0')
+  check_amount('sam.eta', eta)
 
   def direction(step):
     size = lambda path, w: jnp.abs(w) + eta if groups.name(path)[-1] == 'kernel' else jnp.ones(())
@@ -128,10 +132,10 @@ def gsam(
     alpha: 0 for SAM with that radius.
     schedule, peak: of the learning rate.
   """
+  check_amount('sam.rho', rho)
   if not 0 <= rho_min <= rho:
     raise MixerError(f'sam.rho_min is {rho_min}, but must be between 0 and sam.rho, {rho}')
-  if alpha < 0:
-    raise MixerError(f'sam.alpha is {alpha}, but must be at least 0')
+  check_amount('sam.alpha', alpha)
 
   def direction(step):
     radius = rho_min + (rho - rho_min) * schedule(step.count) / peak
@@ -170,7 +174,8 @@ def dynamic_sam(
 
   Kept are random entries at first. At every refresh the part drop x (1 + cos(pi t / T)) / 2 of them, those where |g| is
   smallest, gives way to as many random others. As in the authors' code |e| is below rho, the norm being that of the
-  whole g; and no time is spared, since zeros are added like other numbers.
+  whole g; and no time is spared, since zeros are added like other numbers. Deviation: a new mask serves from the step
+  that makes it, theirs from the next.
 
   Args:
     sparsity: the part of all entries that is 0, in [0, 1).
@@ -250,8 +255,7 @@ def look_sam(
   """
   if every < 1:
     raise MixerError(f'sam.every is {every} steps, but must be at least 1')
-  if alpha < 0:
-    raise MixerError(f'sam.alpha is {alpha}, but must be at least 0')
+  check_amount('sam.alpha', alpha)
 
   def direction(step):
     def look():
@@ -287,8 +291,7 @@ def _wrap(
     direction: Step -> (what the optimizer has for a gradient, new memory, report).
     init: params -> memory.
   """
-  if rho < 0:
-    raise MixerError(f'sam.rho is {rho}, but must be at least 0: it is the size of the perturbation')
+  check_amount('sam.rho', rho, ': it is the size of the perturbation')
   base = optax.with_extra_args_support(base)
   each = (lambda function: function) if sync else jax.vmap
   mean = (lambda tree: tree) if sync else lambda tree: jax.tree.map(lambda x: x.mean(axis=0), tree)

@@ -27,7 +27,7 @@ def steps(duration: str, what: str, *, epoch: float, total: int | None = None) -
   """'500 steps', '10 epochs', '0.5 epochs' or '5%' (of the run) -> a whole number of steps, at least 1 unless '0'.
 
   Raises:
-    MixerError: not a duration, or a part of a run that has no length yet.
+    MixerError: not a duration, more than a whole run, or a part of a run that has no length yet.
   """
   if duration.strip() == '0':
     return 0
@@ -35,6 +35,8 @@ def steps(duration: str, what: str, *, epoch: float, total: int | None = None) -
   if not match or (match[2] == '%' and total is None):
     raise MixerError(f"{what} is {duration!r}, but must be like '500 steps', '10 epochs', '5%' of the run, or '0'")
   unit = {'s': 1.0, 'e': epoch, '%': (total or 0) / 100}[match[2][0]]
+  if match[2] == '%' and float(match[1]) > 100:
+    raise MixerError(f"{what} is {duration!r} of the run, but must be at most '100%'")
   count = round(float(match[1]) * unit)
   return max(count, 1) if float(match[1]) else 0
 
@@ -45,50 +47,51 @@ RAMPS = {
 }
 
 
-def constant(*, peak: float, warmup: str, length: Length) -> optax.Schedule:
-  """0 -> peak over the warm-up, then the peak."""
-  return _after_warmup(lambda _: optax.constant_schedule(peak), peak, warmup, length)
+def constant(*, peak: float, warmup: str, ramp: str = 'linear', length: Length) -> optax.Schedule:
+  """0 -> peak over the warm-up, then the peak.
+
+  Args:
+    ramp: how the warm-up rises, here and below: `linear` or `sine`, peak x sin(pi / 2 x step / warm-up).
+  """
+  return _after_warmup(lambda _: optax.constant_schedule(peak), peak, warmup, length, ramp)
 
 
-def linear(*, peak: float, warmup: str, floor: float, length: Length) -> optax.Schedule:
+def linear(*, peak: float, warmup: str, floor: float, ramp: str = 'linear', length: Length) -> optax.Schedule:
   """0 -> peak over the warm-up, then straight down to the floor at the last step."""
-  _check_floor(floor, peak)
-  return _after_warmup(lambda rest: optax.linear_schedule(peak, floor, rest), peak, warmup, length)
+  _check_rates(peak, floor)
+  return _after_warmup(lambda rest: optax.linear_schedule(peak, floor, rest), peak, warmup, length, ramp)
 
 
 def cosine(*, peak: float, warmup: str, floor: float, ramp: str = 'linear', length: Length) -> optax.Schedule:
-  """0 -> peak over the warm-up, then half a cosine to the floor (Loshchilov and Hutter 2017, arXiv 1608.03983).
-
-  Args:
-    ramp: how the warm-up rises, `linear` or `sine`: peak x sin(pi / 2 x step / warm-up).
-  """
-  _check_floor(floor, peak)
+  """0 -> peak over the warm-up, then half a cosine to the floor (Loshchilov and Hutter 2017, arXiv 1608.03983)."""
+  _check_rates(peak, floor)
   decay = lambda rest: optax.cosine_decay_schedule(peak, rest, alpha=floor / peak)
   return _after_warmup(decay, peak, warmup, length, ramp)
 
 
-def restarts(*, peak: float, warmup: str, floor: float, period: str, growth: float, length: Length) -> optax.Schedule:
+def restarts(
+  *, peak: float, warmup: str, floor: float, period: str, growth: float, ramp: str = 'linear', length: Length
+) -> optax.Schedule:
   """0 -> peak over the warm-up, then half a cosine to the floor again and again (arXiv 1608.03983's SGDR).
 
   Args:
     period: how long the first cosine takes; each next one `growth` times as long.
   """
-  _check_floor(floor, peak)
+  _check_rates(peak, floor)
   first = length.steps(period, 'schedule.period')
-  if first < 1 or growth < 1:
-    raise MixerError(
-      f'schedule.period is {period!r} and schedule.growth {growth}, but must be at least a step and at least 1'
-    )
-
-  if first > length.total:
-    raise MixerError(
-      f'schedule.period is {period!r}, {first} steps, but the whole run has {length.total}, so that nothing would start'
-      ' again; shorten it'
-    )
+  if first < 1:
+    raise MixerError(f'schedule.period is {period!r}, but must be at least a step')
+  if not 1 <= growth < math.inf:
+    raise MixerError(f'schedule.growth is {growth}, but must be at least 1 and finite')
 
   fall = optax.cosine_decay_schedule(peak, 1, alpha=floor / peak)  # of the part of a cosine that is over
 
   def cosines(rest: int) -> optax.Schedule:
+    if first > rest:
+      raise MixerError(
+        f'schedule.period is {period!r}, {first} steps, but the whole run has {length.total}, of which {rest} are after'
+        ' the warm-up, so that nothing would start again; shorten it'
+      )
     if growth == 1:
       return lambda step: fall(step % first / first)
     count = math.ceil(math.log1p(rest * (growth - 1) / first) / math.log(growth)) + 1
@@ -102,16 +105,16 @@ def restarts(*, peak: float, warmup: str, floor: float, period: str, growth: flo
 
     return schedule
 
-  return _after_warmup(cosines, peak, warmup, length)
+  return _after_warmup(cosines, peak, warmup, length, ramp)
 
 
 def sharp_cosine(*, peak: float, hold: str, decay: str, floor: float, length: Length) -> optax.Schedule:
   """The peak for `hold`, half a cosine to the floor over `decay`, then the floor."""
-  _check_floor(floor, peak)
-  if peak <= 0:
-    raise MixerError(f'schedule.peak is {peak}, but must be positive')
+  _check_rates(peak, floor)
   kept, falling = (length.steps(value, f'schedule.{what}') for what, value in (('hold', hold), ('decay', decay)))
-  if not 0 < falling <= length.total - kept:
+  if not falling:
+    raise MixerError(f'schedule.decay is {decay!r}, but must be at least a step')
+  if falling > length.total - kept:
     raise MixerError(
       f'schedule.hold is {hold!r} and schedule.decay {decay!r}, {kept} and {falling} steps, but the whole run has'
       f' {length.total}; shorten them'
@@ -127,11 +130,13 @@ def one_cycle(*, peak: float, start: float, rise: str, floor: float, length: Len
   Deviation: the paper's rise and fall are straight and equally long, with a short tail; these are fastai's, as optax
   has them. The momentum stays as it is.
   """
-  _check_floor(floor, peak)
+  _check_rates(peak, floor)
   if not 0 < start <= peak:
     raise MixerError(f'schedule.start is {start}, but must be above 0 and at most the peak {peak}')
   rising = length.steps(rise, 'schedule.rise')
-  if not 0 < rising < length.total:
+  if not rising:
+    raise MixerError(f'schedule.rise is {rise!r}, but must be at least a step')
+  if rising >= length.total:
     raise MixerError(f'schedule.rise is {rise!r}, {rising} steps, but the whole run has {length.total}; shorten it')
   steps = {rising: peak / start, length.total: floor / peak}
   return optax.piecewise_interpolate_schedule('cosine', start, steps)
@@ -143,18 +148,19 @@ SCHEDULES = {
 }  # fmt: skip
 
 
-def _check_floor(floor: float, peak: float) -> None:
+def _check_rates(peak: float, floor: float = 0.0) -> None:
+  if not 0 < peak < math.inf:
+    raise MixerError(f'schedule.peak is {peak}, but must be positive and finite')
   if not 0 <= floor <= peak:
     raise MixerError(f'schedule.floor is {floor}, but must be between 0 and the peak {peak}')
 
 
 def _after_warmup(
-  rest: Callable[[int], optax.Schedule], peak: float, warmup: str, length: Length, ramp: str = 'linear'
+  rest: Callable[[int], optax.Schedule], peak: float, warmup: str, length: Length, ramp: str
 ) -> optax.Schedule:
   if ramp not in RAMPS:
     raise unknown('schedule.ramp', ramp, RAMPS)
-  if peak <= 0:
-    raise MixerError(f'schedule.peak is {peak}, but must be positive')
+  _check_rates(peak)
   steps = length.steps(warmup, 'schedule.warmup')
   if steps >= length.total:
     raise MixerError(f'schedule.warmup is {warmup!r}, {steps} steps, but the whole run has {length.total}; shorten it')

@@ -100,6 +100,12 @@ class Experiment:
     sign = 1 if self.task.highest else -1
     return max((line for line in lines if self.best in line), key=lambda line: sign * line[self.best], default={})
 
+  @property
+  def sam(self) -> dict:
+    """Its settings. A rho of 0 is no perturbation of any device, so that `sync` shall change no bit, either."""
+    sam = self.settings.sam
+    return sam | {'sync': True} if sam.get('rho') == 0 and sam.get('sync') is False else sam
+
   def init_model(self) -> Any:
     """The model with its first parameters."""
     return make_model(self.settings, self.data, self.task)
@@ -116,7 +122,7 @@ class Experiment:
     optimizer = configs.named(OPTIMIZERS, s.optimizer, 'optimizer', schedule=schedule, after=after)
     if s.sam:
       given = {'schedule': schedule, 'peak': s.schedule['peak'], 'length': length, 'seed': s.seed}
-      optimizer = configs.named(SAMS, s.sam, 'sam', base=optimizer, has_loss=True, **given)
+      optimizer = configs.named(SAMS, self.sam, 'sam', base=optimizer, has_loss=True, **given)
     return optimizer, schedule
 
   def init_state(
@@ -151,7 +157,7 @@ class Experiment:
       seed=s.seed, ema=s.ema, accumulate=s.accumulate, watched=bool(s.watch),
       augment_until=until if until < length.total else None,
       frozen=groups.frozen(nnx.state(self.model, nnx.Param), tuple(patterns)) if patterns else None,
-      shares=0 if s.sam.get('sync', True) else self.mesh.size,
+      shares=0 if self.sam.get('sync', True) else self.mesh.size,
     )  # fmt: skip
 
   def eval_step(self) -> Callable:

@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 
 from mixer_jax.data import batches
+from mixer_jax.optim import groups
 from mixer_jax.optim.sam import SamState
 from mixer_jax.training import watch
 from mixer_jax.training.state import TrainState
@@ -35,14 +36,14 @@ def make_train_step(
     accumulate: the batch is cut into so many parts, whose gradients are averaged: the same update, less memory.
     watched: also sum the numbers of watch.py.
     augment_until: the step from which on nothing is augmented; None for never.
-    frozen: of every parameter, whether its gradient is not taken and counts as 0.
+    frozen: as groups.frozen gives it: what has no gradient, and so no part in norms and in SAM, and does not move.
     shares: the optimizer takes the gradient of each of so many equal parts of the batch, those of the devices, with an
       axis of them in front; 0 for the mean of all.
   """
 
   def loss_fn(params, part: Batch, key):
     if frozen is not None:
-      params = jax.tree.map(lambda w, still: jax.lax.stop_gradient(w) if still else w, params, frozen)
+      params = groups.hold(params, frozen)
     model = nnx.merge(graphdef, params)
     result = scores(model(*(part[name] for name in inputs), rngs=nnx.Rngs(dropout=key)), part, training=True)
     return result['loss'].mean(), {name: value.sum() for name, value in result.items()}
@@ -85,6 +86,9 @@ def make_train_step(
       return second_sums['loss'] * max(shares, 1) / examples, second
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params, grad_fn=loss_and_gradient)
+    if frozen is not None:
+      # Where schedule_free moves nothing, it still rounds.
+      updates = groups.stay(updates, frozen)
     if shares:
       grads = jax.tree.map(lambda g: g.mean(axis=0), grads)
     params = optax.apply_updates(state.params, updates)

@@ -11,9 +11,18 @@ from mixer_jax.models.mixer import MlpMixer
 from mixer_jax.optim import groups
 
 
-def params(scan):
+def params(scan, blocks=3, head=()):
   build = lambda: MlpMixer(
-    image=(8, 8, 1), classes=3, patch=4, hidden=4, blocks=3, token_mlp=3, channel_mlp=5, scan=scan, rngs=nnx.Rngs(0)
+    image=(8, 8, 1),
+    classes=3,
+    patch=4,
+    hidden=4,
+    blocks=blocks,
+    head=head,
+    token_mlp=3,
+    channel_mlp=5,
+    scan=scan,
+    rngs=nnx.Rngs(0),
   )
   return nnx.state(nnx.eval_shape(build), nnx.Param)
 
@@ -39,15 +48,61 @@ def test_rates_fall_from_the_head_to_the_stem(scan):
 
 
 def test_what_is_frozen_does_not_move():
-  freeze = ('stem', r'blocks\.[01]\..*kernel')
+  freeze = ('stem', 'blocks.[01].*.*.kernel')
   for name, factor in scaled(params(False), decay=0.5, freeze=freeze).items():
     still = name.startswith('stem') or name.startswith(('blocks.0', 'blocks.1')) and name.endswith('kernel')
     assert (factor == 0).all() == still and (factor == 0).any() == still, name
 
 
-def test_patterns_fit_the_beginning_of_a_name():
-  chosen = jax.tree_util.tree_leaves_with_path(groups.frozen(params(False), ('head',)))
-  assert {groups.name(path)[0] for path, still in chosen if still} == {'head'}
+def still_of(patterns, scan, blocks=12):
+  """The names of what is frozen, each block of a stack under its own."""
+  tree = params(scan, blocks, head=(5,))
+  names = set()
+  for path, still in jax.tree_util.tree_leaves_with_path(groups.frozen(tree, patterns)):
+    parts = groups.name(path)
+    if scan and parts[0] == 'blocks':
+      still = np.broadcast_to(np.ravel(still), blocks)
+      names |= {'.'.join(map(str, ('blocks', i, *parts[1:]))) for i in np.flatnonzero(still)}
+    elif still:
+      names.add('.'.join(map(str, parts)))
+  return names
+
+
+@pytest.mark.parametrize('scan', [False, True])
+@pytest.mark.parametrize(
+  'pattern, of_part',
+  [
+    ('head', lambda first, *_: first == 'head'),
+    ('head*', lambda first, *_: first.startswith('head')),
+    ('blocks', lambda first, *_: first == 'blocks'),
+    ('blocks.1', lambda first, *rest: first == 'blocks' and rest[0] == '1'),
+    ('blocks.1?', lambda first, *rest: first == 'blocks' and rest[0] in ('10', '11')),
+    ('blocks.[0-2].token_*', lambda first, *rest: first == 'blocks' and rest[0] in '012' and rest[1][:6] == 'token_'),
+    ('blocks.*.*.fc1.bias', lambda first, *rest: first == 'blocks' and rest[-2:] == ('fc1', 'bias')),
+  ],
+)
+def test_patterns_fit_whole_parts_of_names_also_of_stacked_blocks(pattern, of_part, scan):
+  every = still_of(('blocks', 'head*', 'pre_head_norm'), scan) | {'stem.kernel', 'stem.bias'}
+  assert len(every) == 12 * 12 + 8
+  assert still_of((pattern,), scan) == {name for name in every if of_part(*name.split('.'))}
+
+
+def test_single_blocks_of_a_stack_have_no_gradient_and_do_not_move():
+  tree = params(True)
+  frozen = groups.frozen(tree, ('blocks.1', 'stem'))
+  random = np.random.default_rng(0)
+  values = jax.tree.map(lambda leaf: jnp.asarray(random.normal(size=leaf.shape), jnp.float32), tree)
+  loss = lambda p: sum(jnp.square(x).sum() for x in jax.tree.leaves(groups.hold(p, frozen)))
+  gradient, updates = (
+    dict(nnx.to_flat_state(found)) for found in (jax.grad(loss)(values), groups.stay(values, frozen))
+  )
+  factors = scaled(tree, freeze=('blocks.1', 'stem'), decay=0.5)
+  for path, value in nnx.to_flat_state(values):
+    wanted = np.array(value[...])
+    wanted[1 if path[0] == 'blocks' else ...] *= path[0] not in ('blocks', 'stem')
+    np.testing.assert_array_equal(updates[path][...], wanted)
+    np.testing.assert_array_equal(gradient[path][...], 2 * wanted)
+    assert ((factors['.'.join(path)] == 0) == (wanted == 0)).all()
 
 
 @pytest.mark.parametrize(
@@ -55,10 +110,13 @@ def test_patterns_fit_the_beginning_of_a_name():
   [
     ({'freeze': ('haed',)}, "layers.freeze has 'haed', which fits no parameter; they are in blocks, head, "),
     ({'freeze': ('head', 'blocks.7')}, "layers.freeze has 'blocks.7', which fits no parameter"),
-    ({'freeze': ('he(ad',)}, r"layers.freeze has 'he\(ad', which is no regular expression"),
-    ({'freeze': ('',)}, 'which fits every parameter; leave some to train'),
+    ({'freeze': ('hea',)}, "layers.freeze has 'hea', which fits no parameter"),
+    ({'freeze': ('head.kernel.x',)}, 'which fits no parameter'),
+    ({'freeze': ('',)}, 'which fits no parameter'),
+    ({'freeze': ('*',)}, 'which fits every parameter; leave some to train'),
     ({'decay': 0.0}, r'layers.decay is 0.0, but must be in \(0, 1\]'),
     ({'decay': 1.1}, 'layers.decay is 1.1'),
+    ({'decay': float('nan')}, 'layers.decay is nan'),
   ],
 )
 def test_wrong_settings_are_refused(settings, message):

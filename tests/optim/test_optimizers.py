@@ -143,9 +143,10 @@ def test_kernels_are_found_by_name_in_a_mixer_also_when_its_blocks_are_stacked(s
   assert decayed == {'stem/kernel', 'head/kernel', *mlps}
 
 
-def test_a_negative_clip_is_refused():
-  with pytest.raises(MixerError, match=r'clip is -1'):
-    optimizers.adam(schedule=lambda _: RATE, b1=0.9, b2=0.99, eps=1e-8, clip=-1.0)
+@pytest.mark.parametrize('clip', [-1.0, float('nan'), float('inf')])
+def test_a_clip_that_is_no_norm_is_refused(clip):
+  with pytest.raises(MixerError, match=f'clip is {clip}'):
+    optimizers.adam(schedule=lambda _: RATE, b1=0.9, b2=0.99, eps=1e-8, clip=clip)
 
 
 def test_schedule_free_is_that_of_optax_with_decay_of_kernels_only():
@@ -195,10 +196,11 @@ def test_noise_comes_last_with_the_variance_it_says():
     previous = update
 
 
+@pytest.mark.parametrize('value', [-0.1, float('nan'), float('inf')])
 @pytest.mark.parametrize('name', ['eta', 'gamma'])
-def test_noise_below_zero_is_refused(name):
-  with pytest.raises(MixerError, match=rf'update_noise.{name} is -0.1'):
-    optimizers.noise(**{'eta': 0.1, 'gamma': 0.5, 'seed': 0, name: -0.1})
+def test_noise_that_is_no_size_is_refused(name, value):
+  with pytest.raises(MixerError, match=rf'update_noise.{name} is {value}'):
+    optimizers.noise(**{'eta': 0.1, 'gamma': 0.5, 'seed': 0, name: value})
 
 
 def test_schedule_free_needs_an_average():

@@ -10,10 +10,12 @@ from flax import nnx
 
 from mixer_jax.errors import MixerError
 from mixer_jax.models.mixer import MlpMixer
+from mixer_jax.optim import optimizers
 from mixer_jax.optim import sam as sams
 from mixer_jax.optim.schedules import Length
 
 RATE, RHO = 0.1, 0.3
+NO_SIZES = (-0.1, float('nan'), float('inf'))
 LENGTH = Length(10, 1.0)
 METHODS = {
   'sam': {}, 'asam': {'eta': 0.01}, 'gsam': {'rho_min': 0.1, 'alpha': 0.4, 'schedule': lambda _: 0.5, 'peak': 1.0},
@@ -236,6 +238,30 @@ def test_clipping_and_decay_are_of_the_second_gradient_at_the_old_parameters(nam
   assert_close(run(make(name, base))[0][1], w - RATE * (0.2 * unit(second) + 0.5 * w))
 
 
+ADAM = {'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'clip': 1.0}
+BASES = {
+  'adam': ADAM, 'adamw': ADAM | {'weight_decay': 0.1}, 'sgd': {'momentum': 0.9, 'clip': 1.0},
+  'muon': ADAM | {'weight_decay': 0.1, 'beta': 0.95}, 'schedule_free': ADAM | {'weight_decay': 0.1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', optimizers.OPTIMIZERS)
+def test_every_optimizer_can_be_wrapped(name):
+  """It has the gradient at the perturbed parameters, those where schedule_free takes its own among them."""
+  params, loss = mixer()
+  base = optimizers.OPTIMIZERS[name](schedule=optax.constant_schedule(0.01), **BASES[name])
+  wrapped = steps_of(sams.sam(base, rho=0.05), params, jax.grad(loss))
+
+  def second(params):
+    g = jax.grad(loss)(params)
+    return jax.grad(loss)(jax.tree.map(lambda p, x: p + 0.05 * x / optax.tree.norm(g), params, g))
+
+  written_out = steps_of(optax.with_extra_args_support(base), params, second)
+  unperturbed = steps_of(optax.with_extra_args_support(base), params, jax.grad(loss))
+  apart = lambda a, b: max(float(jnp.abs(x - y).max()) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+  assert apart(wrapped, written_out) < 1e-4 < 1e-3 < apart(wrapped, unperturbed)
+
+
 @pytest.mark.parametrize('name', METHODS)
 def test_without_sync_every_device_has_its_own_perturbation(name):
   """Two devices with losses of their own: each is perturbed alone, and the mean of what comes of it goes on."""
@@ -269,16 +295,18 @@ def test_without_sync_every_device_has_its_own_perturbation(name):
 @pytest.mark.parametrize(
   'name, settings, parts',
   [
-    ('sam', {'rho': -0.1}, ['sam.rho is -0.1', 'at least 0']),
-    ('asam', {'eta': -1.0}, ['sam.eta is -1.0']),
+    *((name, {'rho': rho}, [f'sam.rho is {rho}', 'at least 0']) for name in METHODS for rho in NO_SIZES),
+    *(('asam', {'eta': eta}, [f'sam.eta is {eta}']) for eta in NO_SIZES),
     ('gsam', {'rho_min': 0.5}, ['sam.rho_min is 0.5', 'sam.rho, 0.3']),
-    ('gsam', {'alpha': -1.0}, ['sam.alpha is -1.0']),
+    ('gsam', {'rho_min': np.nan}, ['sam.rho_min is nan']),
+    *(('gsam', {'alpha': alpha}, [f'sam.alpha is {alpha}']) for alpha in NO_SIZES),
     ('fisher_sam', {'sparsity': 1.0}, ['sam.sparsity is 1.0', '[0, 1)']),
     ('dynamic_sam', {'sparsity': -0.1}, ['sam.sparsity is -0.1']),
     ('dynamic_sam', {'drop': 1.5}, ['sam.drop is 1.5']),
     ('fisher_sam', {'refresh': 0}, ['sam.refresh is 0']),
     ('look_sam', {'every': 0}, ['sam.every is 0']),
-    ('look_sam', {'alpha': -0.1}, ['sam.alpha is -0.1']),
+    *(('look_sam', {'alpha': alpha}, [f'sam.alpha is {alpha}']) for alpha in NO_SIZES),
+    *((name, {'sparsity': np.nan}, ['sam.sparsity is nan']) for name in ('fisher_sam', 'dynamic_sam')),
   ],
 )
 def test_bad_settings_are_refused_by_name(name, settings, parts):

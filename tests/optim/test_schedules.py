@@ -35,6 +35,12 @@ def test_durations_that_cannot_be_read(duration):
     schedules.steps(duration, 'warmup', epoch=23.4, total=1000)
 
 
+def test_more_than_a_whole_run():
+  assert schedules.steps('100%', 'total', epoch=23.4, total=1000) == 1000
+  with pytest.raises(MixerError, match="warmup is '100.1%' of the run, but must be at most '100%'"):
+    schedules.steps('100.1%', 'warmup', epoch=23.4, total=1000)
+
+
 def test_a_part_of_a_run_needs_its_length():
   with pytest.raises(MixerError):
     schedules.steps('5%', 'total', epoch=23.4)
@@ -56,6 +62,21 @@ def test_a_sine_ramp_meets_the_cosine():
     assert float(schedule(step)) == pytest.approx(0.3 * wanted, abs=1e-6)
   with pytest.raises(MixerError, match="unknown schedule.ramp 'sin'; did you mean 'sine'"):
     schedules.cosine(peak=0.3, warmup='0', floor=0.0, ramp='sin', length=LENGTH)
+
+
+@pytest.mark.parametrize(
+  ('name', 'settings'),
+  [('constant', {}), ('linear', {'floor': 0.1}), ('restarts', {'floor': 0.1, 'period': '30 steps', 'growth': 1.0})],
+)
+def test_every_warm_up_can_be_a_sine(name, settings):
+  sine, straight = (
+    schedules.SCHEDULES[name](peak=0.3, warmup='20 steps', ramp=ramp, length=LENGTH, **settings)
+    for ramp in ('sine', 'linear')
+  )
+  for step in range(20):
+    assert float(sine(step)) == pytest.approx(0.3 * math.sin(math.pi / 2 * step / 20), abs=1e-6)
+    assert float(straight(step)) == pytest.approx(0.3 * step / 20, abs=1e-6)
+  assert [float(sine(step)) for step in range(20, 110)] == [float(straight(step)) for step in range(20, 110)]
 
 
 def test_cosine_reaches_the_floor_at_the_last_step():
@@ -113,10 +134,10 @@ def test_warm_restarts_of_a_long_run_are_no_list_of_cosines(growth):
   assert [float(schedule(jnp.int32(step))) for step in (0, 10)] == [pytest.approx(0.3)] * 2
 
 
-@pytest.mark.parametrize('wrong', [{'period': '0'}, {'growth': 0.9}, {'floor': 0.4}])
+@pytest.mark.parametrize('wrong', [{'period': '0'}, {'growth': 0.9}, {'growth': math.nan}, {'floor': 0.4}])
 def test_warm_restarts_refuse(wrong):
   settings = {'peak': 0.3, 'floor': 0.01, 'growth': 1.0, 'warmup': '0', 'period': '3 epochs'} | wrong
-  with pytest.raises(MixerError, match=f'schedule.{next(iter(wrong))} is|and schedule.{next(iter(wrong))}'):
+  with pytest.raises(MixerError, match=f'schedule.{next(iter(wrong))} is'):
     schedules.restarts(**settings, length=LENGTH)
 
 
@@ -160,3 +181,39 @@ def test_one_cycle_that_does_not_fit_is_refused(changes, message):
 def test_restarts_that_would_never_come_are_refused():
   with pytest.raises(MixerError, match=r"schedule.period is '30 epochs', 150 steps, but the whole run has 110"):
     schedules.restarts(peak=0.1, warmup='0', floor=0.0, period='30 epochs', growth=1.0, length=LENGTH)
+
+
+def test_restarts_need_a_period_in_what_the_warm_up_leaves():
+  settings = {'peak': 0.1, 'floor': 0.0, 'warmup': '20 steps', 'growth': 1.0, 'length': LENGTH}
+  schedules.restarts(period='90 steps', **settings)
+  with pytest.raises(MixerError, match=r"schedule.period is '91 steps', 91 steps, .* 110, of which 90 are after"):
+    schedules.restarts(period='91 steps', **settings)
+
+
+@pytest.mark.parametrize('peak', [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize(
+  ('name', 'settings'),
+  [
+    ('constant', {'warmup': '0'}),
+    ('linear', {'warmup': '0', 'floor': 0.0}),
+    ('cosine', {'warmup': '0', 'floor': 0.0}),
+    ('restarts', {'warmup': '0', 'floor': 0.0, 'period': '3 epochs', 'growth': 1.0}),
+    ('sharp_cosine', {'hold': '0', 'decay': '20%', 'floor': 0.0}),
+    ('one_cycle', {'start': 0.1, 'rise': '20%', 'floor': 0.0}),
+  ],
+)
+def test_a_peak_that_is_no_rate_is_refused(name, settings, peak):
+  with pytest.raises(MixerError, match=f'schedule.peak is {peak}, but must be positive and finite'):
+    schedules.SCHEDULES[name](peak=peak, length=LENGTH, **settings)
+
+
+@pytest.mark.parametrize(
+  ('name', 'settings', 'key'),
+  [
+    ('sharp_cosine', {'hold': '0', 'decay': '0'}, 'decay'),
+    ('one_cycle', {'start': 0.1, 'rise': '0'}, 'rise'),
+  ],
+)
+def test_what_takes_no_time_is_not_called_too_long(name, settings, key):
+  with pytest.raises(MixerError, match=f"schedule.{key} is '0', but must be at least a step"):
+    schedules.SCHEDULES[name](peak=0.3, floor=0.0, length=LENGTH, **settings)
