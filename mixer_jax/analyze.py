@@ -1,6 +1,7 @@
 """Studies of a finished run.
 
 python -m mixer_jax.analyze sharpness --workdir=runs/digits
+python -m mixer_jax.analyze few_shot --workdir=runs/digits --data=mnist --train=train --test=test
 """
 
 import argparse
@@ -22,6 +23,16 @@ plane. The run directory then has sharpness.json, which beside what is printed h
 figures/sharpness_line.png and figures/sharpness_surface.png. The loss is that of training, label smoothing included,
 without dropout and augmentation, over the same examples in every call; weight decay is no part of it. The parameters
 are the averaged ones where the run kept an average. Computed in float32.
+"""
+
+FEW_SHOT = """What a run's features are worth with few labels: linear regression in closed form. Prints one JSON object.
+
+  python -m mixer_jax.analyze few_shot --workdir=runs/digits
+  python -m mixer_jax.analyze few_shot --workdir=runs/digits --data=mnist --train=train --test=test --shots=5,10,25
+
+The network is frozen; its features are what stands before the head, hidden layers of the head left out. Images of other
+data are resized to the size that the run takes. Each draw takes so many images of every class of the training split;
+all of the test split is then answered. The run directory has few_shot.json and figures/few_shot.png.
 """
 
 OF_EXAMPLES = ('examples', 'batch_size')
@@ -74,6 +85,54 @@ def study_sharpness(known: argparse.Namespace) -> None:
   print(json.dumps({name: value for name, value in found.items() if name not in ('line', 'surface')}))
 
 
+def study_few_shot(known: argparse.Namespace) -> None:
+  import numpy as np
+
+  from mixer_jax.analysis import few_shot
+  from mixer_jax.data import sources
+  from mixer_jax.errors import MixerError
+  from mixer_jax.training import classifying, restore
+  from mixer_jax.training.logging import cannot_write, write_json
+
+  workdir = Path(known.workdir)
+  try:
+    shots = [int(count) for count in known.shots.split(',')]
+  except ValueError as error:
+    raise MixerError(f'--shots is {known.shots!r}, but must be numbers such as 5,10,25') from error
+  few_shot.check(shots, known.draws, known.ridge)
+  run = restore.restore(workdir, step=known.checkpoint, raw=known.raw)
+  data, name = run.experiment.data, run.experiment.settings.model['name']
+  if name != 'mixer':
+    raise MixerError(f'few_shot takes the run of a Mixer of images, but {workdir} is of a {name}')
+  if known.data and not (known.train and known.test):
+    raise MixerError(f'--data={known.data} needs --train and --test: which of its splits to learn from and to answer')
+  splits = {'train': known.train or data.train, 'test': known.test or data.test or data.val}
+  if not splits['test']:
+    raise MixerError(f'{workdir} has neither test nor val; say with --test what to answer')
+  features, arrays = classifying.make_features(run), {}
+  for what, split in splits.items():
+    source = sources.load(
+      known.data or data.name, split, image=data.image, classes=known.classes or data.classes, crop_from=data.crop_from,
+      data_dir=known.data_dir,
+    )  # fmt: skip
+    examples = [source[i] for i in range(len(source))]
+    raw = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+    arrays |= {what: features(raw, run.experiment.settings.eval_batch_size), f'{what}_label': raw['label']}
+  found = few_shot.study(
+    *arrays.values(), source.classes, shots=shots, draws=known.draws, ridge=known.ridge, seed=known.seed
+  )
+  about = {
+    'data': known.data or data.name, **splits, 'step': run.step, 'averaged': run.averaged, 'seed': known.seed,
+    'width': arrays['train'].shape[1], 'ridge': known.ridge, 'draws': known.draws, 'shots': found,
+  }  # fmt: skip
+  try:
+    write_json(workdir / 'few_shot.json', about)
+    few_shot.draw_figure(found, about['data'], workdir / 'figures' / 'few_shot.png')
+  except OSError as error:
+    raise cannot_write(workdir / 'figures', error) from error
+  print(json.dumps(about))
+
+
 def main(arguments: list[str]) -> None:
   options = doors.parser('analyze', __doc__)
   studies = options.add_subparsers(metavar='STUDY', required=True)
@@ -90,6 +149,20 @@ def main(arguments: list[str]) -> None:
     study.add_argument(
       f'--{name}', type=kind, default=default, help=text + ('' if default is None else f' (default: {default})')
     )
+  make = functools.partial(studies.add_parser, 'few_shot', help='of the features: linear regression on few labels')
+  study = doors.parser('analyze few_shot', FEW_SHOT, data=True, make=make)
+  study.set_defaults(study=study_few_shot)
+  study.add_argument('--workdir', required=True, help='the run directory')
+  study.add_argument('--checkpoint', default='last', help='last, best or a step')
+  study.add_argument('--raw', action='store_true', help='the parameters that were trained, not the average of them')
+  study.add_argument('--data', help="a data set as in config.data.name (default: the run's)")
+  study.add_argument('--classes', type=int, help="how many classes --data has (default: as many as the run's)")
+  study.add_argument('--train', help="the split to draw from (default: the run's train)")
+  study.add_argument('--test', help="the split to answer (default: the run's test, or val)")
+  study.add_argument('--shots', default='5,10,25', help='images of each class (default: 5,10,25)')
+  study.add_argument('--draws', type=int, default=5, help='how often they are drawn (default: 5)')
+  study.add_argument('--ridge', type=float, default=1.0, help='weight of the penalty on the regression (default: 1)')
+  study.add_argument('--seed', type=int, default=0, help='of the first draw; the next ones follow it (default: 0)')
   known = options.parse_args(arguments)
   doors.use_compilation_cache()
   known.study(known)

@@ -167,7 +167,7 @@ class MlpMixer(nnx.Module):
 
     Returns:
       logits [batch, classes], float32; with `intermediates` also a dict: `stem`, `block_0`, ... [batch, tokens,
-      channels] and `pre_logits` [batch, width], `logits`.
+      channels], `features` [batch, width] before the head's hidden layers, `pre_logits` after them, `logits`.
     """
     layers.check_image(self.image, image)
     tokens = self.stem(layers.patchify(image, self.patch).astype(self.dtype))
@@ -177,6 +177,7 @@ class MlpMixer(nnx.Module):
       x = self.pre_head_norm(x).mean(axis=0)
     else:
       x = einops.rearrange(x, 't b c -> b (c t)')
+    features = x
     for layer in self.head_hidden:
       x = self.gelu(layer(x))
     logits = self.head(x)
@@ -184,7 +185,7 @@ class MlpMixer(nnx.Module):
       return logits
     named = {'stem': tokens, **{f'block_{i}': outputs[i] for i in range(self.depth)}}
     named = {name: einops.rearrange(y, 't b c -> b t c') for name, y in named.items()}
-    return logits, {**named, 'pre_logits': x, 'logits': logits}
+    return logits, {**named, 'features': features, 'pre_logits': x, 'logits': logits}
 
   def _run_blocks(self, x: jax.Array, rngs: nnx.Rngs | None):
     """[tokens, batch, channels] after the last block, and after each: the same draws scanned or not."""

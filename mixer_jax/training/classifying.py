@@ -34,10 +34,26 @@ def make_classify(run: Run) -> Callable[[Arrays, int], np.ndarray]:
     logits = nnx.merge(experiment.graphdef, params)(*(prepared[name] for name in experiment.data.inputs))
     return to_probabilities(experiment, logits)
 
-  def classify(arrays, size):
+  return _in_batches(probabilities, run)
+
+
+def make_features(run: Run) -> Callable[[Arrays, int], np.ndarray]:
+  """As make_classify, of what stands before a Mixer's head, [examples, width]."""
+  experiment = run.experiment
+
+  @jax.jit
+  def features(params, batch):
+    image = experiment.prepare(batch)['image']
+    return nnx.merge(experiment.graphdef, params)(image, intermediates=True)[1]['features']
+
+  return _in_batches(features, run)
+
+
+def _in_batches(function: Callable, run: Run) -> Callable[[Arrays, int], np.ndarray]:
+  def of_all(arrays, size):
     count = len(next(iter(arrays.values())))
     pad = lambda a: np.concatenate([a, np.zeros((size - len(a), *a.shape[1:]), a.dtype)])
     cut = lambda start: {name: pad(array[start : start + size]) for name, array in arrays.items()}
-    return np.concatenate([probabilities(run.params, cut(start)) for start in range(0, count, size)])[:count]
+    return np.concatenate([function(run.params, cut(start)) for start in range(0, count, size)])[:count]
 
-  return classify
+  return of_all
