@@ -180,3 +180,45 @@ def test_a_run_directory_that_cannot_be_written(runs, tmp_path, refused):
   shutil.rmtree(workdir / 'figures')
   (workdir / 'figures').write_text('in the way')
   refused_sharpness(refused, workdir, *QUICK, parts=['figures', 'cannot write'])
+
+
+# ---- few shots
+
+
+def test_few_shots_of_the_runs_own_data(runs, tmp_path, open_door, capsys):
+  workdir = shutil.copytree(runs / 'digits', tmp_path / 'run')
+  options = ('--shots=2,7', '--draws=3')
+  assert open_door('analyze', 'few_shot', f'--workdir={workdir}', *options) == 0
+  found = json.loads(capsys.readouterr().out)
+  assert found == json.loads((workdir / 'few_shot.json').read_text())
+  assert found['train'] == 'train[:80%]' and found['test'] == 'train[80%:]' and list(found['shots']) == ['2', '7']
+  assert all(len(of['accuracies']) == 3 for of in found['shots'].values())
+  assert found['shots']['7']['mean'] > 0.2  # of ten classes; the network has hardly been trained
+  assert (workdir / 'figures' / 'few_shot.png').stat().st_size > 5000
+  assert open_door('analyze', 'few_shot', f'--workdir={workdir}', *options) == 0
+  assert json.loads(capsys.readouterr().out) == found
+
+
+def test_few_shots_of_a_folder_of_images(runs, tmp_path, open_door, capsys):
+  """Other data, in colour and of another size, with their own classes."""
+  workdir, random = shutil.copytree(runs / 'digits', tmp_path / 'run'), np.random.default_rng(0)
+  for split in ('train', 'test'):
+    for level, name in ((40, 'dark'), (200, 'light'), (120, 'grey')):
+      folder = tmp_path / 'images' / split / name
+      folder.mkdir(parents=True)
+      for i in range(4):
+        pixels = random.integers(level - 20, level + 20, (12, 10, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f'{i}.png')
+  data = (f'--data=image_folder:{tmp_path}/images', '--train=train', '--test=test', '--classes=3', '--shots=3')
+  assert open_door('analyze', 'few_shot', f'--workdir={workdir}', *data) == 0
+  found = json.loads(capsys.readouterr().out.splitlines()[-1])
+  assert found['shots']['3']['mean'] > 0.9  # brightness alone tells them
+
+
+@pytest.mark.parametrize('options, parts', [
+  (['--shots=5,x'], ["--shots is '5,x'"]), (['--shots=0'], ['at least 1']), (['--draws=0'], ['--draws is 0']),
+  (['--ridge=0'], ['--ridge is 0.0']), (['--shots=200'], ['--shots asks for 200 of each class, but']),
+  (['--data=mnist'], ['needs --train and --test']), (['--test=nonsense'], ['nonsense']),
+])  # fmt: skip
+def test_few_shots_bad_options(options, parts, runs, refused):
+  refused('analyze', 'few_shot', f'--workdir={runs / "digits"}', *options, parts=parts)

@@ -437,10 +437,10 @@ def test_bfloat16_keeps_float32_parameters_and_logits(scan):
 
 
 @pytest.mark.parametrize(
-  'form, width, scan',
-  [({}, 16, False), ({}, 16, True), (SEED, 16 * 6, False), ({**SEED, 'head': (14, 13)}, 13, True)],
+  'form, features, width, scan',
+  [({}, 16, 16, False), ({}, 16, 16, True), (SEED, 96, 96, False), ({**SEED, 'head': (14, 13)}, 96, 13, True)],
 )
-def test_intermediates_by_name(form, width, scan):
+def test_intermediates_by_name(form, features, width, scan):
   graphdef, params = shapes(**form, scan=scan)
   params = randomise(params)
   logits, named = run(graphdef, params, images())
@@ -448,6 +448,7 @@ def test_intermediates_by_name(form, width, scan):
     'stem': (4, 6, 16),
     'block_0': (4, 6, 16),
     'block_1': (4, 6, 16),
+    'features': (4, features),
     'pre_logits': (4, width),
     'logits': (4, 5),
   }
@@ -457,12 +458,14 @@ def test_intermediates_by_name(form, width, scan):
   expected = named['pre_logits'] @ values['head/kernel'] + values['head/bias']
   np.testing.assert_allclose(logits, expected, atol=1e-5)
   last = np.asarray(named['block_1'])
-  if form == SEED:
-    np.testing.assert_array_equal(named['pre_logits'], last.transpose(0, 2, 1).reshape(4, -1))
-  elif not form:
+  if form:
+    np.testing.assert_array_equal(named['features'], last.transpose(0, 2, 1).reshape(4, -1))
+  else:
     last = (last - last.mean(axis=2, keepdims=True)) / np.sqrt(last.var(axis=2, keepdims=True) + 1e-6)
     last = last * values['pre_head_norm/scale'] + values['pre_head_norm/bias']
-    np.testing.assert_allclose(named['pre_logits'], last.mean(axis=1), atol=1e-5)
+    np.testing.assert_allclose(named['features'], last.mean(axis=1), atol=1e-5)
+  if not form.get('head'):
+    np.testing.assert_array_equal(named['pre_logits'], named['features'])
 
 
 def test_logits_are_the_same_without_intermediates():

@@ -238,7 +238,8 @@ def test_clipping_and_decay_are_of_the_second_gradient_at_the_old_parameters(nam
   assert_close(run(make(name, base))[0][1], w - RATE * (0.2 * unit(second) + 0.5 * w))
 
 
-ADAM = {'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'clip': 1.0}
+# A large eps: what has no gradient in exact arithmetic, the second bias of token mixing, is left where it is.
+ADAM = {'b1': 0.9, 'b2': 0.99, 'eps': 1e-3, 'clip': 1.0}
 BASES = {
   'adam': ADAM, 'adamw': ADAM | {'weight_decay': 0.1}, 'sgd': {'momentum': 0.9, 'clip': 1.0},
   'muon': ADAM | {'weight_decay': 0.1, 'beta': 0.95}, 'schedule_free': ADAM | {'weight_decay': 0.1},
@@ -259,7 +260,7 @@ def test_every_optimizer_can_be_wrapped(name):
   written_out = steps_of(optax.with_extra_args_support(base), params, second)
   unperturbed = steps_of(optax.with_extra_args_support(base), params, jax.grad(loss))
   apart = lambda a, b: max(float(jnp.abs(x - y).max()) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
-  assert apart(wrapped, written_out) < 1e-4 < 1e-3 < apart(wrapped, unperturbed)
+  assert apart(wrapped, written_out) < 1e-4 < 5e-4 < apart(wrapped, unperturbed)
 
 
 @pytest.mark.parametrize('name', METHODS)
