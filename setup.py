@@ -58,6 +58,9 @@ setup(
     ],
     'test': [
       'fsspec>=2025.3',
+      'ipykernel>=7,<8',
+      'nbclient>=0.10.2,<0.12',
+      'nbformat>=5.10,<6',
       'pytest>=9,<10',
       'pytest-xdist>=3.8,<4',
       'ruff>=0.17.5,<0.18',
