@@ -54,6 +54,11 @@ setup(
       'torch>=2.8,<3',
       'transformer-in-transformer>=0.1.2,<0.2',
     ],
+    'remote': [
+      'fsspec>=2025.3,<2027',
+      'gcsfs>=2025.3,<2027',
+      'huggingface_hub>=1,<3',
+    ],
     'test': [
       'pytest>=9,<10',
       'pytest-xdist>=3.8,<4',
