@@ -125,7 +125,8 @@ def _read_file(path: Path, address: str) -> Weights:
   model['gelu'], notes = _gelu(layout, about)
   data |= {key: about[key] for key in ('image', 'mean', 'std') if key in about}
   tokens = given[theirs['blocks.0.token_mixing.fc2.bias']].shape
-  _check_data(address, data, about.get('labels'), model['patch'], math.prod(tokens))
+  channels = layouts.LAYOUTS[layout].patch(given[theirs['stem.kernel']].shape)[2]
+  _check_data(address, data, about.get('labels'), model['patch'], math.prod(tokens), channels)
   convert = lambda ours, value: layouts.to_ours(layout, ours, value)
   arrays, told = _to_float32(address, {ours: (name, given[name]) for ours, name in needed.items()}, convert)
   return Weights(
@@ -259,7 +260,7 @@ def _check_mixer(address: str, config: Path, about: dict, shapes: dict[str, tupl
   height, width = (patch, patch) if _is_size(patch) else patch
   tokens = math.prod(shapes.get('blocks.0.token_mixing.fc2.bias', (1,)))
   _check_data(str(config), data, about['labels'], patch, tokens)
-  pixels = shapes.get('stem.kernel', (0,))[0] if shapes.get('stem.kernel') else 0
+  pixels = (shapes.get('stem.kernel') or (0,))[0]
   image = data.get('image') or (height, width * tokens, max(pixels // (height * width), 1))  # any grid will do
   settings = {k: tuple(v) if isinstance(v, list) else v for k, v in model.items() if k != 'name'} | {'blocks': 1}
   make = lambda: MlpMixer(image=tuple(image), classes=data.get('classes') or 1, **settings, rngs=nnx.Rngs(0))
@@ -283,7 +284,9 @@ def _is_size(value: Any) -> bool:
   return type(value) is int and 0 < value < 2**31
 
 
-def _check_data(where: str, data: dict, labels: Any, patch: Any = None, tokens: int | None = None) -> None:
+def _check_data(
+  where: str, data: dict, labels: Any, patch: Any = None, tokens: int | None = None, channels: int | None = None
+) -> None:
   """Refuses an image, numbers of a normalisation or names of classes that are none, or that contradict each other."""
   image, classes = data.get('image'), data.get('classes')
   is_numbers = lambda value: (
@@ -309,6 +312,8 @@ def _check_data(where: str, data: dict, labels: Any, patch: Any = None, tokens: 
         f'{where} says that image is {image}, which patches of {height}x{width} do not cut into {tokens} tokens; get'
         ' it again'
       )
+  if image and channels not in (None, image[2]):
+    raise MixerError(f'{where} says that image is {image}, but its stem takes {channels} channels; get it again')
   for key in ('mean', 'std'):
     if image and data.get(key) is not None and len(data[key]) != image[2]:
       raise MixerError(f'{where} says that {key} is {data[key]!r:.80} for {image[2]} channels; get it again')

@@ -66,7 +66,7 @@ def _from_hub(address: str, rest: str) -> Path:
 def _from_fsspec(address: str) -> Path:
   end = Path(address).suffix
   if end.lower() not in READERS:  # before a long download
-    raise unknown('kind of weights, by the end of the address,', end or address, READERS)
+    raise unknown(f'kind of weights, by the end of {address},', end, READERS)
   fsspec = _library('fsspec', address)
   with _reported(address):
     # The whole address in the name: two files of one name must not meet.

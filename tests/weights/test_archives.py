@@ -222,7 +222,8 @@ def test_npz_a_name_twice(tmp_path, second):
 
 
 @pytest.mark.parametrize(
-  'local, central, value, part', [(6, 8, 1, 'encrypted'), (8, 10, 97, 'compression'), (8, 10, 12, 'Invalid data stream')]
+  'local, central, value, part',
+  [(6, 8, 1, 'encrypted'), (8, 10, 97, 'compression'), (8, 10, 12, 'Invalid data stream')],
 )
 def test_npz_flags_of_the_zip(tmp_path, local, central, value, part):
   path = write_zip(tmp_path / 'w.npz', {'a.npy': npy()})
