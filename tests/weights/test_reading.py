@@ -339,4 +339,4 @@ def test_random_changes_of_good_files(tmp_path, kind):
       assert {k: x.shape for k, x in weights.arrays.items()} == {k: x.shape for k, x in OURS.items()}
       assert all(x.dtype == np.float32 and np.isfinite(x).all() for x in weights.arrays.values())
       outcomes[1] += 1
-  assert outcomes[0] > 10
+  assert outcomes[0] > 5
