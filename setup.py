@@ -48,13 +48,17 @@ setup(
   extras_require={
     'cuda': ['jax[cuda13]>=0.10,<0.12'],
     'tpu': ['jax[tpu]>=0.10,<0.12'],
-    'remote': ['fsspec>=2025.3', 'gcsfs>=2025.3', 'huggingface_hub>=1.0,<3'],
     'tfds': ['tensorflow-cpu>=2.20,<3'],
     'parity': [
       'perceiver-pytorch>=0.8.8,<0.12',
       'timm>=1.0.20,<2',
       'torch>=2.8,<3',
       'transformer-in-transformer>=0.1.2,<0.2',
+    ],
+    'remote': [
+      'fsspec>=2025.3,<2027',
+      'gcsfs>=2025.3,<2027',
+      'huggingface_hub>=1,<3',
     ],
     'test': [
       'fsspec>=2025.3',

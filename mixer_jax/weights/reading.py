@@ -3,11 +3,13 @@
 Every array is float32 and finite; what was converted to that is told.
 """
 
+import collections
 import dataclasses
 import functools
 import inspect
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +102,7 @@ def with_gelu(weights: Weights, kind: str) -> Weights:
 
 def is_model_folder(path: Path) -> bool:
   """Whether a folder is one that writing.to_folder made."""
-  config = path / 'config.json'
-  try:
-    found = json.loads(config.read_text()) if config.is_file() else None
-  except (OSError, ValueError) as error:
-    raise MixerError(f'{config} cannot be read ({error}); get the folder again') from error
-  return isinstance(found, dict) and str(found.get('format', '')).startswith('mixer_jax model folder')
+  return _has_format(_read_config(path / 'config.json'))
 
 
 def _read_file(path: Path, address: str) -> Weights:
@@ -127,13 +124,14 @@ def _read_file(path: Path, address: str) -> Weights:
   about = _about(address, archive.notes)
   model['gelu'], notes = _gelu(layout, about)
   data |= {key: about[key] for key in ('image', 'mean', 'std') if key in about}
-  converted, arrays = {}, {}
-  for ours, name in needed.items():
-    value = _to_float32(address, name, given[name], converted)
-    arrays[ours] = layouts.to_ours(layout, ours, value)
+  tokens = given[theirs['blocks.0.token_mixing.fc2.bias']].shape
+  channels = layouts.LAYOUTS[layout].patch(given[theirs['stem.kernel']].shape)[2]
+  _check_data(address, data, about.get('labels'), model['patch'], math.prod(tokens), channels)
+  convert = lambda ours, value: layouts.to_ours(layout, ours, value)
+  arrays, told = _to_float32(address, {ours: (name, given[name]) for ours, name in needed.items()}, convert)
   return Weights(
     arrays=arrays, model=model, data=data, labels=about.get('labels'), source=address, kind=layout,
-    sha256=archives.checksum(path), notes=(*notes, *_told(converted)),
+    sha256=archives.checksum(path), notes=(*notes, *told),
   )  # fmt: skip
 
 
@@ -144,10 +142,12 @@ def _about(address: str, notes: dict[str, str]) -> dict[str, Any]:
   try:
     about = {key: value for key, value in json.loads(notes['mixer_jax']).items() if value is not None}
     good = about['gelu'] in GELUS and all(isinstance(about.get(key, []), list) for key in NOTED)
-  except (ValueError, TypeError, KeyError, AttributeError):
+  except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
     good = False
   if not good:
-    raise MixerError(f'{address} says of itself {notes["mixer_jax"][:200]!r}, which is not to be understood')
+    raise MixerError(
+      f'{address} says of itself {notes["mixer_jax"][:200]!r}, which is not to be understood; get another file'
+    )
   return about
 
 
@@ -170,25 +170,30 @@ def _describe(address: str, layout: str, shapes: dict[str, tuple], blocks: int) 
   channel_mlp = side('blocks.0.channel_mixing.fc1.kernel', 1)
   classes = side('head.kernel', 1) if 'head.kernel' in shapes else 1
   sizes = {'hidden': hidden, 'blocks': blocks, 'token_mlp': token_mlp, 'channel_mlp': channel_mlp}
-  if min(*patch, tokens, classes, *sizes.values()) < 1:
+  if any(0 in shape for shape in shapes.values()) or min(tokens, classes, *sizes.values()) < 1:
     raise MixerError(f'{address}: its arrays have no sizes of a Mixer ({sizes}, {tokens} tokens); get another file')
   image = (patch[0], patch[1] * tokens, patch[2])  # any grid will do: no shape depends on it
   one = nnx.eval_shape(
     lambda: MlpMixer(image=image, classes=classes, patch=patch[:2], **(sizes | {'blocks': 1}), rngs=nnx.Rngs(0))
   )
-  wanted = network.shapes(nnx.state(one, nnx.Param))
-  wrong = []
-  for name, shape in shapes.items():
-    expected = wanted[name if not name.startswith('blocks.') else f'blocks.0.{name.split(".", 2)[2]}']
-    if (found := _shape_here(layout, name, shape)) != expected:
-      wrong.append(f'{name} {found}, but should be {expected}')
-  if wrong:
-    raise MixerError(f'{address}: misshapen arrays, by the first block: {"; ".join(wrong)}; get another file')
+  _compare_shapes(address, one, {name: _shape_here(layout, name, shape) for name, shape in shapes.items()})
   root = math.isqrt(tokens)
   square = {'image': [patch[0] * root, patch[1] * root, patch[2]]} if root * root == tokens else {}
   model = {'name': 'mixer', 'patch': patch[0] if patch[0] == patch[1] else list(patch[:2]), **sizes, **MIXER}
   published = PUBLISHED if patch[2] == 3 else {}
   return model, {'classes': classes if 'head.kernel' in shapes else None, **square, **published}
+
+
+def _compare_shapes(address: str, one: MlpMixer, shapes: dict[str, tuple]) -> None:
+  """Refuses shapes, by our names, that are not those of the abstract Mixer `one` of a single block."""
+  wanted = network.shapes(nnx.state(one, nnx.Param))
+  wrong = []
+  for name, found in shapes.items():
+    expected = wanted[name if not name.startswith('blocks.') else f'blocks.0.{name.split(".", 2)[2]}']
+    if found != expected:
+      wrong.append(f'{name} {found}, but should be {expected}')
+  if wrong:
+    raise MixerError(f'{address}: misshapen arrays: {"; ".join(wrong)}; get another file')
 
 
 def _squeezed(layout: str, shape: tuple) -> tuple:
@@ -205,26 +210,113 @@ def _shape_here(layout: str, name: str, shape: tuple) -> tuple:
 
 def _read_folder(path: Path, address: str) -> Weights:
   config = path / 'config.json'
-  if not config.is_file():
+  about = _read_config(config)
+  if about is None:
     raise MixerError(f'{address} is neither a model folder nor a run: it has no config.json')
-  if not is_model_folder(path):
+  if not _has_format(about):
     raise MixerError(f'{address} is no model folder: its config.json has no format {FORMAT!r}')
-  about = json.loads(config.read_text())
   if about['format'] != FORMAT:
-    raise MixerError(f'{address} has the format {about["format"]!r}, but this version reads {FORMAT!r}; update')
+    raise MixerError(f'{address} has the format {about["format"]!r:.80}, but this version reads {FORMAT!r}; update')
   kinds = {'model': dict, 'data': dict, 'labels': (list, type(None)), 'schema': (dict, type(None))}
   for key, kind in kinds.items():
     if not isinstance(about.get(key), kind):
-      raise MixerError(f'{config}: {key} is {about.get(key)!r}, which is none; get the folder again')
+      raise MixerError(f'{config}: {key} is {about.get(key)!r:.80}, of the wrong type; get the folder again')
   if not isinstance(about['model'].get('name'), str):
-    raise MixerError(f'{config}: model.name is missing; get the folder again')
+    raise MixerError(f'{config}: model.name is {about["model"].get("name")!r:.80}, not a name; get the folder again')
   file = path / 'model.safetensors'
-  archive, converted = archives.read(file), {}
-  arrays = {name: _to_float32(address, name, array, converted) for name, array in archive.arrays.items()}
+  archive = archives.read(file)
+  if about['model']['name'] == 'mixer':
+    _check_mixer(address, config, about, {name: array.shape for name, array in archive.arrays.items()})
+  else:
+    _check_data(str(config), about['data'], about['labels'])
+  arrays, told = _to_float32(address, {name: (name, array) for name, array in archive.arrays.items()})
   return Weights(
     arrays=arrays, model=about['model'], data=about['data'], labels=about['labels'], schema=about['schema'],
-    source=address, kind='model folder', sha256=archives.checksum(file), notes=_told(converted),
+    source=address, kind='model folder', sha256=archives.checksum(file), notes=told,
   )  # fmt: skip
+
+
+def _read_config(config: Path) -> Any:
+  """What a config.json holds; None where there is none."""
+  try:
+    return json.loads(config.read_text()) if config.is_file() else None
+  except (OSError, ValueError, RecursionError) as error:
+    raise MixerError(f'{config} cannot be read ({error}); get the folder again') from error
+
+
+def _has_format(about: Any) -> bool:
+  return isinstance(about, dict) and str(about.get('format', '')).startswith('mixer_jax model folder')
+
+
+def _check_mixer(address: str, config: Path, about: dict, shapes: dict[str, tuple]) -> None:
+  """Refuses a Mixer whose config.json makes none, or one of other arrays."""
+  model, data = about['model'], about['data']
+  for key in ('hidden', 'blocks', 'token_mlp', 'channel_mlp'):
+    if not _is_size(model.get(key)):
+      raise MixerError(f'{config}: model.{key} is {model.get(key)!r:.80}, not a size; get the folder again')
+  patch = model.get('patch')
+  if not _is_size(patch) and not (isinstance(patch, list) and len(patch) == 2 and all(map(_is_size, patch))):
+    raise MixerError(f'{config}: model.patch is {patch!r:.80}, not a side or (height, width); get the folder again')
+  height, width = (patch, patch) if _is_size(patch) else patch
+  tokens = math.prod(shapes.get('blocks.0.token_mixing.fc2.bias', (1,)))
+  _check_data(str(config), data, about['labels'], patch, tokens)
+  pixels = (shapes.get('stem.kernel') or (0,))[0]
+  image = data.get('image') or (height, width * tokens, max(pixels // (height * width), 1))  # any grid will do
+  settings = {k: tuple(v) if isinstance(v, list) else v for k, v in model.items() if k != 'name'} | {'blocks': 1}
+  make = lambda: MlpMixer(image=tuple(image), classes=data.get('classes') or 1, **settings, rngs=nnx.Rngs(0))
+  try:
+    one = nnx.eval_shape(make)
+  except Exception as error:  # A model raises what it likes of settings that are none.
+    reason = ' '.join(str(error).split())[:300]
+    raise MixerError(f'{config} describes no Mixer ({reason}); get the folder again') from error
+  names = network.shapes(nnx.state(one, nnx.Param))
+  headless = not any(name.startswith('head') for name in shapes)
+  names = {name for name in names if not (headless and name.startswith('head'))}
+  # A number of blocks that is far out is one thing missing, not a million.
+  blocks = min(model['blocks'], len(shapes))
+  of_blocks = {name.split('.', 2)[2] for name in names if name.startswith('blocks.')}
+  names = {name for name in names if not name.startswith('blocks.')}
+  _compare_names(address, names | {f'blocks.{i}.{name}' for i in range(blocks) for name in of_blocks}, set(shapes))
+  _compare_shapes(address, one, shapes)
+
+
+def _is_size(value: Any) -> bool:
+  return type(value) is int and 0 < value < 2**31
+
+
+def _check_data(
+  where: str, data: dict, labels: Any, patch: Any = None, tokens: int | None = None, channels: int | None = None
+) -> None:
+  """Refuses an image, numbers of a normalisation or names of classes that are none, or that contradict each other."""
+  image, classes = data.get('image'), data.get('classes')
+  is_numbers = lambda value: (
+    isinstance(value, list) and all(type(v) in (int, float) and math.isfinite(v) for v in value)
+  )
+  good = {
+    'image': isinstance(image, list) and len(image) == 3 and all(map(_is_size, image)),
+    'classes': _is_size(classes),
+    'mean': is_numbers(data.get('mean')),
+    'std': is_numbers(data.get('std')) and min(data['std'], default=1) > 0,
+  }
+  for key, is_good in good.items():
+    if data.get(key) is not None and not is_good:
+      raise MixerError(f'{where} says that {key} is {data[key]!r:.80}, which cannot be; get it again')
+  if labels and not all(isinstance(label, str) for label in labels):
+    raise MixerError(f'{where} has labels that are not text; get it again')
+  if labels and classes and len(labels) != classes:
+    raise MixerError(f'{where} has {len(labels)} labels for {classes} classes; get it again')
+  if image and tokens is not None:
+    height, width = (patch, patch) if isinstance(patch, int) else patch
+    if image[0] % height or image[1] % width or image[0] // height * (image[1] // width) != tokens:
+      raise MixerError(
+        f'{where} says that image is {image}, which patches of {height}x{width} do not cut into {tokens} tokens; get'
+        ' it again'
+      )
+  if image and channels not in (None, image[2]):
+    raise MixerError(f'{where} says that image is {image}, but its stem takes {channels} channels; get it again')
+  for key in ('mean', 'std'):
+    if image and data.get(key) is not None and len(data[key]) != image[2]:
+      raise MixerError(f'{where} says that {key} is {data[key]!r:.80} for {image[2]} channels; get it again')
 
 
 def _compare_names(address: str, needed: set[str], given: set[str]) -> None:
@@ -233,25 +325,35 @@ def _compare_names(address: str, needed: set[str], given: set[str]) -> None:
     for what, names in (('missing', needed - given), ('extra', given - needed)) if names
   ]  # fmt: skip
   if told:
-    raise MixerError(f'{address} holds not just a Mixer: {"; ".join(told)}; get another file')
+    raise MixerError(f'{address} does not hold the arrays of a Mixer: {"; ".join(told)}; get another file')
 
 
-def _to_float32(address: str, name: str, array: archives.Array, converted: dict[str, int]) -> np.ndarray:
-  """A finite float32 array; `converted` counts those of another kind."""
-  if array.dtype not in archives.FLOATS:
-    raise MixerError(f'{address}: {name} is of {array.dtype}, but weights are float32, float16, bfloat16 or float64')
-  value = array.read()
-  if array.dtype != 'float32':
-    converted[array.dtype] = converted.get(array.dtype, 0) + 1
-    value = value.astype(np.float32)
-  if not np.isfinite(value).all():
-    count = int((~np.isfinite(value)).sum())
-    raise MixerError(f'{address}: {name} has {count:,} entries that are not finite; get another file')
-  return value
+def _to_float32(
+  address: str, given: dict[str, tuple[str, archives.Array]], convert: Callable = lambda _, value: value
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+  """Finite float32 arrays, and what was converted to that.
 
-
-def _told(converted: dict[str, int]) -> tuple[str, ...]:
-  return tuple(f'{count} arrays: {dtype} -> float32' for dtype, count in sorted(converted.items()))
+  Args:
+    given: our name -> name in the file, array.
+    convert: (our name, array) -> array.
+  """
+  if other := [f'{name} ({array.dtype})' for name, array in given.values() if array.dtype not in archives.FLOATS]:
+    raise MixerError(
+      f'{address}: not of {", ".join(archives.FLOATS)}, as weights are: {", ".join(other)}; get another file'
+    )
+  arrays, converted, bad = {}, collections.Counter(), []
+  for ours, (name, array) in given.items():
+    value = array.read()
+    if array.dtype != 'float32':
+      converted[array.dtype] += 1
+      with np.errstate(over='ignore', invalid='ignore'):  # told below
+        value = value.astype(np.float32)
+    if count := value.size - int(np.isfinite(value).sum()):
+      bad.append(f'{name} ({count:,} of {value.size:,})')
+    arrays[ours] = convert(ours, value)
+  if bad:
+    raise MixerError(f'{address}: entries that are not finite in float32: {", ".join(bad)}; get another file')
+  return arrays, tuple(f'{count} arrays: {dtype} -> float32' for dtype, count in sorted(converted.items()))
 
 
 @functools.cache

@@ -12,15 +12,17 @@ import os
 import re
 import tempfile
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import tqdm
 
-from mixer_jax.errors import MixerError
-from mixer_jax.weights.archives import checksum
+from mixer_jax.errors import MixerError, unknown
+from mixer_jax.weights.archives import READERS, checksum
 
 CHUNK = 2**22
+INSTALL = "python -m pip install -e '.[remote]' where this project lies"
 
 
 def is_address(path: str) -> bool:
@@ -34,7 +36,7 @@ def fetch(address: str) -> Path:
     MixerError: an address that cannot be fetched, a library that is missing, a file kept that has changed.
   """
   if not is_address(address):
-    return Path(address).expanduser()
+    return Path(os.path.expanduser(address))  # Path.expanduser() raises where there is no such user
   scheme, _, rest = address.partition('://')
   if not rest.strip('/'):
     raise MixerError(f'{address} names nothing; addresses are like hf://OWNER/NAME/PATH and gs://BUCKET/PATH')
@@ -50,62 +52,72 @@ def cache_folder() -> Path:
 
 
 def _from_hub(address: str, rest: str) -> Path:
-  owner, name, *path = rest.strip('/').split('/')[:2] + ['/'.join(rest.strip('/').split('/')[2:])]
+  owner, _, rest = rest.strip('/').partition('/')
+  name, _, path = rest.partition('/')
   if not name:
     raise MixerError(f'{address} is no address of the hub; they are like hf://OWNER/NAME/PATH')
   hub = _library('huggingface_hub', address)
-  try:
-    if path[0]:
-      return Path(hub.hf_hub_download(f'{owner}/{name}', path[0]))
+  with _reported(address):
+    if path:
+      return Path(hub.hf_hub_download(f'{owner}/{name}', path))
     return Path(hub.snapshot_download(f'{owner}/{name}', allow_patterns=['config.json', 'model.safetensors']))
-  except Exception as error:  # The hub's, of requests, of the disk: whatever it is, the address did not give a file.
-    raise _cannot(address, error) from error
 
 
 def _from_fsspec(address: str) -> Path:
+  end = Path(address).suffix
+  if end.lower() not in READERS:  # before a long download
+    raise unknown(f'kind of weights, by the end of {address},', end, READERS)
   fsspec = _library('fsspec', address)
-  # The whole address in the name: two files of one name must not meet.
-  key = hashlib.sha256(address.encode()).hexdigest()[:16]
-  place = cache_folder() / f'{key}-{address.rstrip("/").rpartition("/")[2]}'
-  kept = place.with_name(f'{place.name}.sha256')
-  if place.is_file() and kept.is_file():
-    if checksum(place) != kept.read_text().strip():
-      raise MixerError(f'{place}, fetched from {address}, is not what it was; delete it to fetch it again')
-    return place
-  part = None
-  try:
+  with _reported(address):
+    # The whole address in the name: two files of one name must not meet.
+    key = hashlib.sha256(address.encode()).hexdigest()[:16]
+    place = cache_folder() / f'{key}-{address.rpartition("/")[2]}'
+    kept = place.with_name(f'{place.name}.sha256')
+    if place.is_file() and kept.is_file():
+      if checksum(place) != kept.read_text(errors='replace').strip():
+        raise MixerError(f'{place}, fetched from {address}, is not what it was; delete it to fetch it again')
+      return place
     place.parent.mkdir(parents=True, exist_ok=True)
-    with (
-      fsspec.open(address, 'rb') as source,
-      tempfile.NamedTemporaryFile(dir=place.parent, suffix='.part', delete=False) as target,
-      tqdm.tqdm(total=getattr(source, 'size', None), unit='B', unit_scale=True, desc=place.name) as bar,
-    ):
-      part = Path(target.name)
-      while chunk := source.read(CHUNK):
-        target.write(chunk)
-        bar.update(len(chunk))
-      if bar.total is not None and bar.n != bar.total:
-        raise OSError(f'{bar.n:,} bytes came of {bar.total:,}')
-    digest = checksum(part)
-    os.replace(part, place)
+    with fsspec.open(address, 'rb') as source, tempfile.TemporaryDirectory(dir=place.parent) as folder:
+      part = Path(folder, 'part')
+      total = getattr(source, 'size', None)
+      with part.open('wb') as target, tqdm.tqdm(total=total, unit='B', unit_scale=True, desc=place.name) as bar:
+        while chunk := source.read(CHUNK):
+          target.write(chunk)
+          bar.update(len(chunk))
+      if total is not None and part.stat().st_size != total:
+        raise OSError(f'{part.stat().st_size:,} bytes came of {total:,}')
+      digest = checksum(part)
+      kept.unlink(missing_ok=True)  # of an earlier file
+      os.replace(part, place)
     kept.write_text(f'{digest}\n')
-  except Exception as error:  # Each file system of fsspec raises what it likes.
-    raise _cannot(address, error) from error
-  finally:
-    if part is not None:
-      with contextlib.suppress(FileNotFoundError):
-        part.unlink()
   print(f'{address}: sha256 {digest}, kept as {place}')
   return place
 
 
-def _cannot(address: str, error: Exception) -> MixerError:
-  reason = ' '.join(str(error).split())[:300] or type(error).__name__
-  return MixerError(f'{address} cannot be fetched ({reason}); look at the address and the connection')
+@contextlib.contextmanager
+def _reported(address: str) -> Iterator[None]:
+  """What can go wrong with an address, in one line."""
+  try:
+    yield
+  except MixerError:
+    raise
+  except ImportError as error:  # fsspec imports what a kind of address needs when it sees one
+    raise MixerError(
+      f'{address} needs a library ({_words(error)}); {INSTALL} brings those of hf:// and gs://'
+    ) from error
+  except Exception as error:  # Each file system raises what it likes: its own, of requests, of the disk.
+    raise MixerError(
+      f'{address} cannot be fetched ({_words(error)}); look at the address and the connection'
+    ) from error
+
+
+def _words(error: Exception) -> str:
+  return ' '.join(str(error).split())[:300] or type(error).__name__
 
 
 def _library(name: str, address: str) -> ModuleType:
   try:
     return importlib.import_module(name)
   except ImportError as error:
-    raise MixerError(f"{address} needs {name}: python -m pip install -e '.[remote]' where this project lies") from error
+    raise MixerError(f'{address} needs {name}: {INSTALL}') from error

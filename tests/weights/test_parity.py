@@ -5,12 +5,12 @@ import json
 import zlib
 from pathlib import Path
 
-import files
 import jax
 import ml_dtypes
 import numpy as np
 import optax
 import pytest
+import safetensors.numpy
 from flax import nnx
 
 from mixer_jax.models.mixer import SIZES, MlpMixer
@@ -85,9 +85,9 @@ def test_outputs_and_gradients(size, gelu, file, golden, images, tmp_path):
   if file.endswith('.npz'):
     layout = 'original' if file == 'w.npz' else 'older original'
     ours = {name: layouts.to_ours('timm', name, given[theirs]) for name, theirs in names.items()}
-    files.write_npz(tmp_path / file, layouts.from_ours(layout, ours, blocks, (patch, patch, 3)))
+    np.savez(tmp_path / file, **layouts.from_ours(layout, ours, blocks, (patch, patch, 3)))
   else:
-    files.write_safetensors(tmp_path / file, given)
+    safetensors.numpy.save_file(given, tmp_path / file)
   weights = reading.read(str(tmp_path / file))
   assert weights.model['gelu'] == gelu and weights.image == (224, 224, 3)
   assert {k: weights.model[k] for k in SIZES[size]} == SIZES[size]

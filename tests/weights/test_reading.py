@@ -1,195 +1,342 @@
-"""Files and folders of weights -> a Mixer in our names, or one line that names all that is wrong."""
+"""Weights in every layout come out as ours to the bit; whatever else a file or a folder holds is named in one line."""
 
 import json
+import re
 import time
+import zipfile
 
-import files
+import ml_dtypes
 import numpy as np
 import pytest
+import weight_files as files
 
 from mixer_jax.errors import MixerError
-from mixer_jax.weights import reading, writing
+from mixer_jax.weights import reading
 
-MODEL = {
-  'name': 'mixer', 'patch': 2, **files.SIZES, 'norm_over': 'channels', 'first': 'tokens', 'pool': 'mean', 'head': [],
-}  # fmt: skip
+OURS = files.mixer()
+ABOUT = {
+  'format': reading.FORMAT,
+  'model': {'name': 'mixer', 'patch': 2, **files.SIZES, 'gelu': 'exact', 'dropout': 0.1, 'scan': True},
+  'data': {'image': [4, 6, 3], 'classes': 5, 'mean': [0.1, 0.2, 0.3], 'std': [1, 1, 0.5]},
+  'labels': list('abcde'),
+  'schema': None,
+}
+
+
+def write(path, arrays, notes=None):
+  if path.suffix == '.npz':
+    np.savez(path, **arrays)
+  elif path.suffix == '.pth':
+    files.pth(path, arrays)
+  else:
+    kinds = {'float32': 'F32', 'float16': 'F16', 'bfloat16': 'BF16', 'float64': 'F64', 'int64': 'I64'}
+    given = {k: (kinds[x.dtype.name], list(x.shape), x.tobytes()) for k, x in arrays.items()}
+    path.write_bytes(files.safetensors(given, notes))
+  return path
+
+
+def folder(path, about=None, arrays=OURS):
+  path.mkdir(exist_ok=True)
+  (path / 'config.json').write_text(about if isinstance(about, str) else json.dumps(ABOUT | (about or {})))
+  write(path / 'model.safetensors', arrays)
+  return path
 
 
 def refused(path, *parts):
   with pytest.raises(MixerError) as caught:
     reading.read(str(path))
   message = str(caught.value)
-  assert '\n' not in message
-  for part in (path.name, *parts):
+  assert str(path) in message and '\n' not in message, message
+  for part in parts:
     assert part in message, message
+  return message
 
 
-@pytest.mark.parametrize('end', files.WRITERS)
-def test_what_a_file_says_of_its_network(end, tmp_path):
-  layout, write = files.WRITERS[end]
-  arrays = files.mixer_arrays()
-  write(tmp_path / f'w{end}', files.theirs(layout, arrays))
-  found = reading.read(str(tmp_path / f'w{end}'))
-  assert found.arrays.keys() == arrays.keys()
-  assert all(np.array_equal(found.arrays[name], arrays[name]) for name in arrays)
-  gelu = {'original': 'tanh', 'timm': 'exact'}[layout]
-  assert found.model == MODEL | {'gelu': gelu}
-  assert found.data == {'image': [6, 6, 3], 'classes': 4, 'mean': [0.5] * 3, 'std': [0.5] * 3}
-  assert found.notes == (f'gelu: {gelu}, as {layout} weights have it; the file does not say',)
-  assert len(found.sha256) == 64
+def check(weights, ours=OURS):
+  assert weights.arrays.keys() == ours.keys()
+  for name, x in ours.items():
+    assert weights.arrays[name].dtype == np.float32
+    np.testing.assert_array_equal(weights.arrays[name], x, name)
 
 
-@pytest.mark.parametrize('layout, prefix, write, end', [
-  ('original', 'params/', files.write_npz, '.npz'), ('original', 'opt/target/', files.write_npz, '.npz'),
-  ('older original', '', files.write_npz, '.npz'), ('older original', 'target/', files.write_npz, '.npz'),
-  ('timm', 'module.', files.write_pth, '.pth'), ('timm', 'model.', files.write_safetensors, '.safetensors'),
-])  # fmt: skip
-def test_prefixes(layout, prefix, write, end, tmp_path):
-  arrays = files.mixer_arrays()
-  given = {prefix + name: array for name, array in files.theirs(layout, arrays).items()}
-  write(tmp_path / f'w{end}', given)
-  found = reading.read(str(tmp_path / f'w{end}'))
-  assert found.kind == layout and all(np.array_equal(found.arrays[name], arrays[name]) for name in arrays)
+LAYOUTS = {'original': (files.original, 'w.npz'), 'older original': (files.older, 'w.npz')}
+LAYOUTS |= {'timm': (files.timm, 'w.safetensors'), 'timm pth': (files.timm, 'w.pth')}
 
 
-@pytest.mark.parametrize('dtype', [np.float16, files.BFLOAT16, np.float64])
-def test_other_floats_are_converted_and_told(dtype, tmp_path):
-  arrays = files.mixer_arrays()
-  layouts = (
-    {'.npz': 'original'} if dtype == np.float64 else {'.npz': 'original', '.safetensors': 'timm', '.pth': 'timm'}
-  )
-  for end, layout in layouts.items():
-    files.WRITERS[end][1](tmp_path / f'w{end}', files.theirs(layout, arrays, dtype))
-    found = reading.read(str(tmp_path / f'w{end}'))
-    assert found.notes[-1] == f'30 arrays: {np.dtype(dtype).name} -> float32'
-    name = 'blocks.1.token_mixing.fc1.kernel'
-    assert found.arrays[name].dtype == np.float32
-    assert np.array_equal(found.arrays[name], arrays[name].astype(dtype).astype(np.float32))
+@pytest.mark.parametrize(
+  'kind, prefix',
+  [
+    *[('original', p) for p in ('', 'params/', 'target/', 'opt/target/')],
+    *[('older original', p) for p in ('', 'target/', 'opt/target/')],
+    *[('timm', p) for p in ('', 'module.', 'model.')],
+    ('timm pth', 'module.'),
+  ],
+)
+def test_every_layout_and_prefix(tmp_path, kind, prefix):
+  make, name = LAYOUTS[kind]
+  path = write(tmp_path / name, {prefix + k: x for k, x in make(OURS).items()})
+  weights = reading.read(str(path))
+  check(weights)
+  gelu = 'exact' if 'timm' in kind else 'tanh'
+  assert weights.kind == kind.removesuffix(' pth') and weights.source == str(path) and len(weights.sha256) == 64
+  assert weights.model == {'name': 'mixer', 'patch': 2, **files.SIZES, **reading.MIXER, 'gelu': gelu}
+  assert weights.data == {'classes': 5, **reading.PUBLISHED} and weights.labels is None
+  assert weights.notes == (f'gelu: {gelu}, as {weights.kind} weights have it; the file does not say',)
+  with pytest.raises(MixerError, match='does not say how its 6 tokens lie'):
+    _ = weights.image
 
 
-def test_whole_numbers_are_no_weights(tmp_path):
-  given = files.theirs('original', files.mixer_arrays())
-  given['stem/bias'] = given['stem/bias'].astype(np.int64)
-  files.write_npz(tmp_path / 'w.npz', given)
-  refused(tmp_path / 'w.npz', 'stem/bias is of int64')
+@pytest.mark.parametrize('kind', LAYOUTS)
+def test_without_a_head_and_with_square_tokens(tmp_path, kind):
+  make, name = LAYOUTS[kind]
+  ours = {k: x for k, x in files.mixer(tokens=9).items() if not k.startswith('head.')}
+  weights = reading.read(str(write(tmp_path / name, make(ours))))
+  check(weights, ours)
+  assert weights.data['classes'] is None and weights.image == (6, 6, 3)
 
 
-def test_numbers_that_are_none_are_named_and_counted(tmp_path):
-  given = files.theirs('timm', files.mixer_arrays())
-  given['blocks.1.norm2.weight'][[1, 3]] = np.nan, np.inf
-  files.write_safetensors(tmp_path / 'w.safetensors', given)
-  refused(tmp_path / 'w.safetensors', 'blocks.1.norm2.weight has 2 entries that are not finite')
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16', 'float64'])
+@pytest.mark.parametrize('kind', LAYOUTS)
+def test_other_floats_are_converted_and_told(tmp_path, kind, dtype):
+  make, name = LAYOUTS[kind]
+  kind = ml_dtypes.bfloat16 if dtype == 'bfloat16' else dtype
+  low = {k: x.astype(kind) for k, x in OURS.items()}
+  weights = reading.read(str(write(tmp_path / name, make(low))))
+  check(weights, {k: x.astype(np.float32) for k, x in low.items()})
+  assert weights.notes[1:] == (f'{len(OURS)} arrays: {dtype} -> float32',)
 
 
-def test_missing_and_extra_arrays_are_all_named(tmp_path):
-  given = files.theirs('original', files.mixer_arrays())
-  del given['stem/bias'], given['MixerBlock_1/LayerNorm_0/scale']
-  given |= {'other/kernel': np.ones(2), 'MixerBlock_0/extra': np.ones(2)}
-  files.write_npz(tmp_path / 'w.npz', given)
+@pytest.mark.parametrize('kind', LAYOUTS)
+def test_arrays_that_are_missing_extra_misshapen_or_no_numbers(tmp_path, kind):
+  make, name = LAYOUTS[kind]
+  theirs, path = make(OURS), tmp_path / name
+  names = {ours: list(theirs)[i] for i, ours in enumerate(OURS)}
+  gone = [names['blocks.1.channel_norm.bias'], names['head.bias']]
+  kept = {k: x for k, x in theirs.items() if k not in gone}
+  more = {'a': theirs[names['head.bias']], 'opt/b': theirs[names['head.bias']]}
+  refused(write(path, kept | more), f'missing {", ".join(sorted(gone))}; extra a, opt/b')
+  refused(write(path, more), "holds no Mixer by the original's or timm's names; it has 2 arrays: a, opt/b")
+  # As in ours, of the last block: both are named.
+  wrong = make(OURS | {'blocks.1.token_mixing.fc2.bias': np.ones(9, 'f4'), 'head.kernel': np.ones((3, 5), 'f4')})
   refused(
-    tmp_path / 'w.npz', 'missing MixerBlock_1/LayerNorm_0/scale, stem/bias', 'extra MixerBlock_0/extra, other/kernel'
+    write(path, wrong),
+    'blocks.1.token_mixing.fc2.bias (9,), but should be (6,)',
+    'head.kernel (3, 5), but should be (8, 5)',
   )
+  stem = names['stem.kernel']
+  refused(write(path, theirs | {stem: np.ones((12, 8), 'f4')}), 'the stem has the shape (12, 8), but', 'four axes')
+  refused(write(path, theirs | {names['blocks.0.token_mixing.fc1.kernel']: np.ones(3, 'f4')}), 'sizes of a Mixer')
+  refused(write(path, theirs | {names['blocks.0.channel_mixing.fc1.kernel']: np.ones((0, 9), 'f4')}), 'sizes of a')
+  # Not finite: all are counted.
+  bad = {names[k]: theirs[names[k]].copy() for k in ('head.bias', 'blocks.1.channel_mixing.fc1.kernel')}
+  for x in bad.values():
+    x.flat[:2] = np.nan, np.inf
+  refused(write(path, theirs | bad), *(f'{k} (2 of {x.size:,})' for k, x in bad.items()), 'not finite')
+  large = {stem: np.full(theirs[stem].shape, 1e300)}
+  refused(write(path, theirs | large), f'{stem} (96 of 96)', 'not finite in float32')
+  whole = {k: theirs[k].astype(np.int64) for k in (stem, names['head.bias'])}
+  refused(write(path, theirs | whole), f'{stem} (int64)', f'{names["head.bias"]} (int64)')
 
 
-def test_a_block_that_is_missing_and_one_far_out(tmp_path):
-  given = files.theirs('original', files.mixer_arrays())
-  given = {name.replace('MixerBlock_1', 'MixerBlock_300000'): array for name, array in given.items()}
-  files.write_npz(tmp_path / 'w.npz', given)
-  began = time.monotonic()
-  refused(tmp_path / 'w.npz', 'MixerBlock_1/LayerNorm_0/scale', 'extra MixerBlock_300000/')
-  assert time.monotonic() - began < 5
+@pytest.mark.parametrize('kind', LAYOUTS)
+def test_numbers_of_blocks(tmp_path, kind):
+  make, name = LAYOUTS[kind]
+  start = time.monotonic()
+  for number in (3, 999_999, 10**30):
+    pattern, there = re.compile(r'^(MixerBlock_|Mixer/encoderblock_|blocks\.)1'), rf'\g<1>{number}'
+    arrays = {pattern.sub(there, k): x for k, x in make(OURS).items()}
+    message = refused(write(tmp_path / name, arrays), 'extra ', f'{number}')
+    assert ('missing ' in message) == (number < 10**30) and len(message) < 3000
+  assert time.monotonic() - start < 30
 
 
-def test_misshapen_arrays_are_all_named(tmp_path):
-  given = files.theirs('timm', files.mixer_arrays())
-  given['blocks.1.mlp_tokens.fc2.bias'] = np.ones(3, np.float32)
-  given['norm.weight'] = np.ones(5, np.float32)
-  files.write_safetensors(tmp_path / 'w.safetensors', given)
-  refused(
-    tmp_path / 'w.safetensors', 'blocks.1.token_mixing.fc2.bias (3,), but should be (9,)',
-    'pre_head_norm.scale (5,), but should be (6,)',
-  )  # fmt: skip
+def test_a_file_of_huge_sizes_that_hold_nothing(tmp_path):
+  path = write(tmp_path / 'w.npz', files.original(OURS))
+  with zipfile.ZipFile(path) as archive:
+    members = {name: archive.read(name) for name in archive.namelist()}
+  huge = {
+    'head/kernel.npy': files.npy(shape=f'(0, {2**62})', data=b''),
+    'head/bias.npy': files.npy(shape='(0,)', data=b''),
+  }
+  refused(files.write_zip(path, members | huge), 'no sizes of a Mixer')
 
 
-def test_shapes_are_checked_before_anything_is_read(tmp_path, monkeypatch):
-  given = files.theirs('original', files.mixer_arrays())
-  given['head/bias'] = np.ones(9, np.float32)
-  files.write_npz(tmp_path / 'w.npz', given)
-  monkeypatch.setattr(reading, '_to_float32', lambda *_: pytest.fail('an array was read'))
-  refused(tmp_path / 'w.npz', 'head.bias (9,), but should be (4,)')
+def test_a_model_of_our_names_is_given_as_a_folder(tmp_path):
+  refused(write(tmp_path / 'w.safetensors', OURS), '(a model folder is given as a folder)')
 
 
-@pytest.mark.parametrize('shape', [(12, 6), (2, 2, 3, 6, 1), (6,), (0, 2, 3, 6)])
-def test_a_stem_that_is_none(shape, tmp_path):
-  given = files.theirs('original', files.mixer_arrays())
-  given['stem/kernel'] = np.ones(shape, np.float32)
-  files.write_npz(tmp_path / 'w.npz', given)
-  refused(tmp_path / 'w.npz')
+NOTES = {'gelu': 'tanh', 'image': [4, 6, 3], 'mean': [0.1, 0.2, 0.3], 'std': [1, 1, 1], 'labels': list('vwxyz')}
 
 
-def test_weights_of_something_else(tmp_path):
-  files.write_npz(tmp_path / 'w.npz', {'conv1/kernel': np.ones((3, 3, 3, 8)), 'fc/kernel': np.ones((8, 10))})
-  refused(tmp_path / 'w.npz', 'no Mixer', '2 arrays: conv1/kernel, fc/kernel')
-  blockless = {k: v for k, v in files.theirs('timm', files.mixer_arrays()).items() if not k.startswith('blocks')}
-  files.write_safetensors(tmp_path / 'w.safetensors', blockless)
-  refused(tmp_path / 'w.safetensors', 'no Mixer')
+def test_notes_of_a_file(tmp_path):
+  path = tmp_path / 'w.safetensors'
+  weights = reading.read(str(write(path, files.timm(OURS), {'mixer_jax': json.dumps(NOTES)})))
+  assert weights.model['gelu'] == 'tanh' and weights.image == (4, 6, 3) and weights.labels == list('vwxyz')
+  assert weights.data['mean'] == [0.1, 0.2, 0.3] and weights.notes == ()
 
 
-def test_a_file_without_a_head(tmp_path):
-  given = {k: v for k, v in files.theirs('timm', files.mixer_arrays()).items() if not k.startswith('head')}
-  files.write_safetensors(tmp_path / 'w.safetensors', given)
-  found = reading.read(str(tmp_path / 'w.safetensors'))
-  assert 'head.bias' not in found.arrays and found.data['classes'] is None
-  files.write_safetensors(tmp_path / 'w.safetensors', given | {'head.bias': np.ones(4, np.float32)})
-  refused(tmp_path / 'w.safetensors', 'missing head.weight')
-
-
-def test_tokens_that_make_no_square(tmp_path, monkeypatch):
-  monkeypatch.setattr(files, 'IMAGE', (4, 6, 3))
-  files.write_npz(tmp_path / 'w.npz', files.theirs('original', files.mixer_arrays()))
-  found = reading.read(str(tmp_path / 'w.npz'))
-  assert 'image' not in found.data
-  with pytest.raises(MixerError, match='6 tokens lie, and they make no square'):
-    _ = found.image
+@pytest.mark.parametrize(
+  'change, part',
+  [
+    ('{', 'not to be understood'),
+    ('[]', 'not to be understood'),
+    ('[' * 100_000, 'not to be understood'),
+    ({'gelu': 'other'}, 'not to be understood'),
+    ({'gelu': ['tanh']}, 'not to be understood'),
+    ({'labels': 'vwxyz'}, 'not to be understood'),
+    ({'image': [4, 6]}, 'image is [4, 6]'),
+    ({'image': [4, 6, '3']}, 'which cannot be'),
+    ({'image': [4, 4, 3]}, 'patches of 2x2 do not cut into 6 tokens'),
+    ({'image': [5, 6, 3]}, 'patches of 2x2 do not cut into 6 tokens'),
+    ({'image': [4, 6, 1], 'mean': [0], 'std': [1]}, 'channels'),
+    ({'mean': [0.1]}, 'mean is [0.1] for 3 channels'),
+    ({'mean': ['a', 1, 2]}, 'which cannot be'),
+    ({'std': [0, 1, 1]}, 'which cannot be'),
+    ({'std': [float('nan'), 1, 1]}, 'which cannot be'),
+    ({'labels': [1, 2, 3, 4, 5]}, 'labels that are not text'),
+    ({'labels': ['a']}, '1 labels for 5 classes'),
+  ],
+)
+def test_notes_that_make_no_sense(tmp_path, change, part):
+  text = change if isinstance(change, str) else json.dumps(NOTES | change)
+  refused(write(tmp_path / 'w.safetensors', files.timm(OURS), {'mixer_jax': text}), part)
 
 
 # ---- model folders
 
 
-@pytest.fixture
-def folder(tmp_path):
-  arrays = files.mixer_arrays()
-  data = {'image': [6, 6, 3], 'classes': 4, 'mean': [0.1] * 3, 'std': [0.2] * 3}
-  given = {'model': MODEL | {'gelu': 'exact'}, 'data': data, 'labels': list('abcd'), 'source': 's', 'kind': 'run'}
-  writing.write(reading.Weights(arrays=arrays, **given), tmp_path / 'folder')
-  return tmp_path / 'folder'
+def test_a_model_folder(tmp_path):
+  weights = reading.read(str(folder(tmp_path / 'm')))
+  check(weights)
+  assert weights.kind == 'model folder' and weights.model == ABOUT['model'] and weights.data == ABOUT['data']
+  assert weights.labels == list('abcde') and weights.image == (4, 6, 3) and weights.patch == (2, 2)
+  data = {'image': None, 'classes': None, 'mean': None, 'std': None}
+  ours = {k: x for k, x in OURS.items() if not k.startswith('head.')}
+  check(reading.read(str(folder(tmp_path / 'n', {'data': data, 'labels': None}, ours))), ours)
 
 
-def test_a_folder_keeps_everything(folder):
-  found = reading.read(str(folder))
-  about = json.loads((folder / 'config.json').read_text())
-  assert found.model == about['model'] and found.data == about['data'] and found.labels == list('abcd')
-  assert found.kind == 'model folder' and found.notes == ()
+def test_a_folder_of_another_model(tmp_path):
+  about = {'model': {'name': 'other', 'x': 1}, 'data': {'classes': 2}, 'labels': None, 'schema': {'a': 1}}
+  weights = reading.read(str(folder(tmp_path / 'm', about, {'x.y': np.ones((2, 3), 'f4')})))
+  assert weights.schema == {'a': 1} and not weights.is_mixer and weights.arrays['x.y'].sum() == 6
+  refused(folder(tmp_path / 'm', about, {'x.y': np.full(3, np.nan, 'f4')}), 'x.y (3 of 3)')
 
 
-@pytest.mark.parametrize('change, part', [
-  ({'format': 'other'}, 'no format'), ({'format': 'mixer_jax model folder 9'}, 'this version reads'),
-  ({'model': None}, 'model is None'), ({'model': {}}, 'model.name'), ({'data': []}, 'data is []'),
-  ({'labels': 'abc'}, "labels is 'abc'"), ({'schema': 3}, 'schema is 3'),
-])  # fmt: skip
-def test_a_folder_whose_config_is_wrong(change, part, folder):
-  path = folder / 'config.json'
-  path.write_text(json.dumps(json.loads(path.read_text()) | change))
-  refused(folder, part)
+@pytest.mark.parametrize(
+  'about, part',
+  [
+    ('{', 'cannot be read'),
+    ('[' * 100_000, 'cannot be read'),
+    ('[]', 'is no model folder'),
+    ('{}', 'is no model folder'),
+    ({'format': 7}, 'is no model folder'),
+    ({'format': 'mixer_jax model folder 2'}, "has the format 'mixer_jax model folder 2', but this version reads"),
+    ({'model': []}, 'model is [], of the wrong type'),
+    ({'data': None}, 'data is None'),
+    ({'labels': 'abcde'}, "labels is 'abcde'"),
+    ({'labels': ['a']}, '1 labels for 5 classes'),
+    ({'labels': [{}] * 5}, 'not text'),
+    ({'schema': []}, 'schema is []'),
+    ({'model': {}}, 'model.name is None'),
+    ({'model': {'name': 'mixer'}}, 'model.hidden is None'),
+    ({'model': ABOUT['model'] | {'hidden': '8'}}, "model.hidden is '8'"),
+    ({'model': ABOUT['model'] | {'patch': [2, '2']}}, "model.patch is [2, '2']"),
+    ({'model': ABOUT['model'] | {'patch': 0}}, 'model.patch is 0'),
+    ({'model': ABOUT['model'] | {'patch': 4}}, 'patches of 4x4'),
+    ({'model': ABOUT['model'] | {'blocks': 10**9}}, 'missing blocks.10.channel_mixing.fc1.bias'),
+    ({'model': ABOUT['model'] | {'blocks': 1}}, 'extra blocks.1.channel_mixing.fc1.bias'),
+    ({'model': ABOUT['model'] | {'hidden': 10**9}}, 'stem.kernel (12, 8), but should be (12, 1000000000)'),
+    ({'model': ABOUT['model'] | {'gelu': 'other'}}, "unknown GELU 'other'"),
+    ({'model': ABOUT['model'] | {'gelu': {}}}, 'describes no Mixer'),
+    ({'model': ABOUT['model'] | {'head': [10**30]}}, 'm'),
+    ({'model': ABOUT['model'] | {'dropout': 'x'}}, 'describes no Mixer'),
+    ({'model': ABOUT['model'] | {'colour': 1}}, 'describes no Mixer'),
+    ({'data': ABOUT['data'] | {'image': [4, 4, 3]}}, 'do not cut into 6 tokens'),
+    ({'data': ABOUT['data'] | {'image': 4}}, 'image is 4'),
+    ({'data': ABOUT['data'] | {'classes': '5'}}, "classes is '5'"),
+    ({'data': ABOUT['data'] | {'classes': 4}, 'labels': None}, 'head.bias (5,), but should be (4,)'),
+  ],
+)
+def test_configs_of_a_folder_that_make_no_sense(tmp_path, about, part):
+  refused(folder(tmp_path / 'm', about), part)
 
 
-def test_a_folder_that_is_damaged(folder):
-  good = (folder / 'config.json').read_text()
-  (folder / 'config.json').write_text(good[:-20])
-  refused(folder, 'cannot be read')
-  (folder / 'config.json').unlink()
-  refused(folder, 'neither a model folder nor a run')
-  (folder / 'config.json').write_text(good)
-  (folder / 'model.safetensors').unlink()
-  with pytest.raises(MixerError, match='there is no file .*model.safetensors'):
-    reading.read(str(folder))
+def test_folders_that_are_not_whole(tmp_path, monkeypatch):
+  path = folder(
+    tmp_path / 'm', None, {k: x for k, x in OURS.items() if k != 'blocks.0.token_norm.scale'} | {'y': OURS['stem.bias']}
+  )
+  refused(path, 'missing blocks.0.token_norm.scale; extra y')
+  refused(folder(path, None, OURS | {'stem.kernel': np.ones(3, 'f4')}), 'stem.kernel (3,), but should be (12, 8)')
+  refused(folder(path, None, OURS | {'stem.kernel': np.ones((), 'f4')}), 'stem.kernel (), but should be (12, 8)')
+  (path / 'model.safetensors').unlink()
+  refused(path, 'there is no file', 'model.safetensors')
+  (path / 'config.json').write_bytes(b'\xff\xfe')
+  refused(path, 'cannot be read')
+  (path / 'config.json').unlink()
+  refused(path, 'is neither a model folder nor a run')
+  refused(tmp_path / 'none.npz', 'there is no file')
+  refused(tmp_path / ('n' * 300), 'n')
+
+  def not_allowed(*_, **__):
+    raise PermissionError(13, 'Permission denied')
+
+  for name in ('is_file', 'is_dir'):
+    monkeypatch.setattr(f'pathlib.Path.{name}', not_allowed)
+    refused(path, 'Permission denied')
+
+
+# ---- whatever bytes
+
+
+def _zipped(path, inside):
+  """(bytes -> bytes of the file) for members of a zip whose checksums stay right."""
+  with zipfile.ZipFile(path) as archive:
+    members = {name: archive.read(name) for name in archive.namelist()}
+
+  def make(change):
+    name = change.choice([name for name in members if inside in name])
+    files.write_zip(path, members | {name: mutate(members[name], change)})
+
+  return make
+
+
+def mutate(data, rng):
+  """A few bytes changed, most of them near the beginning, where the headers are; or the end cut off."""
+  data = bytearray(data)
+  if rng.random() < 0.1:
+    return bytes(data[: rng.integers(len(data))])
+  reach = len(data) if rng.random() < 0.4 else min(len(data), 300)
+  for _ in range(rng.integers(1, 4)):
+    data[rng.integers(reach)] = (
+      rng.integers(256) if rng.random() < 0.5 else rng.choice(list(b'0123456789-(){}[]\',"<>.Rbtsu'))
+    )
+  return bytes(data)
+
+
+@pytest.mark.parametrize('kind', ['npz', 'npz inside', 'safetensors', 'pth', 'pth inside', 'pickle', 'config.json'])
+def test_random_changes_of_good_files(tmp_path, kind):
+  rng = np.random.default_rng(7)
+  if kind == 'config.json':
+    given = folder(tmp_path / 'm')
+    path = given / 'config.json'
+  else:
+    end = {'npz inside': 'npz', 'pth inside': 'pth', 'pickle': 'pth'}.get(kind, kind)
+    given = path = write(tmp_path / f'w.{end}', (files.original if end == 'npz' else files.timm)(OURS))
+  whole, outcomes = path.read_bytes(), [0, 0]
+  inside = {'npz inside': '.npy', 'pth inside': '', 'pickle': 'data.pkl'}.get(kind)
+  change = _zipped(path, inside) if inside is not None else lambda rng: path.write_bytes(mutate(whole, rng))
+  for _ in range(60):
+    change(rng)
+    message = ''
+    try:
+      weights = reading.read(str(given))
+    except MixerError as error:
+      message = str(error)
+    if message:
+      assert '\n' not in message and str(tmp_path) in message
+      outcomes[0] += 1
+    else:
+      assert {k: x.shape for k, x in weights.arrays.items()} == {k: x.shape for k, x in OURS.items()}
+      assert all(x.dtype == np.float32 and np.isfinite(x).all() for x in weights.arrays.values())
+      outcomes[1] += 1
+  assert outcomes[0] > 5

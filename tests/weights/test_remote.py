@@ -1,141 +1,158 @@
-"""Addresses: fetched once, kept with a checksum, never half; fsspec's file system in memory stands for the others."""
+"""Addresses: fetched once, kept with a checksum, and one line for whatever goes wrong; the network is a memory."""
 
 import sys
 import types
+from pathlib import Path
 
-import files
 import fsspec
 import pytest
 
 from mixer_jax.errors import MixerError
-from mixer_jax.weights import reading, remote
+from mixer_jax.weights import archives, remote
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-  return tmp_path / 'cache' / 'mixer_jax' / 'weights'
+ADDRESS, DATA = 'memory://bucket/a b/w.npz', bytes(range(256)) * 20_000
 
 
 @pytest.fixture
-def stored(tmp_path):
-  """The address of an .npz in fsspec's memory."""
-  files.write_npz(tmp_path / 'w.npz', files.theirs('original', files.mixer_arrays()))
-  fsspec.filesystem('memory').pipe('/bucket/w.npz', (tmp_path / 'w.npz').read_bytes())
-  yield 'memory://bucket/w.npz'
-  fsspec.filesystem('memory').rm('/bucket', recursive=True)
-
-
-def test_paths_stay_as_they_are(tmp_path):
-  assert remote.fetch(str(tmp_path)) == tmp_path
-  assert not remote.is_address('C:/x') and not remote.is_address('a/b') and remote.is_address('gs://b/w.npz')
-
-
-def test_fetched_once_and_kept_with_its_checksum(stored, cache, capsys, monkeypatch):
-  found = reading.read(stored)
-  assert found.source == stored and len(found.arrays) == 30
-  assert f'{stored}: sha256 {found.sha256}' in capsys.readouterr().out
-  monkeypatch.setattr(fsspec, 'open', lambda *_: pytest.fail('fetched again'))
-  assert reading.read(stored).sha256 == found.sha256
-  kept = sorted(path.name.partition('-')[2] for path in cache.iterdir())
-  assert kept == ['w.npz', 'w.npz.sha256']
-
-
-def test_files_of_one_name_do_not_meet(stored):
+def memory(tmp_path, monkeypatch):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   system = fsspec.filesystem('memory')
-  other = files.theirs('original', {name: array + 1 for name, array in files.mixer_arrays().items()})
-  system.pipe('/bucket/other/w.npz', files.npz_bytes(**other))
-  first, second = (reading.read(address) for address in (stored, 'memory://bucket/other/w.npz'))
-  assert first.sha256 != second.sha256
+  system.pipe('/bucket/a b/w.npz', DATA)
+  yield system
+  system.store.clear()
 
 
-def test_what_was_kept_and_has_changed_is_refused(stored):
-  path = remote.fetch(stored)
-  path.write_bytes(path.read_bytes()[:-1] + b'x')
-  with pytest.raises(MixerError, match='is not what it was; delete it'):
-    remote.fetch(stored)
-
-
-@pytest.mark.parametrize('error', [OSError('gone'), KeyboardInterrupt()], ids=['broken', 'ctrl-c'])
-def test_half_a_download_is_not_used(error, stored, cache, monkeypatch):
-  class Broken:
-    size = 100
-
-    def __enter__(self):
-      self.chunks = iter([b'half'])
-      return self
-
-    def __exit__(self, *_):
-      return False
-
-    def read(self, _):
-      try:
-        return next(self.chunks)
-      except StopIteration:
-        raise error from None
-
-  with monkeypatch.context() as patch:
-    patch.setattr(fsspec, 'open', lambda *_: Broken())
-    with pytest.raises((MixerError, KeyboardInterrupt)):
-      remote.fetch(stored)
-  assert list(cache.iterdir()) == []
-  assert len(reading.read(stored).arrays) == 30
-
-
-def test_a_file_that_came_short_is_not_used(stored, cache, monkeypatch):
-  data = fsspec.filesystem('memory').cat('/bucket/w.npz')
-
-  class Short:
-    size = len(data)
-
-    def __init__(self):
-      self.chunks = iter([data[:100], b''])
-
-    def __enter__(self):
-      return self
-
-    def __exit__(self, *_):
-      return False
-
-    def read(self, _):
-      return next(self.chunks)
-
-  monkeypatch.setattr(fsspec, 'open', lambda *_: Short())
-  with pytest.raises(MixerError, match='100 bytes came of'):
-    remote.fetch(stored)
-  assert list(cache.iterdir()) == []
-
-
-@pytest.mark.parametrize('address, part', [
-  ('memory://bucket/none.npz', 'cannot be fetched'), ('gs://', 'names nothing'), ('hf://', 'names nothing'),
-  ('file:///tmp/w.npz', 'give the path /tmp/w.npz'), ('nowhere://x/w.npz', 'cannot be fetched'),
-  ('hf://name', 'no address of the hub'),
-])  # fmt: skip
-def test_addresses_that_lead_nowhere(address, part):
-  with pytest.raises(MixerError, match=part) as caught:
+def refused(address, *parts):
+  with pytest.raises(MixerError) as caught:
     remote.fetch(address)
-  assert '\n' not in str(caught.value)
+  message = str(caught.value)
+  assert '\n' not in message
+  for part in parts:
+    assert part in message, message
 
 
-def test_the_hub(monkeypatch, tmp_path):
-  asked = []
-  hub = types.ModuleType('huggingface_hub')
-  hub.hf_hub_download = lambda repository, name: asked.append((repository, name)) or str(tmp_path / name)
-  hub.snapshot_download = lambda repository, allow_patterns: asked.append((repository, allow_patterns)) or str(tmp_path)
+def kept():
+  return sorted(path.name for path in remote.cache_folder().iterdir()) if remote.cache_folder().exists() else []
+
+
+def test_a_path_stays_a_path(monkeypatch):
+  monkeypatch.setenv('HOME', '/home/of')
+  assert remote.fetch('runs/a') == Path('runs/a')
+  assert remote.fetch('~/a.npz') == Path('/home/of/a.npz')
+  assert remote.fetch('~nobody-of-this-name/a.npz') == Path('~nobody-of-this-name/a.npz')
+  assert not remote.is_address('C:\\a.npz') and not remote.is_address('a/b://c') and remote.is_address('gs://a')
+
+
+def test_fetched_once_and_kept_with_its_checksum(memory, tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(remote, 'CHUNK', 1000)
+  place = remote.fetch(ADDRESS)
+  assert place.read_bytes() == DATA and place.is_relative_to(tmp_path) and place.name.endswith('-w.npz')
+  printed = capsys.readouterr()
+  assert printed.out == f'{ADDRESS}: sha256 {archives.checksum(place)}, kept as {place}\n' and 'w.npz' in printed.err
+  assert kept() == [place.name, f'{place.name}.sha256']
+  memory.store.clear()
+  monkeypatch.setattr(fsspec, 'open', None)
+  assert remote.fetch(ADDRESS) == place and capsys.readouterr().out == ''
+
+
+def test_without_a_progress_bar(memory, monkeypatch):
+  bar = remote.tqdm.tqdm
+  monkeypatch.setattr(remote.tqdm, 'tqdm', lambda **settings: bar(**settings, disable=True))
+  assert remote.fetch(ADDRESS).read_bytes() == DATA
+
+
+def test_two_files_of_one_name_do_not_meet(memory):
+  memory.pipe('/other/w.npz', b'other')
+  assert remote.fetch(ADDRESS).read_bytes() == DATA
+  assert remote.fetch('memory://other/w.npz').read_bytes() == b'other'
+
+
+def test_a_kept_file_that_has_changed(memory):
+  place = remote.fetch(ADDRESS)
+  place.write_bytes(DATA[:-1] + b'x')
+  refused(ADDRESS, str(place), 'is not what it was; delete it to fetch it again')
+  place.unlink()
+  memory.pipe('/bucket/a b/w.npz', b'new')
+  assert remote.fetch(ADDRESS).read_bytes() == b'new'
+  assert remote.fetch(ADDRESS).read_bytes() == b'new'
+  place.with_name(f'{place.name}.sha256').write_bytes(b'\xff')
+  refused(ADDRESS, 'is not what it was')
+  place.with_name(f'{place.name}.sha256').unlink()  # killed before it was written
+  assert remote.fetch(ADDRESS).read_bytes() == b'new'
+
+
+@pytest.mark.parametrize('error', [OSError('reset\nby peer'), KeyboardInterrupt(), None])
+def test_half_a_download_leaves_nothing(memory, monkeypatch, error):
+  class Broken:
+    size, reads = 3000, 0
+
+    def read(self, count):
+      self.reads += 1
+      if self.reads == 3 and error:
+        raise error
+      return b'x' * 1000 if self.reads < 3 else b''
+
+    __enter__ = lambda self: self
+    __exit__ = lambda self, *_: None
+
+  monkeypatch.setattr(fsspec, 'open', lambda *_: Broken())
+  if isinstance(error, KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt):
+      remote.fetch(ADDRESS)
+  else:
+    refused(ADDRESS, 'cannot be fetched', 'reset by peer' if error else '2,000 bytes came of 3,000', 'the connection')
+  assert kept() == []
+  monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+  'address, part',
+  [
+    ('gs://', 'names nothing; addresses are like'),
+    ('hf:///', 'names nothing'),
+    ('gs://bucket', "by the end of gs://bucket, ''"),
+    ('gs://bucket/w.zip', "by the end of gs://bucket/w.zip, '.zip'"),
+    ('hf://owner', 'is no address of the hub'),
+    ('file:///a%20b/w.npz', 'is here; give the path /a b/w.npz'),
+    ('nosuch://a/w.npz', 'cannot be fetched (Protocol not known: nosuch'),
+    ('memory://bucket/none.npz', 'cannot be fetched (/bucket/none.npz'),
+    (f'memory://bucket/{"n" * 300}.npz', 'cannot be fetched'),
+  ],
+)
+def test_addresses_that_give_nothing(memory, address, part):
+  refused(address, address, part)
+
+
+def test_a_cache_that_cannot_be_written(memory, tmp_path, monkeypatch):
+  (tmp_path / 'file').write_text('')
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
+  refused(ADDRESS, 'cannot be fetched', 'Not a directory')
+
+
+@pytest.mark.parametrize('address, name', [('hf://a/b/w.npz', 'huggingface_hub'), ('gs://a/w.npz', 'fsspec')])
+def test_a_library_that_is_missing(memory, monkeypatch, address, name):
+  monkeypatch.setitem(sys.modules, name, None)
+  refused(address, f"{address} needs {name}: python -m pip install -e '.[remote]'")
+
+
+def test_a_library_of_fsspec_that_is_missing(memory, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'gcsfs', None)
+  refused('gs://a/w.npz', 'gs://a/w.npz needs a library', 'gcsfs', "python -m pip install -e '.[remote]'")
+
+
+def test_the_hub(tmp_path, monkeypatch):
+  calls = []
+  hub = types.SimpleNamespace(
+    hf_hub_download=lambda repo, file: calls.append((repo, file)) or str(tmp_path / file),
+    snapshot_download=lambda repo, allow_patterns: calls.append((repo, allow_patterns)) or str(tmp_path),
+  )
   monkeypatch.setitem(sys.modules, 'huggingface_hub', hub)
-  assert remote.fetch('hf://me/mixer/a/w.safetensors') == tmp_path / 'a' / 'w.safetensors'
-  assert remote.fetch('hf://me/mixer') == tmp_path
-  assert asked == [('me/mixer', 'a/w.safetensors'), ('me/mixer', ['config.json', 'model.safetensors'])]
+  assert remote.fetch('hf://o/n/a/w.npz') == tmp_path / 'a/w.npz'
+  assert remote.fetch('hf://o/n') == remote.fetch('hf://o/n/') == tmp_path
+  assert calls == [('o/n', 'a/w.npz')] + [('o/n', ['config.json', 'model.safetensors'])] * 2
 
-  def offline(*_):
-    raise ConnectionError('no\nnetwork')
+  def fails(*_, **__):
+    raise ValueError('404\n\nnot found ' + 'x' * 1000)
 
-  hub.hf_hub_download = offline
-  with pytest.raises(MixerError, match=r'cannot be fetched \(no network\)'):
-    remote.fetch('hf://me/mixer/w.npz')
-
-
-def test_a_library_that_is_missing_is_named_with_the_way_to_it(monkeypatch):
-  monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
-  with pytest.raises(MixerError, match=r"needs huggingface_hub: python -m pip install -e '.\[remote\]'"):
-    remote.fetch('hf://me/mixer/w.npz')
+  hub.hf_hub_download = fails
+  refused('hf://o/n/w.npz', 'hf://o/n/w.npz cannot be fetched (404 not found', 'look at the address')
