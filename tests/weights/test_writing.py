@@ -94,7 +94,7 @@ def test_what_a_layout_has_no_place_for_is_refused(weights, tmp_path):
       with pytest.raises(MixerError, match=f'model.{part}.*model folder'):
         writing.write(other, tmp_path / name)
     writing.write(other, tmp_path / part)
-    assert reading.read(str(tmp_path / part)).model == other.model
+    assert json.loads((tmp_path / part / 'config.json').read_text())['model'] == other.model
   with pytest.raises(MixerError, match='tabular, which only a model folder'):
     writing.write(dataclasses.replace(weights, model={'name': 'tabular'}), tmp_path / 'w.npz')
   assert sorted(os.listdir(tmp_path)) == ['head', 'norm_over', 'pool']
