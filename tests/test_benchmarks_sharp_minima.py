@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import mixer_jax
+from mixer_jax import config as configs
 
 ROOT = Path(mixer_jax.__file__).parents[1]
 
@@ -29,7 +30,7 @@ def write_run(folder, method, seed, total, accuracy, eigenvalue=None):
     'update_noise': {'eta': 1e-6, 'gamma': 0.5} if method == 'noise' else {}, 'total': total, 'seed': seed,
   }  # fmt: skip
   summary = {
-    'config': config, 'metrics': {'test/accuracy': accuracy, 'train/loss': 0.1 + seed}, 'seconds': 10.0 + seed,
+    'config': config, 'metrics': {'test/accuracy': accuracy, 'test/loss': 0.2, 'train/loss': 0.1 + seed}, 'seconds': 10.0 + seed,
     'device': '1 x cpu',
   }  # fmt: skip
   (folder / 'summary.json').write_text(json.dumps(summary))
@@ -68,3 +69,45 @@ def test_no_runs_are_an_error(benchmark, tmp_path, monkeypatch):
   monkeypatch.setattr(sys, 'argv', ['sharp_minima.py', str(tmp_path)])
   with pytest.raises(SystemExit, match='no finished run'):
     benchmark.main()
+
+
+LOG = ROOT / 'docs' / 'results' / 'logs' / 'sharp_minima.jsonl'
+ARGUMENTS = {'digits': 'digits', 'unsw_nb15': 'rows', 'mnist': 'mnist', 'cifar10': 'cifar'}
+
+
+def load(argument):
+  return configs.load([f'--config={ROOT}/configs/sharp_minima.py:{argument}'])
+
+
+def test_the_log_is_of_the_config():
+  """What was published was run with what the config says today."""
+  lines = [json.loads(line) for line in LOG.read_text().splitlines()]
+  for data, method, half in {(line['data'], line['method'], line['epochs']) for line in lines}:
+    name = f'{ARGUMENTS[data]}-{method}'
+    whole, of_half = (load(f'{name}{end}') for end in ('', '-half'))
+    config = next(c for c in (whole, of_half) if float(c['total'].split()[0]) == half)
+    for line in lines:
+      if (line['data'], line['method'], line['epochs']) == (data, method, half):
+        assert line['settings'] == (config['sam'] or config['update_noise']), name
+        assert line['optimizer'] == config['optimizer'] and line['schedule'] == config['schedule'], name
+
+
+def test_the_chosen_are_the_best_of_the_tuning():
+  """The highest mean accuracy on validation images, of equal ones the lowest loss, in the log of the tuning."""
+  tuning = [json.loads(line) for line in LOG.with_name('sharp_minima_tuning.jsonl').read_text().splitlines()]
+  found = {}
+  for line in tuning:
+    assert line['split'] == 'val'
+    setting = (
+      line['schedule']['peak'],
+      line['optimizer']['weight_decay'],
+      json.dumps(line['settings'], sort_keys=True),
+    )
+    found.setdefault((line['data'], line['method']), {}).setdefault(setting, []).append((-line['error'], -line['loss']))
+  for (data, method), settings in found.items():
+    most = max(map(len, settings.values()))
+    means = {s: np.round(np.mean(values, axis=0), 6).tolist() for s, values in settings.items() if len(values) == most}
+    best = max(means, key=means.get)
+    config = load(f'{ARGUMENTS[data]}-{method}')
+    assert best[:2] == (config['schedule']['peak'], config['optimizer']['weight_decay']), (data, method)
+    assert json.loads(best[2]) == (config['sam'] or config['update_noise']), (data, method)

@@ -31,7 +31,7 @@ from mixer_jax.data import batches, formats
 from mixer_jax.training import loop, restore
 
 ROOT = Path(mixer_jax.__file__).parents[1]
-DOORS = ('train', 'evaluate', 'predict', 'analyze', 'describe', 'benchmark')
+DOORS = ('train', 'evaluate', 'predict', 'convert', 'export', 'analyze', 'describe', 'benchmark')
 DIGITS = f'--config={ROOT}/configs/digits.py'
 # A small Mixer for 20 steps, quickly compiled: what these tests look at does not depend on its size.
 SMALL = (

@@ -73,6 +73,12 @@ def test_a_run_keeps_its_preprocessing_in_a_folder(open_door, pretrained, tmp_pa
   assert about['model']['gelu'] == 'tanh' and about['labels'] == [str(i) for i in range(10)]
 
 
+def test_a_folder_is_no_run(refused, open_door, pretrained, tmp_path, capsys):
+  assert open_door('convert', f'--from={pretrained}', f'--to={tmp_path / "folder"}') == 0
+  capsys.readouterr()
+  refused('evaluate', f'--workdir={tmp_path}/folder', parts=['is a model folder', '--config.init_from.weights='])
+
+
 def test_a_new_run_begins_with_the_arrays(open_door, pretrained, tmp_path):
   """A learning rate of next to nothing, so that a step shows what was there before it."""
   workdir = tmp_path / 'run'

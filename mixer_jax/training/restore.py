@@ -16,6 +16,7 @@ from mixer_jax.training import state as states
 from mixer_jax.training.checkpoints import Checkpoints
 from mixer_jax.training.logging import read_metrics
 from mixer_jax.training.workdir import check_classes, read_config, read_json
+from mixer_jax.weights.reading import is_model_folder
 
 
 class Run(NamedTuple):
@@ -40,6 +41,10 @@ def restore(workdir: str | Path, *, step: str = 'last', raw: bool = False, exact
     MixerError: no run directory, no such checkpoint, none that can be read.
   """
   workdir = Path(workdir)
+  if is_model_folder(workdir):
+    raise MixerError(
+      f'{workdir} is a model folder, which is no run; start one from it with --config.init_from.weights={workdir}'
+    )
   config = read_config(workdir)
   if exact and 'dtype' in config.get('model', {}):
     config['model']['dtype'] = 'float32'
