@@ -63,7 +63,8 @@ def of_run(workdir: Path) -> dict:
     'data': config['data']['name'], 'method': method, 'settings': config['sam'] or config['update_noise'],
     'optimizer': config['optimizer'], 'schedule': config['schedule'], 'epochs': float(config['total'].split()[0]),
     'seed': config['seed'], 'split': split, 'error': 100 * (1 - metrics[f'{split}/accuracy']),
-    'loss': metrics[f'{split}/loss'], 'train_loss': metrics['train/loss'], 'seconds': summary['seconds'], 'device': summary['device'],
+    'loss': metrics[f'{split}/loss'], 'train_loss': metrics['train/loss'],
+    'seconds': summary['seconds'], 'device': summary['device'],
   }  # fmt: skip
   found = workdir / 'sharpness.json'
   if found.exists():

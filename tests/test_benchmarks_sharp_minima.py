@@ -30,7 +30,8 @@ def write_run(folder, method, seed, total, accuracy, eigenvalue=None):
     'update_noise': {'eta': 1e-6, 'gamma': 0.5} if method == 'noise' else {}, 'total': total, 'seed': seed,
   }  # fmt: skip
   summary = {
-    'config': config, 'metrics': {'test/accuracy': accuracy, 'test/loss': 0.2, 'train/loss': 0.1 + seed}, 'seconds': 10.0 + seed,
+    'config': config, 'metrics': {'test/accuracy': accuracy, 'test/loss': 0.2, 'train/loss': 0.1 + seed},
+    'seconds': 10.0 + seed,
     'device': '1 x cpu',
   }  # fmt: skip
   (folder / 'summary.json').write_text(json.dumps(summary))

@@ -201,3 +201,17 @@ def test_mistakes(refused, pretrained, finetuned, tmp_path):
   refused('convert', f'--from={tmp_path}/w.npz', f'--to={tmp_path}/out', parts=['w.npz is damaged'])
   refused('convert', f'--from={tmp_path}/w.npz', f'--to={tmp_path}/out', '--checkpoint=best', parts=['is no run'])
   assert not (tmp_path / 'run').exists() and not (tmp_path / 'out').exists()
+
+
+def test_a_table_goes_on_with_the_same_rows_only(open_door, refused, tmp_path, capsys):
+  """Through a model folder, too; other rows teach other scalings, so the weights would mean something else."""
+  small = (f'--config={ROOT}/configs/breast_cancer.py', *SHORT, '--config.model.blocks=1', '--config.model.hidden=4')
+  assert open_door('train', *small, f'--workdir={tmp_path}/first') == 0
+  assert open_door('convert', f'--from={tmp_path}/first', f'--to={tmp_path}/folder', '--check') == 0
+  assert 'equal in every bit' in capsys.readouterr().err
+  start = f'--config.init_from.weights={tmp_path}/folder'
+  assert open_door('train', *small, start, f'--workdir={tmp_path}/second') == 0
+  capsys.readouterr()
+  other = ('--config.data.train=train[:50%]', f'--workdir={tmp_path}/third')
+  message = open_door('train', *small, start, *other)
+  assert 'of a table of another schema' in message

@@ -3,6 +3,7 @@
 That is not how a run is resumed or evaluated: training/restore opens a run as it was, head included.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def of_run(workdir: Path, checkpoint: str = 'last') -> reading.Weights:
   data = {key: settings.data[key] for key in ('image', 'classes', 'mean', 'std') if key in settings.data}
   return reading.Weights(
     arrays=network.arrays(run.params), model=dict(settings.model), data=data, labels=list(run.classes),
-    schema=None if schema is None else schema.to_json(), source=str(workdir), kind='run',
+    schema=None if schema is None else json.loads(json.dumps(schema.to_json())), source=str(workdir), kind='run',
     notes=(f'step {run.step} of the run' + (', averaged parameters' if run.averaged else ''),),
   )  # fmt: skip
 
@@ -56,6 +57,12 @@ def start(experiment: experiments.Experiment, classes: Sequence[str]) -> tuple[d
   init_from = fitting.InitFrom(**settings.init_from)
   weights = read(init_from.weights, init_from.checkpoint)
   params = nnx.state(experiment.model, nnx.Param)
+  schema = getattr(experiment.data, 'schema', None)
+  if weights.schema != (None if schema is None else json.loads(json.dumps(schema.to_json()))):
+    raise MixerError(
+      f'{weights.source} is of a table of another schema (columns, categories, scaling): its numbers would mean'
+      ' something else here; give the run the same training rows'
+    )
   arrays, told = fitting.fit(weights, params, settings.model, settings.data, init_from, list(classes))
   return arrays, {'weights': weights.source, 'kind': weights.kind, 'sha256': weights.sha256, 'told': told}
 
