@@ -17,6 +17,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 NAMES = {'digits': 'digits', 'unsw_nb15': 'UNSW-NB15', 'mnist': 'MNIST', 'cifar10': '10,000 of CIFAR-10'}
 METHODS = ('adamw', 'noise', 'sam', 'asam', 'gsam', 'fisher_sam', 'dynamic_sam', 'look_sam')
@@ -98,6 +99,7 @@ def mean_and_deviation(values: list[float]) -> str:
 def draw(table: list[dict], path: Path) -> None:
   """Error and largest eigenvalue of every method: filled for all epochs, open for half of them."""
   data = [name for name in NAMES if any(row['data'] == name for row in table)]
+  methods = [method for method in METHODS if any(row['method'] == method for row in table)]
   figure = Figure(figsize=(2.6 * len(data) + 0.8, 4.6), layout='constrained')
   FigureCanvasAgg(figure)
   panels = figure.subplots(2, len(data), squeeze=False, sharey=True)
@@ -112,11 +114,15 @@ def draw(table: list[dict], path: Path) -> None:
           spread = statistics.stdev(row[key]) if len(row[key]) > 1 else 0
           whole = row['epochs'] == most
           axes.errorbar(
-            statistics.fmean(row[key]), METHODS.index(row['method']) + (0 if whole else 0.25), xerr=spread, fmt='o',
+            statistics.fmean(row[key]), methods.index(row['method']) + (0 if whole else 0.25), xerr=spread, fmt='o',
             color='black', ecolor='0.6', markersize=4, markerfacecolor='black' if whole else 'white',
           )  # fmt: skip
       axes.set(xlabel=label, xscale='log' if key == 'eigenvalue' else 'linear')
-      axes.set_yticks(range(len(METHODS)), METHODS)
+      if key == 'eigenvalue':
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter('{x:g}')
+        axes.xaxis.set_minor_formatter(NullFormatter())
+      axes.set_yticks(range(len(methods)), methods)
       axes.invert_yaxis() if not axes.yaxis_inverted() else None
       axes.grid(alpha=0.3)
     panels[0, column].set_title(NAMES[name], fontsize=10)
