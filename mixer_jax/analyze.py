@@ -90,7 +90,6 @@ def study_few_shot(known: argparse.Namespace) -> None:
 
   from mixer_jax.analysis import few_shot
   from mixer_jax.data import sources
-  from mixer_jax.errors import MixerError
   from mixer_jax.training import classifying, restore
   from mixer_jax.training.logging import cannot_write, write_json
 

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,8 +26,6 @@ from mixer_jax.training.state import TrainState, init_state
 from mixer_jax.training.step import make_eval_loop, make_eval_step, make_train_step
 from mixer_jax.training.tasks import TASKS, Task
 from mixer_jax.weights.fitting import InitFrom
-
-NOTHING: Mapping = types.MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,7 +123,7 @@ class Experiment:
     return optimizer, schedule
 
   def init_state(
-    self, optimizer: optax.GradientTransformation, *, abstract: bool = False, start: Mapping[str, Any] = NOTHING
+    self, optimizer: optax.GradientTransformation, *, abstract: bool = False, start: Mapping[str, Any] | None = None
   ) -> TrainState:
     """The state before the first step, laid out over the mesh.
 
@@ -142,7 +139,7 @@ class Experiment:
     shapes = meshes.shard(jax.eval_shape(make, {}), self.mesh)
     if abstract:
       return shapes
-    return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes))(dict(start))
+    return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes))(start or {})
 
   def train_step(self, optimizer: optax.GradientTransformation, length: Length) -> Callable:
     s = self.settings

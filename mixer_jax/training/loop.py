@@ -95,7 +95,7 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
   if state is None:
     if settings.init_from.get('weights') and start is None:  # there were checkpoints, but none was any good
       start, origin = warm_start.start(experiment, source.classes)
-    state = experiment.init_state(optimizer, start=start or {})
+    state = experiment.init_state(optimizer, start=start)
     if origin and first:
       write_json(workdir / 'init_from.json', origin)
       print('\n'.join([f'init_from {origin["weights"]} ({origin["kind"]})', *(f'  {line}' for line in origin['told'])]))
