@@ -55,6 +55,7 @@ setup(
       'torch>=2.8,<3',
       'transformer-in-transformer>=0.1.2,<0.2',
     ],
+    'onnx': ['jax2onnx>=0.13,<1'],
     'remote': [
       'fsspec>=2025.3,<2027',
       'gcsfs>=2025.3,<2027',
@@ -63,6 +64,7 @@ setup(
     'test': [
       'fsspec>=2025.3',
       'ipykernel>=7,<8',
+      'jax2onnx>=0.13,<1',
       'nbclient>=0.10.2,<0.12',
       'nbformat>=5.10,<6',
       'pytest>=9,<10',

@@ -86,8 +86,6 @@ def study_sharpness(known: argparse.Namespace) -> None:
 
 
 def study_few_shot(known: argparse.Namespace) -> None:
-  import numpy as np
-
   from mixer_jax.analysis import few_shot
   from mixer_jax.data import sources
   from mixer_jax.training import classifying, restore
@@ -108,21 +106,19 @@ def study_few_shot(known: argparse.Namespace) -> None:
   splits = {'train': known.train or data.train, 'test': known.test or data.test or data.val}
   if not splits['test']:
     raise MixerError(f'{workdir} has neither test nor val; say with --test what to answer')
-  features, arrays = classifying.make_features(run), {}
-  for what, split in splits.items():
-    source = sources.load(
-      known.data or data.name, split, image=data.image, classes=known.classes or data.classes, crop_from=data.crop_from,
-      data_dir=known.data_dir,
-    )  # fmt: skip
-    examples = [source[i] for i in range(len(source))]
-    raw = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
-    arrays |= {what: features(raw, run.experiment.settings.eval_batch_size), f'{what}_label': raw['label']}
+  load = functools.partial(
+    sources.load, known.data or data.name, image=data.image, classes=known.classes or data.classes,
+    crop_from=data.crop_from, data_dir=known.data_dir,
+  )  # fmt: skip
+  train, test = load(splits['train']), load(splits['test'])
+  train_features, train_label = classifying.features_of(run, train)
   found = few_shot.study(
-    *arrays.values(), source.classes, shots=shots, draws=known.draws, ridge=known.ridge, seed=known.seed
-  )
+    train_features, train_label, *classifying.features_of(run, test), train.classes, shots=shots, draws=known.draws,
+    ridge=known.ridge, seed=known.seed,
+  )  # fmt: skip
   about = {
     'data': known.data or data.name, **splits, 'step': run.step, 'averaged': run.averaged, 'seed': known.seed,
-    'width': arrays['train'].shape[1], 'ridge': known.ridge, 'draws': known.draws, 'shots': found,
+    'width': train_features.shape[1], 'ridge': known.ridge, 'draws': known.draws, 'shots': found,
   }  # fmt: skip
   try:
     write_json(workdir / 'few_shot.json', about)
@@ -135,12 +131,17 @@ def study_few_shot(known: argparse.Namespace) -> None:
 def main(arguments: list[str]) -> None:
   options = doors.parser('analyze', __doc__)
   studies = options.add_subparsers(metavar='STUDY', required=True)
-  make = functools.partial(studies.add_parser, 'sharpness', help='of the minimum: eigenvalues, trace, surfaces')
-  study = doors.parser('analyze sharpness', SHARPNESS, data=True, make=make)
-  study.set_defaults(study=study_sharpness)
-  study.add_argument('--workdir', required=True, help='the run directory')
-  study.add_argument('--checkpoint', default='last', help='last, best or a step')
-  study.add_argument('--raw', action='store_true', help='the parameters that were trained, not the average of them')
+
+  def add(name, about, function, text):
+    make = functools.partial(studies.add_parser, name, help=about)
+    study = doors.parser(f'analyze {name}', text, data=True, make=make)
+    study.set_defaults(study=function)
+    study.add_argument('--workdir', required=True, help='the run directory')
+    study.add_argument('--checkpoint', default='last', help='last, best or a step')
+    study.add_argument('--raw', action='store_true', help='the parameters that were trained, not the average of them')
+    return study
+
+  study = add('sharpness', 'of the minimum: eigenvalues, trace, surfaces', study_sharpness, SHARPNESS)
   study.add_argument(
     '--split', default='train', help="train, val or test as the run's config has them, or a split (default: train)"
   )
@@ -148,12 +149,7 @@ def main(arguments: list[str]) -> None:
     study.add_argument(
       f'--{name}', type=kind, default=default, help=text + ('' if default is None else f' (default: {default})')
     )
-  make = functools.partial(studies.add_parser, 'few_shot', help='of the features: linear regression on few labels')
-  study = doors.parser('analyze few_shot', FEW_SHOT, data=True, make=make)
-  study.set_defaults(study=study_few_shot)
-  study.add_argument('--workdir', required=True, help='the run directory')
-  study.add_argument('--checkpoint', default='last', help='last, best or a step')
-  study.add_argument('--raw', action='store_true', help='the parameters that were trained, not the average of them')
+  study = add('few_shot', 'of the features: linear regression on few labels', study_few_shot, FEW_SHOT)
   study.add_argument('--data', help="a data set as in config.data.name (default: the run's)")
   study.add_argument('--classes', type=int, help="how many classes --data has (default: as many as the run's)")
   study.add_argument('--train', help="the split to draw from (default: the run's train)")

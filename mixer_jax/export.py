@@ -1,11 +1,12 @@
-"""Writes a run as one StableHLO file that runs without this code: network, weights and preprocessing.
+"""Writes a run as one StableHLO or ONNX file that runs without this code: network, weights and preprocessing.
 
   python -m mixer_jax.export --workdir=runs/digits --output=digits.stablehlo
+  python -m mixer_jax.export --workdir=runs/digits --output=digits.onnx
 
 It takes batches of any size: raw pixels, uint8 [batch, height, width, channels], or a table's columns scaled by the
 run's schema.json, and gives logits and probabilities, or an auto-encoder's images. Beside it comes OUTPUT.json: inputs,
 outputs, labels, SHA-256. With jax alone: jax.export.deserialize(bytearray(open(OUTPUT, 'rb').read())).call(pixels).
-Not ONNX: no library that is kept up makes it of JAX or StableHLO.
+A name that ends in .onnx makes ONNX, by jax2onnx (python -m pip install -e '.[onnx]').
 """
 
 import hashlib
@@ -21,7 +22,7 @@ def main(arguments: list[str]) -> None:
   options.add_argument('--workdir', required=True, help='the run directory')
   options.add_argument('--output', required=True, help='the file to write')
   options.add_argument('--checkpoint', default='last', help='last, best or a step')
-  options.add_argument('--platforms', default='cpu,cuda,tpu', help='of cpu, cuda, rocm, tpu (default: cpu,cuda,tpu)')
+  options.add_argument('--platforms', help='of StableHLO: of cpu, cuda, rocm, tpu (default: cpu,cuda,tpu)')
   known = options.parse_args(arguments)
   output = Path(known.output)
   if output.is_dir() or not output.absolute().parent.is_dir():
@@ -32,9 +33,12 @@ def main(arguments: list[str]) -> None:
   from mixer_jax.training import exporting, restore
   from mixer_jax.training.logging import write_json
 
-  platforms = tuple(name for name in known.platforms.split(',') if name)
+  onnx = output.suffix == '.onnx'
+  if onnx and known.platforms is not None:
+    raise MixerError(f'--platforms={known.platforms} is for StableHLO, and {output} is ONNX; leave it out')
+  platforms = tuple(name for name in (known.platforms or 'cpu,cuda,tpu').split(',') if name)
   run = restore.restore(known.workdir, step=known.checkpoint)
-  artefact, about = exporting.export_run(run, platforms)
+  artefact, about = exporting.export_onnx(run) if onnx else exporting.export_run(run, platforms)
   part = output.with_name(f'{output.name}.part')
   try:
     part.write_bytes(artefact)

@@ -1,13 +1,15 @@
-"""A run as a StableHLO file, run in a process that has jax and NumPy and nothing of this project."""
+"""A run as a StableHLO file, run in a process that has jax and NumPy and nothing of this project; a run as ONNX."""
 
 import hashlib
 import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from flax import nnx
 
@@ -110,12 +112,73 @@ def test_an_autoencoder(open_door, tmp_path):
   np.testing.assert_allclose(found[1]['image'], expected[:2], rtol=1e-5, atol=1e-5)
 
 
+# Converted in a process of its own: jax2onnx replaces functions of jax while it works.
+@pytest.mark.parametrize('task', ['classes', 'codes'])
+def test_onnx(open_door, run, tmp_path, task):
+  workdir, artefact = run, tmp_path / 'model.onnx'
+  if task == 'codes':
+    workdir = tmp_path / 'run'
+    small = ('--config.model.encoder_blocks=1', '--config.model.decoder_blocks=1', '--config.model.hidden=8')
+    config = f'--config={ROOT}/configs/digits_autoencoder.py'
+    assert open_door('train', config, *SHORT, *small, *MIXER, f'--workdir={workdir}') == 0
+  command = [sys.executable, '-m', 'mixer_jax.export', f'--workdir={workdir}', f'--output={artefact}']
+  result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+  assert result.returncode == 0 and not result.stderr, result.stderr
+  session = onnxruntime.InferenceSession(artefact)
+  restored = restore.restore(workdir)
+  for size in (1, 17):
+    image = np.random.default_rng(size).integers(0, 256, (size, 8, 8, 1), np.uint8)
+    found = dict(zip((x.name for x in session.get_outputs()), session.run(None, {'image': image}), strict=True))
+    if task == 'codes':
+      expected = nnx.merge(restored.experiment.graphdef, restored.params)(image / np.float32(255))
+      np.testing.assert_allclose(found['decoded'], expected, rtol=1e-4, atol=1e-4)
+    else:
+      classify = classifying.make_classify(restored)
+      np.testing.assert_allclose(found['probabilities'], classify({'image': image}, size), rtol=1e-4, atol=1e-5)
+      assert list(found) == ['logits', 'probabilities'] and found['logits'].shape == (size, 10)
+  about = json.loads(Path(f'{artefact}.json').read_text())
+  assert about['sha256'] == hashlib.sha256(artefact.read_bytes()).hexdigest() and 'platforms' not in about
+  assert list(about['outputs']) == (['decoded'] if task == 'codes' else ['logits', 'probabilities'])
+
+
+def test_an_onnx_model_that_gives_something_else_is_not_kept(refused, run, tmp_path, monkeypatch):
+  session = onnxruntime.InferenceSession
+  monkeypatch.setitem(sys.modules, 'jax2onnx', types.SimpleNamespace(to_onnx=lambda *_, **__: _Model()))
+
+  class Wrong:
+    def __init__(self, *_, **__):
+      pass
+
+    def run(self, names, raw):
+      return [np.ones((3, 10), np.float32) for _ in names]
+
+  class _Model:
+    opset_import = (types.SimpleNamespace(version=23),)
+
+    def SerializeToString(self):
+      return b'model'
+
+  monkeypatch.setattr(onnxruntime, 'InferenceSession', Wrong)
+  refused('export', f'--workdir={run}', f'--output={tmp_path}/x.onnx', parts=['other logits', 'StableHLO'])
+
+  def cannot(*_, **__):
+    raise NotImplementedError('no plugin for erf_inv')
+
+  monkeypatch.setattr(onnxruntime, 'InferenceSession', session)
+  monkeypatch.setitem(sys.modules, 'jax2onnx', types.SimpleNamespace(to_onnx=cannot))
+  refused('export', f'--workdir={run}', f'--output={tmp_path}/x.onnx', parts=['no plugin for erf_inv', 'StableHLO'])
+  monkeypatch.setitem(sys.modules, 'jax2onnx', None)
+  refused('export', f'--workdir={run}', f'--output={tmp_path}/x.onnx', parts=["'.[onnx]'"])
+  assert list(tmp_path.iterdir()) == []
+
+
 def test_mistakes(refused, run, tmp_path, monkeypatch):
   at = f'--workdir={run}'
   refused('export', at, f'--output={tmp_path}', parts=[tmp_path, 'is a folder'])
   refused('export', at, f'--output={tmp_path}/none/x', parts=['none', 'no folder'])
   refused('export', at, f'--output={tmp_path}/x.json', parts=['no JSON'])
   refused('export', at, f'--output={tmp_path}/x', '--platforms=cpu,gpu', parts=["'gpu'", 'cuda'])
+  refused('export', at, f'--output={tmp_path}/x.onnx', '--platforms=cpu', parts=['--platforms=cpu', 'leave it out'])
   refused('export', at, f'--output={tmp_path}/x', '--platforms=,', parts=['--platforms is empty'])
   refused('export', at, f'--output={tmp_path}/x', '--checkpoint=7', parts=["'7'"])
   refused('export', f'--workdir={tmp_path}', f'--output={tmp_path}/x', parts=['no run directory'])

@@ -1,4 +1,4 @@
-"""The probabilities that a trained classifier gives."""
+"""The probabilities that a trained classifier gives, and the features it gives them by."""
 
 from collections.abc import Callable
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from mixer_jax.data.sources import Source
 from mixer_jax.training.experiment import Experiment
 from mixer_jax.training.restore import Run
 
@@ -37,8 +38,8 @@ def make_classify(run: Run) -> Callable[[Arrays, int], np.ndarray]:
   return _in_batches(probabilities, run)
 
 
-def make_features(run: Run) -> Callable[[Arrays, int], np.ndarray]:
-  """As make_classify, of what stands before a Mixer's head, [examples, width]."""
+def features_of(run: Run, source: Source) -> tuple[np.ndarray, np.ndarray]:
+  """What stands before a Mixer's head, [examples, width], of all images of a source, and their labels, [examples]."""
   experiment = run.experiment
 
   @jax.jit
@@ -46,7 +47,9 @@ def make_features(run: Run) -> Callable[[Arrays, int], np.ndarray]:
     image = experiment.prepare(batch)['image']
     return nnx.merge(experiment.graphdef, params)(image, intermediates=True)[1]['features']
 
-  return _in_batches(features, run)
+  examples = [source[i] for i in range(len(source))]
+  raw = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+  return _in_batches(features, run)(raw, experiment.settings.eval_batch_size), raw['label']
 
 
 def _in_batches(function: Callable, run: Run) -> Callable[[Arrays, int], np.ndarray]:

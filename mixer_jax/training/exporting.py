@@ -1,10 +1,14 @@
-"""A run as a StableHLO artefact: network, weights and preprocessing in one function of raw examples."""
+"""A run as a StableHLO or ONNX artefact: network, weights and preprocessing in one function of raw examples."""
 
 import dataclasses
+import importlib.metadata
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import export
 
@@ -21,8 +25,11 @@ MEANINGS = {
 }
 
 
+TOLERANCE = 1e-4  # of ONNX, relative to the largest output
+
+
 def export_run(run: Run, platforms: tuple[str, ...]) -> tuple[bytes, dict[str, Any]]:
-  """The artefact, and what is to be known of it.
+  """The StableHLO artefact, and what is to be known of it.
 
   The function takes raw examples, [batch, ...] for any batch, in the order of `inputs`: uint8 pixels of images, scaled
   columns of tables. It gives a dict: `logits` and `probabilities` [batch, classes], or of an auto-encoder `image`,
@@ -39,6 +46,65 @@ def export_run(run: Run, platforms: tuple[str, ...]) -> tuple[bytes, dict[str, A
       raise unknown('--platforms', name, PLATFORMS)
   if not platforms:
     raise MixerError(f'--platforms is empty; choose of {", ".join(PLATFORMS)}')
+  forward, shapes = _forward(run)
+  (batch,) = export.symbolic_shape('batch')
+  given = [jax.ShapeDtypeStruct((batch, *shape.shape[1:]), shape.dtype) for shape in shapes.values()]
+  exported = export.export(jax.jit(forward), platforms=platforms)(*given)
+  about = {
+    **_about(run, forward, shapes), 'platforms': list(platforms),
+    'calling_convention_version': exported.calling_convention_version,
+  }  # fmt: skip
+  return exported.serialize(), about
+
+
+def export_onnx(run: Run) -> tuple[bytes, dict[str, Any]]:
+  """As export_run, as an ONNX model, run once beside jax, on random examples; an auto-encoder's output is `decoded`.
+
+  Raises:
+    MixerError: jax2onnx, which converts, is not installed; it cannot convert the model or changes what it gives.
+  """
+  try:
+    import jax2onnx
+    import onnxruntime
+  except ImportError as error:
+    raise MixerError(
+      f"ONNX needs jax2onnx ({error}): python -m pip install -e '.[onnx]' where this project lies, or choose a name"
+      ' that does not end in .onnx for StableHLO'
+    ) from error
+  # They log what fails to load or has no name, whether a model needs it or not; what does need it raises.
+  for name in ('jax2onnx', 'onnx_ir'):
+    logging.getLogger(name).setLevel(logging.CRITICAL)
+  forward, shapes = _forward(run)
+  about = _about(run, forward, shapes)
+  if run.experiment.has_code:  # ONNX has one name for an input and an output
+    about['outputs'] = {'decoded': about['outputs']['image']}
+  names = list(about['outputs'])
+  given = [jax.ShapeDtypeStruct(('batch', *shape.shape[1:]), shape.dtype) for shape in shapes.values()]
+  try:
+    model = jax2onnx.to_onnx(
+      lambda *raw: tuple(forward(*raw).values()), given, input_names=list(shapes), output_names=names
+    )
+  except Exception as error:  # of any kind, by what it cannot convert
+    raise MixerError(
+      f'jax2onnx cannot convert this model ({type(error).__name__}: {error}); choose a name that does not end in .onnx'
+      ' for StableHLO'
+    ) from error
+  artefact = model.SerializeToString()
+  options = onnxruntime.SessionOptions()
+  options.log_severity_level = 3
+  session = onnxruntime.InferenceSession(artefact, options, providers=['CPUExecutionProvider'])
+  random = np.random.default_rng(0)
+  raw = {name: _random(random, (3, *shape.shape[1:]), shape.dtype) for name, shape in shapes.items()}
+  expected = jax.jit(forward)(*raw.values()).values()
+  for name, found, wanted in zip(names, session.run(names, raw), expected, strict=True):
+    wrong = np.abs(found - wanted).max() / np.abs(wanted).max()
+    if not wrong < TOLERANCE:
+      raise MixerError(f'the ONNX model gives other {name} than the run, by {wrong:.1e} of the largest; use StableHLO')
+  return artefact, {**about, 'opset': model.opset_import[0].version, 'jax2onnx': importlib.metadata.version('jax2onnx')}
+
+
+def _forward(run: Run) -> tuple[Callable, dict[str, jax.ShapeDtypeStruct]]:
+  """The function of raw examples, and what it takes, by name, for a batch of one."""
   experiment, data = run.experiment, run.experiment.data
   # What is exported takes images of the model's size: to cut them out of larger ones is for whoever reads files.
   data = dataclasses.replace(data, crop_from=0) if isinstance(data, Images) else data
@@ -52,20 +118,23 @@ def export_run(run: Run, platforms: tuple[str, ...]) -> tuple[bytes, dict[str, A
     logits = output.astype(jnp.float32)
     return {'logits': logits, 'probabilities': to_probabilities(experiment, logits)}
 
-  (batch,) = export.symbolic_shape('batch')
-  shapes = {name: data.batch(1)[name] for name in data.inputs}
-  given = [jax.ShapeDtypeStruct((batch, *shape.shape[1:]), shape.dtype) for shape in shapes.values()]
-  exported = export.export(jax.jit(forward), platforms=platforms)(*given)
+  return forward, {name: data.batch(1)[name] for name in data.inputs}
+
+
+def _about(run: Run, forward: Callable, shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
   describe = lambda shape: {'shape': ['batch', *shape.shape[1:]], 'dtype': shape.dtype.name}
-  outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
-  about = {
+  return {
     'inputs': [{'name': name, **describe(shape), 'meaning': MEANINGS[name]} for name, shape in shapes.items()],
-    'outputs': {name: describe(shape) for name, shape in outputs.items()},
+    'outputs': {name: describe(shape) for name, shape in jax.eval_shape(forward, *shapes.values()).items()},
     'labels': run.classes,
     'step': run.step,
     'averaged': run.averaged,
-    'platforms': list(platforms),
-    'calling_convention_version': exported.calling_convention_version,
     'jax': jax.__version__,
   }
-  return exported.serialize(), about
+
+
+def _random(random: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+  """Pixels, numbers, or categories, of which every column has 0 at least."""
+  if dtype == np.uint8:
+    return random.integers(0, 256, shape, np.uint8)
+  return random.normal(size=shape).astype(dtype) if np.issubdtype(dtype, np.floating) else np.zeros(shape, dtype)
