@@ -19,8 +19,8 @@ from ml_collections import ConfigDict
 # Chosen on the validation images of `-tune`, see docs/results/sharp_minima.md: the rate and the decay with AdamW alone,
 # then, with those, what each method perturbs by.
 EPOCHS = {'digits': 30, 'rows': 4, 'mnist': 2, 'cifar': 12}
-PEAK = {'digits': 1.6e-2, 'rows': 8e-3, 'mnist': 2e-3, 'cifar': 8e-3}
-DECAY = {'digits': 0.5, 'rows': 0.05, 'mnist': 0.5, 'cifar': 0.5}
+PEAK = {'digits': 1.6e-2, 'rows': 8e-3, 'mnist': 1e-3, 'cifar': 8e-3}
+DECAY = {'digits': 0.5, 'rows': 0.05, 'mnist': 0.05, 'cifar': 0.5}
 NOISE = {'digits': 1e-5, 'rows': 1e-6, 'mnist': 1e-7, 'cifar': 1e-6}
 RHO = {
   'sam': {'digits': 0.1, 'rows': 0.01, 'mnist': 0.1, 'cifar': 0.03},

@@ -182,6 +182,11 @@ def test_a_run_directory_that_cannot_be_written(runs, tmp_path, refused):
   refused_sharpness(refused, workdir, *QUICK, parts=['figures', 'cannot write'])
 
 
+def test_several_processes_are_refused(runs, refused, monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  refused_sharpness(refused, runs / 'digits', parts=['one process', 'there are 2'])
+
+
 # ---- few shots
 
 
