@@ -21,12 +21,12 @@ from ml_collections import ConfigDict
 EPOCHS = {'digits': 30, 'rows': 4, 'mnist': 2, 'cifar': 12}
 PEAK = {'digits': 1.6e-2, 'rows': 8e-3, 'mnist': 1e-3, 'cifar': 8e-3}
 DECAY = {'digits': 0.5, 'rows': 0.05, 'mnist': 0.05, 'cifar': 0.5}
-NOISE = {'digits': 1e-5, 'rows': 1e-6, 'mnist': 1e-7, 'cifar': 1e-6}
+NOISE = {'digits': 1e-5, 'rows': 1e-6, 'mnist': 1e-6, 'cifar': 1e-6}
 RHO = {
-  'sam': {'digits': 0.1, 'rows': 0.01, 'mnist': 0.1, 'cifar': 0.03},
-  'asam': {'digits': 1.5, 'rows': 0.1, 'mnist': 0.5, 'cifar': 0.15},
+  'sam': {'digits': 0.1, 'rows': 0.01, 'mnist': 0.03, 'cifar': 0.03},
+  'asam': {'digits': 1.5, 'rows': 0.1, 'mnist': 1.5, 'cifar': 0.15},
   'gsam': {'digits': 0.1, 'rows': 0.03, 'mnist': 0.1, 'cifar': 0.03},
-  'fisher_sam': {'digits': 0.3, 'rows': 0.01, 'mnist': 0.1, 'cifar': 0.03},
+  'fisher_sam': {'digits': 0.3, 'rows': 0.01, 'mnist': 0.3, 'cifar': 0.03},
 }
 METHODS = {
   'sam': {},
