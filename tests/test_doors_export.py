@@ -112,7 +112,13 @@ def test_an_autoencoder(open_door, tmp_path):
   np.testing.assert_allclose(found[1]['image'], expected[:2], rtol=1e-5, atol=1e-5)
 
 
-# Converted in a process of its own: jax2onnx replaces functions of jax while it works.
+def export_onnx(workdir, artefact):
+  """In a process of its own: jax2onnx replaces functions of jax while it works."""
+  command = [sys.executable, '-m', 'mixer_jax.export', f'--workdir={workdir}', f'--output={artefact}']
+  result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+  assert result.returncode == 0 and not result.stderr, result.stderr
+
+
 @pytest.mark.parametrize('task', ['classes', 'codes'])
 def test_onnx(open_door, run, tmp_path, task):
   workdir, artefact = run, tmp_path / 'model.onnx'
@@ -121,9 +127,7 @@ def test_onnx(open_door, run, tmp_path, task):
     small = ('--config.model.encoder_blocks=1', '--config.model.decoder_blocks=1', '--config.model.hidden=8')
     config = f'--config={ROOT}/configs/digits_autoencoder.py'
     assert open_door('train', config, *SHORT, *small, *MIXER, f'--workdir={workdir}') == 0
-  command = [sys.executable, '-m', 'mixer_jax.export', f'--workdir={workdir}', f'--output={artefact}']
-  result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-  assert result.returncode == 0 and not result.stderr, result.stderr
+  export_onnx(workdir, artefact)
   session = onnxruntime.InferenceSession(artefact)
   restored = restore.restore(workdir)
   for size in (1, 17):
@@ -139,6 +143,35 @@ def test_onnx(open_door, run, tmp_path, task):
   about = json.loads(Path(f'{artefact}.json').read_text())
   assert about['sha256'] == hashlib.sha256(artefact.read_bytes()).hexdigest() and 'platforms' not in about
   assert list(about['outputs']) == (['decoded'] if task == 'codes' else ['logits', 'probabilities'])
+
+
+def test_onnx_of_rows(open_door, tmp_path):
+  table = tmp_path / 'table.csv'
+  random = np.random.default_rng(0)
+  lines = [f'{random.normal():.3f},{"abc"[i % 3]},{"no" if i % 2 else "yes"}' for i in range(60)]
+  table.write_text('\n'.join(['size,kind,label', *lines]) + '\n')
+  workdir, artefact = tmp_path / 'run', tmp_path / 'rows.onnx'
+  small = ('--config.model.blocks=1', '--config.model.hidden=8', '--config.batch_size=16')
+  assert open_door('train', f'--config={ROOT}/configs/csv.py:{table}', *SHORT, *small, f'--workdir={workdir}') == 0
+  export_onnx(workdir, artefact)
+  categories = np.array([[0], [1], [2], [3], [1]], np.int32)
+  session = onnxruntime.InferenceSession(artefact)
+  width = session.get_inputs()[0].shape[1]  # a place for every column
+  raw = {'features': random.normal(size=(5, width)).astype(np.float32), 'categories': categories}
+  _, probabilities = session.run(None, raw)
+  expected = classifying.make_classify(restore.restore(workdir))(raw, 5)
+  assert np.ptp(expected[:, 1]) > 1e-3
+  np.testing.assert_allclose(probabilities, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_onnx_of_a_head_that_is_still_zero(open_door, tmp_path):
+  config = f'--config={ROOT}/configs/digits.py'
+  still = "--config.layers={'freeze': ('head',)}"
+  assert open_door('train', config, *SMALL, *MIXER, still, f'--workdir={tmp_path}/run') == 0
+  export_onnx(tmp_path / 'run', tmp_path / 'zero.onnx')
+  image = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
+  logits, _ = onnxruntime.InferenceSession(tmp_path / 'zero.onnx').run(None, {'image': image})
+  assert not logits.any()
 
 
 def test_an_onnx_model_that_gives_something_else_is_not_kept(refused, run, tmp_path, monkeypatch):
