@@ -17,10 +17,10 @@ def check_amount(what: str, value: float, why: str = '') -> None:
     raise MixerError(f'{what} is {value}, but must be at least 0 and finite{why}')
 
 
-def unknown(kind: str, name: object, known: Iterable[str]) -> MixerError:
+def unknown(kind: str, name: object, known: Iterable[str], besides: str = '') -> MixerError:
   """The error for a name that is not in a table: lists the known ones, SHOWN at most, and guesses the one meant."""
   known = sorted(known)
   close = difflib.get_close_matches(str(name), known, n=1)
   guess = f'; did you mean {close[0]!r}?' if close else '.'
   shown = ', '.join(known[:SHOWN]) + (f', ... ({len(known):,} in all)' if len(known) > SHOWN else '')
-  return MixerError(f'unknown {kind} {name!r}{guess} Known: {shown or "none"}.')
+  return MixerError(f'unknown {kind} {name!r}{guess} Known: {shown or "none"}{besides and f", {besides}"}.')
