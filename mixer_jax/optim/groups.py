@@ -68,9 +68,15 @@ def hold(params: Any, frozen: Any) -> Any:
   return _where(frozen, jax.lax.stop_gradient, params)
 
 
-def stay(updates: Any, frozen: Any) -> Any:
-  """The updates, 0 where the parameters are frozen."""
-  return _where(frozen, jnp.zeros_like, updates)
+def freeze(optimizer: optax.GradientTransformation, frozen: Any) -> optax.GradientTransformationExtraArgs:
+  """An optimizer whose updates are 0 where the parameters are frozen: schedule_free moves nothing there, but rounds."""
+  optimizer = optax.with_extra_args_support(optimizer)
+
+  def update(grads, state, params=None, **extra):
+    updates, state = optimizer.update(grads, state, params, **extra)
+    return _where(frozen, jnp.zeros_like, updates), state
+
+  return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
 
 def _where(frozen: Any, function: Callable, tree: Any) -> Any:

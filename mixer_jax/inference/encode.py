@@ -1,39 +1,28 @@
 """What a trained auto-encoder makes of images and codes, written into files."""
 
-import functools
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
-from flax import nnx
 from PIL import Image
 
 from mixer_jax.errors import MixerError
+from mixer_jax.training.hooks import apply
+from mixer_jax.training.restore import Run
 
 BATCH = 64
 
 
-def apply(experiment, params: nnx.State, method: str, inputs: np.ndarray) -> np.ndarray:
-  """`encode`, `decode` or `__call__` of the model of an experiment; compiled once for a shape."""
-  return np.asarray(_apply(experiment.graphdef, method, params, inputs))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _apply(graphdef, method, params, inputs):
-  return getattr(nnx.merge(graphdef, params), method)(inputs)
-
-
-def encode_images(run, files: Sequence[str], output: Path) -> str:
+def encode_images(run: Run, files: Sequence[str], output: Path) -> str:
   """Writes the codes of images, float32 [images, code], as .npy; returns how many there were, in words."""
-  codes = np.concatenate([apply(run.experiment, run.params, 'encode', image) for _, image in _read(run, files)])
+  codes = np.concatenate([_apply(run, 'encode', image) for _, image in _read(run, files)])
   with output.open('wb') as file:
     np.save(file, codes, allow_pickle=False)
   return f'{len(codes):,} codes of {codes.shape[1]} numbers'
 
 
-def decode_codes(run, files: Sequence[str], folder: Path) -> str:
+def decode_codes(run: Run, files: Sequence[str], folder: Path) -> str:
   """Writes what a file of codes becomes, as NUMBER.png.
 
   Raises:
@@ -57,12 +46,12 @@ def decode_codes(run, files: Sequence[str], folder: Path) -> str:
   if not np.isfinite(codes).all():
     raise MixerError(f'--input={files[0]} holds numbers that are not finite in float32; {wanted}')
   for start in range(0, len(codes), BATCH):
-    images = apply(run.experiment, run.params, 'decode', codes[start : start + BATCH])
+    images = _apply(run, 'decode', codes[start : start + BATCH])
     _write(images, [f'{start + i:06d}.png' for i in range(len(images))], folder)
   return f'{len(codes):,} images'
 
 
-def reconstruct_images(run, files: Sequence[str], folder: Path) -> str:
+def reconstruct_images(run: Run, files: Sequence[str], folder: Path) -> str:
   """Writes what becomes of images, as NUMBER_NAME.png; returns how many there were, in words.
 
   Raises:
@@ -71,9 +60,13 @@ def reconstruct_images(run, files: Sequence[str], folder: Path) -> str:
   count = 0
   for names, image in _read(run, files):
     numbered = [f'{i:06d}_{Path(name).stem}.png' for i, name in enumerate(names, start=count)]
-    _write(apply(run.experiment, run.params, '__call__', image), numbered, folder)
+    _write(_apply(run, '__call__', image), numbered, folder)
     count += len(names)
   return f'{count:,} images'
+
+
+def _apply(run: Run, method: str, inputs: np.ndarray) -> np.ndarray:
+  return apply(run.experiment.graphdef, run.params, method, inputs)
 
 
 def check_empty(folder: Path) -> None:
@@ -82,11 +75,11 @@ def check_empty(folder: Path) -> None:
     raise MixerError(f'--output={folder} has files in it, which pictures would be mixed with; choose a new folder')
 
 
-def _read(run, files: Sequence[str]) -> Iterator[tuple[Sequence[str], np.ndarray]]:
+def _read(run: Run, files: Sequence[str]) -> Iterator[tuple[Sequence[str], np.ndarray]]:
   """(names, images as the model takes them), BATCH at a time."""
   for start in range(0, len(files), BATCH):
     names = files[start : start + BATCH]
-    yield names, np.asarray(run.experiment.prepare(run.experiment.data.read(names))['image'])
+    yield names, np.asarray(run.experiment.preprocess(run.experiment.data.read(names))['image'])
 
 
 def _write(images: np.ndarray, names: Sequence[str], folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, TensorBoard, a progress bar or plain lines, summary.json."""
+"""The log of a run: metrics.jsonl, TensorBoard, and a progress bar or plain lines."""
 
 import contextlib
 import errno
@@ -8,28 +8,14 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import tqdm
 from tensorboardX import summary
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import RecordWriter
 
-from mixer_jax.errors import MixerError
-
-
-def write_json(path: Path, value: Any) -> None:
-  """Writes a file whole or not at all."""
-  part = path.with_suffix('.part')
-  try:
-    part.write_text(json.dumps(value, indent=2) + '\n')
-    os.replace(part, path)
-  except OSError as error:
-    raise cannot_write(path, error) from error
-
-
-def cannot_write(path: Path, error: OSError) -> MixerError:
-  return MixerError(f'cannot write {path} ({error.strerror}); free space, mend permissions or choose another --workdir')
+from mixer_jax.files import cannot_write, whole
+from mixer_jax.messages import logger
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:
@@ -56,10 +42,9 @@ class Log:
     kept = [line for line in read_metrics(workdir) if line['step'] <= step]
     self._seconds = kept[-1]['time/seconds'] if kept else 0.0
     try:
-      part = self.path.with_suffix('.part')
-      part.write_text(''.join(json.dumps(line) + '\n' for line in kept))
       if self.path.is_file() or not self.path.exists():
-        os.replace(part, self.path)
+        with whole(self.path) as part:
+          part.write_text(''.join(json.dumps(line) + '\n' for line in kept))
       self._file = self.path.open('ab', buffering=0)
       # Not SummaryWriter: its thread dies of a full disk, and then its queue blocks the run.
       name = f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}'
@@ -103,12 +88,12 @@ class Log:
       return
     rate = (step - self._start) / max(time.monotonic() - self._since, 1e-9)
     left = (self.total - step) / max(rate, 1e-9)
-    print(f'step {step}/{self.total}  {shown}  {rate:.1f} steps/s  {left:.0f} s left', flush=True)
+    logger.info(f'step {step}/{self.total}  {shown}  {rate:.1f} steps/s  {left:.0f} s left')
 
   def warn(self, text: str) -> None:
-    """A line on stderr, above the progress bar where there is one."""
+    """A warning, of the first host alone."""
     if self._write:
-      tqdm.tqdm.write(f'warning: {text}', file=sys.stderr)
+      logger.warning(text)
 
   def _event(self, **what) -> None:
     self._events.write(event_pb2.Event(wall_time=time.time(), **what).SerializeToString())

@@ -1,20 +1,17 @@
 """A run as a StableHLO or ONNX artefact: network, weights and preprocessing in one function of raw examples."""
 
-import dataclasses
 import importlib.metadata
 import logging
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import export
 
-from mixer_jax.data.inputs import Images
 from mixer_jax.errors import MixerError, unknown
-from mixer_jax.training.classifying import to_probabilities
+from mixer_jax.tasks.task import model_inputs
 from mixer_jax.training.restore import Run
 
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
@@ -32,8 +29,8 @@ def export_run(run: Run, platforms: tuple[str, ...]) -> tuple[bytes, dict[str, A
   """The StableHLO artefact, and what is to be known of it.
 
   The function takes raw examples, [batch, ...] for any batch, in the order of `inputs`: uint8 pixels of images, scaled
-  columns of tables. It gives a dict: `logits` and `probabilities` [batch, classes], or of an auto-encoder `image`,
-  [batch, height, width, channels], pixels as the model gives them, in [0, 1] but for what it overshoots.
+  columns of tables. It gives the task's answers as a dict: `logits` and `probabilities` [batch, classes], or of an
+  auto-encoder `image`, [batch, height, width, channels], pixels as the model gives them, in [0, 1] but for overshoots.
 
   Args:
     platforms: for which it is compiled when it is called, of PLATFORMS.
@@ -68,7 +65,7 @@ def export_onnx(run: Run) -> tuple[bytes, dict[str, Any]]:
     import onnxruntime
   except ImportError as error:
     raise MixerError(
-      f"ONNX needs jax2onnx ({error}): python -m pip install -e '.[onnx]' where this project lies, or choose a name"
+      f"ONNX needs jax2onnx ({error}): python -m pip install -e '.[onnx]' in the clone of this project, or choose a name"
       ' that does not end in .onnx for StableHLO'
     ) from error
   # They log what fails to load or has no name, whether a model needs it or not; what does need it raises.
@@ -76,8 +73,8 @@ def export_onnx(run: Run) -> tuple[bytes, dict[str, Any]]:
     logging.getLogger(name).setLevel(logging.CRITICAL)
   forward, shapes = _forward(run)
   about = _about(run, forward, shapes)
-  if run.experiment.has_code:  # ONNX has one name for an input and an output
-    about['outputs'] = {'decoded': about['outputs']['image']}
+  # ONNX has one name for an input and an output.
+  about['outputs'] = {'decoded' if name in shapes else name: of for name, of in about['outputs'].items()}
   names = list(about['outputs'])
   given = [jax.ShapeDtypeStruct(('batch', *shape.shape[1:]), shape.dtype) for shape in shapes.values()]
   options = onnxruntime.SessionOptions()
@@ -108,18 +105,12 @@ def export_onnx(run: Run) -> tuple[bytes, dict[str, Any]]:
 
 def _forward(run: Run) -> tuple[Callable, dict[str, jax.ShapeDtypeStruct]]:
   """The function of raw examples, and what it takes, by name, for a batch of one."""
-  experiment, data = run.experiment, run.experiment.data
-  # What is exported takes images of the model's size: to cut them out of larger ones is for whoever reads files.
-  data = dataclasses.replace(data, crop_from=0) if isinstance(data, Images) else data
-  prepare = data.make_prepare({}, 1)
+  experiment, data = run.experiment, run.experiment.data.without_crop()
+  preprocess = data.make_preprocess({}, 1)
 
   def forward(*raw):
-    prepared = prepare(dict(zip(data.inputs, raw, strict=True)))
-    output = nnx.merge(experiment.graphdef, run.params)(*(prepared[name] for name in data.inputs))
-    if experiment.has_code:
-      return {'image': output}
-    logits = output.astype(jnp.float32)
-    return {'logits': logits, 'probabilities': to_probabilities(experiment, logits)}
+    batch = preprocess(dict(zip(data.inputs, raw, strict=True)))
+    return experiment.task.answers(nnx.merge(experiment.graphdef, run.params)(*model_inputs(batch)))
 
   return forward, {name: data.batch(1)[name] for name in data.inputs}
 
