@@ -11,49 +11,19 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from mixer_jax import config as configs
+from mixer_jax import parts
 from mixer_jax.data import tables
 from mixer_jax.data.inputs import Images, Rows, kind_of
 from mixer_jax.errors import MixerError
-from mixer_jax.models import MODELS
 from mixer_jax.optim import groups
-from mixer_jax.optim.optimizers import OPTIMIZERS, noise
-from mixer_jax.optim.sam import SAMS, Report
-from mixer_jax.optim.schedules import SCHEDULES, Length, steps
+from mixer_jax.optim.sam import Report
+from mixer_jax.optim.schedules import Length, steps
 from mixer_jax.training import mesh as meshes
 from mixer_jax.training import watch
 from mixer_jax.training.state import TrainState, init_state
 from mixer_jax.training.step import make_eval_loop, make_eval_step, make_train_step
-from mixer_jax.training.tasks import TASKS, Task
-from mixer_jax.weights.fitting import InitFrom
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-  """The keys of a config; README explains them one by one."""
-
-  seed: int
-  total: str
-  batch_size: int
-  eval_batch_size: int
-  accumulate: int
-  ema: float
-  model: dict
-  task: dict
-  data: dict
-  augment: dict
-  augment_until: str
-  optimizer: dict
-  schedule: dict
-  init_from: dict = dataclasses.field(default_factory=dict)
-  sam: dict = dataclasses.field(default_factory=dict)
-  update_noise: dict = dataclasses.field(default_factory=dict)
-  layers: dict = dataclasses.field(default_factory=dict)
-  mesh: dict
-  watch: dict
-  log_every: str
-  eval_every: str
-  checkpoint_every: str
+from mixer_jax.training.settings import Settings, make, read
+from mixer_jax.training.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,16 +80,17 @@ class Experiment:
   def optimizer(self, length: Length) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """What takes the steps: the optimizer, noise and layers' rates behind it, SAM around it; and the learning rate."""
     s = self.settings
-    schedule = configs.named(SCHEDULES, s.schedule, 'schedule', length=length)
+    schedule = make('schedule', s.schedule, length=length)
     after = []
     if s.update_noise:
-      after.append(configs.call(noise, s.update_noise, 'update_noise', seed=s.seed))
+      after.append(make('update_noise', s.update_noise, seed=s.seed))
     if s.layers:
-      after.append(configs.call(groups.scale, s.layers, 'layers', params=nnx.state(self.model, nnx.Param)))
-    optimizer = configs.named(OPTIMIZERS, s.optimizer, 'optimizer', schedule=schedule, after=after)
+      after.append(make('layers', s.layers, params=nnx.state(self.model, nnx.Param)))
+    optimizer = make('optimizer', s.optimizer, schedule=schedule, after=after)
     if s.sam:
-      given = {'schedule': schedule, 'peak': s.schedule['peak'], 'length': length, 'seed': s.seed}
-      optimizer = configs.named(SAMS, self.sam, 'sam', base=optimizer, has_loss=True, **given)
+      given = {'schedule': schedule, 'length': length, 'seed': s.seed}
+      given |= {'peak': s.schedule['peak']} if 'peak' in s.schedule else {}
+      optimizer = make('sam', self.sam, base=optimizer, has_loss=True, **given)
     return optimizer, schedule
 
   def init_state(
@@ -135,11 +106,11 @@ class Experiment:
     sam = [f'sam_{name}' for name in Report._fields] if self.settings.sam else []
     names = (*self.metrics(training=True), 'grad_norm', 'steps', 'examples', *sam, *watched)
     ema = self.settings.ema > 0
-    make = lambda start: init_state(self.init_model(), optimizer, ema=ema, metrics=names, start=start)
-    shapes = meshes.shard(jax.eval_shape(make, {}), self.mesh)
+    first = lambda start: init_state(self.init_model(), optimizer, ema=ema, metrics=names, start=start)
+    shapes = meshes.shard(jax.eval_shape(first, {}), self.mesh)
     if abstract:
       return shapes
-    return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes))(start or {})
+    return jax.jit(first, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes))(start or {})
 
   def train_step(self, optimizer: optax.GradientTransformation, length: Length) -> Callable:
     s = self.settings
@@ -166,7 +137,7 @@ class Experiment:
 
   def alarm(self) -> watch.Alarm | None:
     """The alarm of the watch before the first line of the log; None when nothing is watched."""
-    return configs.call(watch.Alarm, self.settings.watch, 'watch') if self.settings.watch else None
+    return make('watch', self.settings.watch) if self.settings.watch else None
 
   def length(self, examples: int) -> Length:
     """The run's length on a training set of so many examples."""
@@ -176,12 +147,12 @@ class Experiment:
 
 def read_data(config: Mapping[str, Any], *, schema: tables.Schema | None = None) -> Images | Rows:
   """config.data, checked; `schema` is what a table's training rows taught."""
-  settings = configs.call(Settings, config, 'config')
-  name = settings.data.get('name')
-  if not isinstance(name, str):
-    raise MixerError(f'data.name is {name!r}, but must name a data set')
-  kind = kind_of(name)
-  return configs.call(kind, settings.data, 'data', **({'schema': schema} if kind is Rows else {}))
+  return _make_data(read(config), schema)
+
+
+def _make_data(settings: Settings, schema: tables.Schema | None) -> Images | Rows:
+  kind = kind_of(settings.data['name'])
+  return parts.call(kind, settings.data, 'data', **({'schema': schema} if kind is Rows else {}))
 
 
 def learn_schema(config: Mapping[str, Any], data_dir: str | None) -> tables.Schema | None:
@@ -196,8 +167,8 @@ def build(config: Mapping[str, Any], *, schema: tables.Schema | None = None) -> 
   Raises:
     MixerError: whatever is wrong with the config, by the name of the key.
   """
-  settings = configs.call(Settings, config, 'config')
-  data = read_data(config, schema=schema)
+  settings = read(config)
+  data = _make_data(settings, schema)
   if not 0 <= settings.seed < 2**32:
     raise MixerError(f'seed is {settings.seed}, but must be in [0, 2**32)')
   if not 0 <= settings.ema < 1:
@@ -206,11 +177,11 @@ def build(config: Mapping[str, Any], *, schema: tables.Schema | None = None) -> 
     raise MixerError(f'accumulate is {settings.accumulate}, but must be at least 1')
   if settings.ema and settings.optimizer.get('name') == 'schedule_free':
     raise MixerError(f'ema is {settings.ema}, but schedule_free has an average of its own; set ema to 0')
-  mesh = configs.call(meshes.make_mesh, settings.mesh, 'mesh')
+  mesh = make('mesh', settings.mesh)
   meshes.check_batch('batch_size', settings.batch_size, mesh, settings.accumulate)
   meshes.check_batch('eval_batch_size', settings.eval_batch_size, mesh)
-  configs.call(InitFrom, settings.init_from, 'init_from')
-  task = configs.named(TASKS, settings.task, 'task', **data.for_task)
+  make('init_from', settings.init_from)
+  task = make('task', settings.task, **data.for_task)
   model = nnx.eval_shape(lambda: make_model(settings, data, task))
   prepare = data.make_prepare(settings.augment, settings.batch_size)
   experiment = Experiment(settings, data, mesh, model, task, prepare)
@@ -244,4 +215,4 @@ def check_output(experiment: Experiment) -> None:
 def make_model(settings: Settings, data: Images | Rows, task: Task) -> Any:
   rngs = nnx.Rngs(jax.random.fold_in(jax.random.key(settings.seed), 2**31))
   context = {**data.for_model, 'outputs': math.prod(task.output), 'rngs': rngs}
-  return configs.named(MODELS, settings.model, 'model', **context)
+  return make('model', settings.model, **context)

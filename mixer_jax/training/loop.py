@@ -15,7 +15,6 @@ import optax
 from jax.experimental import multihost_utils
 
 from mixer_jax.analysis import classes, curves
-from mixer_jax.config import plain
 from mixer_jax.data import batches, table_report
 from mixer_jax.errors import MixerError
 from mixer_jax.optim import schedules
@@ -25,6 +24,7 @@ from mixer_jax.training import pictures, warm_start, watch
 from mixer_jax.training import state as states
 from mixer_jax.training.checkpoints import Checkpoints, checkpoints_in
 from mixer_jax.training.logging import Log, cannot_write, read_metrics, write_json
+from mixer_jax.training.settings import resolve
 from mixer_jax.training.step import is_finite, make_train_loop
 from mixer_jax.training.tasks import Report
 from mixer_jax.training.workdir import check_classes, check_schema, check_workdir, read_json, start_workdir
@@ -52,7 +52,7 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: str | Path, *, data_d
     MixerError: a mistake in the config or the data, a run directory of another config, a loss that is not finite.
   """
   with contextlib.ExitStack() as opened:
-    return _train(plain(config), Path(workdir), data_dir, opened)
+    return _train(resolve(config), Path(workdir), data_dir, opened)
 
 
 def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib.ExitStack) -> dict | None:

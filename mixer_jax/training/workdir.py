@@ -9,6 +9,7 @@ from typing import IO, Any
 from mixer_jax.data import tables
 from mixer_jax.errors import MixerError
 from mixer_jax.training.logging import cannot_write, write_json
+from mixer_jax.training.settings import resolve, upgrade
 
 HARDWARE = ('mesh.', 'data.workers', 'data.resident_mib')  # keys in which a resumed run may differ
 
@@ -20,7 +21,7 @@ def check_workdir(workdir: Path, config: dict) -> None:
     raise MixerError(f'--workdir={workdir} is a file, but must be a directory')
   if not path.exists():
     return
-  stored, given = (_flat(_of_run(c)) for c in (read_config(workdir), config))
+  stored, given = (_flat(resolve(c)) for c in (read_config(workdir), config))
   for key in sorted({*stored, *given}):
     if not key.startswith(HARDWARE) and stored.get(key) != given.get(key):
       raise MixerError(
@@ -46,7 +47,7 @@ def read_config(workdir: Path) -> dict:
   config = read_json(workdir / 'config.json')
   if not isinstance(config, dict):
     raise MixerError(f'{workdir}/config.json holds no config; restore it, or start again in another --workdir')
-  return config
+  return upgrade(config)
 
 
 def read_json(path: Path) -> Any:
@@ -89,11 +90,6 @@ def check_classes(workdir: Path, stored: Sequence[str], here: Sequence[str]) -> 
       f'class {i} is {name(stored)} in the run {workdir}, but {name(here)} in the data here; give it the data it was'
       ' trained on, or choose another --workdir'
     )
-
-
-def _of_run(config: dict) -> dict:
-  """A config without an init_from that names no weights: runs of before there was one are the same."""
-  return {k: v for k, v in config.items() if k != 'init_from' or v.get('weights')}
 
 
 def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
