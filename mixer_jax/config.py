@@ -1,49 +1,48 @@
-"""Configs in: a Python file and its overrides -> a ConfigDict; a section of it -> a checked function call."""
+"""Configs in: a Python file, or the name of a bundled one, and what the command line sets -> a dict.
 
+What keys there are, and what those have that a config leaves out, only the parts that it names can say: see
+training/settings.py.
+"""
+
+import ast
 import inspect
-import pkgutil
+import re
+import traceback
 import types
-import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from mixer_jax.errors import MixerError, unknown
+from mixer_jax.parts import Text
+
+PACKAGE = Path(__file__).parent
 
 
 def load(arguments: Sequence[str]) -> dict[str, Any]:
   """The config of `--config=FILE[:ARG] --config.key=value ...` as plain dicts.
 
+  FILE is a path, or the name of a bundled config, with or without .py. What the command line sets are `parts.Text`.
+
   Raises:
-    MixerError: no such file, a file without get_config, an unknown key, a value of another type, an unknown flag.
+    MixerError: no such file, a file without get_config, what get_config refuses, an unknown flag.
   """
-  values = flags.FlagValues()
-  arguments = ['mixer_jax', *arguments]
-  holder = config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=arguments)
-  named = [
-    a.split('=', 1)[1] if '=' in a else ''.join(arguments[i + 1 : i + 2])
-    for i, a in enumerate(arguments) if a.split('=')[0] in ('--config', '-config')
-  ]  # fmt: skip
-  file = named[-1].split(':', 1)[0] if named else ''
-  if named and not Path(file).is_file():
-    near = sorted(p.name for p in Path(file).parent.glob('*.py')) if Path(file).parent.is_dir() else []
-    known = f'; the folder {Path(file).parent} has {", ".join(near)}' if near else ''
-    raise MixerError(f'no config file {file!r}{known}')
-  try:
-    rest = values(arguments)[1:]
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-    raise MixerError(f'{file or "config"}: {_one_line(error)}') from error
-  if rest:
-    raise MixerError(f'unexpected argument {rest[0]!r}; options look like --config.key=value')
-  config = holder.value
-  if config is None:
-    raise MixerError('no config; say which with --config=configs/NAME.py[:ARG]')
-  if not isinstance(config, ConfigDict):
-    raise MixerError(f'{file}: get_config() gave {type(config).__name__}, but must give an ml_collections.ConfigDict')
-  return plain(config)
+  place, values = _read_flags(arguments)
+  if place is None:
+    raise MixerError('no config; say which with --config=NAME[:ARG], a file or one of ' + ', '.join(bundled()))
+  config = plain(_run(place))
+  for key in sorted(values, key=lambda key: key.count('.')):  # whole sections first
+    _set(config, key, values[key])
+  return config
+
+
+def bundled() -> dict[str, Path]:
+  """The configs that come with the package, by name."""
+  folder = PACKAGE / 'configs'  # in a wheel; in a checkout it is beside the package
+  folder = folder if folder.is_dir() else PACKAGE.parent / 'configs'
+  return {path.stem: path for path in sorted(folder.glob('*.py')) if not path.stem.startswith('_')}
 
 
 def plain(value: Any) -> Any:
@@ -53,70 +52,89 @@ def plain(value: Any) -> Any:
   return [plain(v) for v in value] if isinstance(value, (tuple, list)) else value
 
 
-def call(function: Callable, settings: Mapping[str, Any], what: str, **context: Any) -> Any:
-  """function(**settings, **context), with settings checked against the function's signature first.
-
-  So a key that the function does not take cannot be in a config, and no key can go unread. Arguments of the
-  function that the settings lack and that are not its own default come from `context`, as far as it takes them.
-
-  Raises:
-    MixerError: an unknown or missing key, or a value of another type, by name as `what.key`.
-  """
-  # A class is asked for its __init__: the signature of an nnx.Module itself is that of its metaclass.
-  target = function.__init__ if inspect.isclass(function) else function
-  parameters = {k: p for k, p in inspect.signature(target, eval_str=True).parameters.items() if k != 'self'}
-  open_keys = {k: p for k, p in parameters.items() if k not in context}
-  for key, value in settings.items():
-    if key not in open_keys:
-      raise unknown(f'key {what}.{key}: there is no', key, open_keys)
-    kind = open_keys[key].annotation
-    if not _fits(value, kind):
-      name = kind.__name__ if isinstance(kind, type) else str(kind)
-      raise MixerError(f'{what}.{key} is {value!r} ({type(value).__name__}), but must be {name}')
-  for key, parameter in open_keys.items():
-    if key not in settings and parameter.default is parameter.empty:
-      raise MixerError(f'{what}.{key} is missing; set it in the config ({_kind(parameter.annotation)})')
-  given = {k: v for k, v in context.items() if k in parameters}
-  return function(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}, **given)
+def _read_flags(arguments: Iterable[str]) -> tuple[str | None, dict[str, Text]]:
+  """The value of --config, and those of --config.key by key; a value may also be the argument after its flag."""
+  place, values, rest = None, {}, [*arguments]
+  while rest:
+    flag, equals, value = rest.pop(0).partition('=')
+    match = re.fullmatch(r'--?config(?:\.([\w.:+-]+))?', flag)
+    if not match:
+      raise MixerError(f'unexpected argument {flag + equals + value!r}; options look like --config.key=value')
+    follows = bool(rest) and not re.match(r'-[^\d]', rest[0])
+    value = value if equals else rest.pop(0) if follows else None
+    if key := match[1]:
+      if '' in key.split('.'):
+        raise MixerError(f'{flag} must be like --config.key=value')
+      values[key] = Text('True' if value is None else value, values[key].given if key in values else ())
+    elif not value:
+      raise MixerError('--config names no config; --config=NAME[:ARG] takes a file or one of ' + ', '.join(bundled()))
+    else:
+      place = value
+  return place, values
 
 
-def named(table: Mapping[str, Callable | str], settings: Mapping[str, Any], what: str, **context: Any) -> Any:
-  """call() of the function that settings['name'] names in a table, itself or as 'module:name'."""
-  if 'name' not in settings:
-    raise MixerError(f'{what}.name is missing; one of {", ".join(sorted(table))}')
-  if not isinstance(settings['name'], str) or settings['name'] not in table:
-    raise unknown(f'{what}.name', settings['name'], table)
-  function = table[settings['name']]
-  function = pkgutil.resolve_name(function) if isinstance(function, str) else function
-  return call(function, {k: v for k, v in settings.items() if k != 'name'}, what, **context)
+def _find(file: str) -> Path:
+  """A path, else a bundled config by name."""
+  path, known = Path(file).expanduser(), bundled()
+  if path.is_file():
+    return path
+  if path.parent == Path('.') and path.name.removesuffix('.py') in known:
+    return known[path.name.removesuffix('.py')]
+  if path.parent == Path('.'):
+    raise unknown('config', file, known, 'or the path of a file')
+  near = sorted(p.name for p in path.parent.glob('*.py')) if path.parent.is_dir() else []
+  raise MixerError(f'no config file {file!r}' + (f'; the folder {path.parent} has {", ".join(near)}' if near else ''))
 
 
-def _fits(value: Any, kind: Any) -> bool:
-  origin = typing.get_origin(kind)
-  if kind is inspect.Parameter.empty or kind is Any:
-    return True
-  if origin in (typing.Union, types.UnionType):
-    return any(_fits(value, k) for k in typing.get_args(kind))
-  if origin is tuple:
-    if not isinstance(value, (tuple, list)):
-      return False
-    kinds = typing.get_args(kind)
-    kinds = kinds[:1] * len(value) if kinds[1:] == (...,) else kinds
-    return len(value) == len(kinds) and all(map(_fits, value, kinds))
-  kind = origin or kind
-  if kind in (int, float) and isinstance(value, bool):
-    return False
-  return isinstance(value, (int, float) if kind is float else kind)
+def _run(place: str) -> ConfigDict | Mapping:
+  """get_config() of FILE[:ARG]."""
+  file, colon, argument = place.partition(':')
+  path = _find(file)
+  module = types.ModuleType(f'config_{path.stem}')
+  module.__file__ = str(path)
+  try:
+    # Not imported: a file that is written anew within the second would give its old bytecode.
+    exec(compile(path.read_bytes(), str(path), 'exec'), vars(module))
+    get_config = getattr(module, 'get_config', None)
+    if get_config is None:
+      raise MixerError(f'{file} has no function get_config(arg=None)')
+    if colon and not inspect.signature(get_config).parameters:
+      raise MixerError(f'{file} takes no argument, not {argument!r}')
+    config = get_config(argument) if colon else get_config()
+  except MixerError:
+    raise
+  except ValueError as error:  # what a config says of its argument
+    raise MixerError(f'{file}: {" ".join(str(error).split())}') from error
+  except Exception as error:
+    line = traceback.extract_tb(error.__traceback__)[-1].lineno
+    where = '' if isinstance(error, SyntaxError) else f' (line {line})'
+    raise MixerError(f'{file}: {type(error).__name__}: {" ".join(str(error).split())}{where}') from error
+  if not isinstance(config, (ConfigDict, Mapping)):
+    raise MixerError(f'{file}: get_config() gave {type(config).__name__}, but must give an ml_collections.ConfigDict')
+  return config
 
 
-def _kind(kind: Any) -> str:
-  return kind.__name__ if isinstance(kind, type) else str(kind)
+def _set(config: dict[str, Any], key: str, value: Text) -> None:
+  *path, last = key.split('.')
+  section = config
+  for i, name in enumerate(path):
+    inner = section.setdefault(name, {})
+    if isinstance(inner, str):  # a part by its bare name
+      inner = section[name] = {'name': inner}
+    if not isinstance(inner, dict):
+      raise MixerError(f'--config.{key}: {".".join(path[: i + 1])} is {inner!r} and has no keys')
+    section = inner
+  if value.lstrip().startswith('{'):
+    section[last] = _literal(key, value)
+  elif not (last == 'name' and section.get('name') == value):  # a name that stays takes the settings it had
+    section[last] = value
 
 
-def _one_line(error: Exception) -> str:
-  # ml_collections wraps the KeyError of an unknown key in an AttributeError.
-  error = error.args[0] if error.args and isinstance(error.args[0], KeyError) else error
-  text = str(f'unknown key {error.args[0]}' if isinstance(error, KeyError) and error.args else error).strip()
-  # What a config says of its argument stands below the whole traceback.
-  last = text.rpartition('\n')[2]
-  return last.removeprefix('ValueError: ') if last.startswith('ValueError: ') else ' '.join(text.split())
+def _literal(key: str, text: str) -> dict:
+  try:
+    value = ast.literal_eval(text.strip())
+  except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+    raise MixerError(f"--config.{key}={text} is no Python literal such as {{'name': 'sam', 'rho': 0.1}}") from error
+  if not isinstance(value, dict):
+    raise MixerError(f"--config.{key}={text} is a {type(value).__name__}, not a dict such as {{'name': 'sam'}}")
+  return plain(value)

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import os
 import pkgutil
+import re
 import sys
 import types
 import typing
@@ -17,11 +18,31 @@ from typing import Any
 
 from mixer_jax.errors import MixerError, unknown
 
-Table = Mapping[str, Callable | str]  # short names -> parts, or where they are: 'module:name'
+NAME = re.compile(r'[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*')  # module:name, each with dots or without
+FIXED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
+
+
+class Table(dict):
+  """Short names -> parts, or where they are: 'module:name'. Any mapping will do where nothing of this is needed.
+
+  Attributes:
+    context: the arguments of these parts that the run gives, which are never settings.
+    package: a library whose parts may be named with a dot, such as `optax` for `optax.lion`.
+    adapt: (part, its name, what) -> a part, for those that are not in the table: checks them, or wraps them.
+  """
+
+  def __init__(self, names: Mapping[str, Callable | str], *, context=(), package='', adapt=None):
+    super().__init__(names)
+    self.context, self.package, self.adapt = tuple(context), package, adapt or (lambda part, _name, _what: part)
 
 
 class Text(str):
-  """A value from the command line: text until a signature says what it is."""
+  """A value from the command line: text until a signature says what it is; `given` are all values of its key."""
+
+  def __new__(cls, text: str, earlier: tuple[str, ...] = ()):
+    self = super().__new__(cls, text)
+    self.given = (*earlier, str(text))
+    return self
 
 
 class Missing(MixerError):
@@ -32,44 +53,69 @@ class Missing(MixerError):
     self.keys = tuple(keys)
 
 
-def find(name: Any, table: Table, what: str) -> Callable:
+class Lacking(MixerError):
+  """Arguments of the context that a part needs and that this run does not have, in `keys`."""
+
+  def __init__(self, what: str, keys: Collection[str]):
+    super().__init__(f'{what} needs {", ".join(keys)}, which this run does not have')
+    self.keys = tuple(keys)
+
+
+def find(name: Any, table: Mapping[str, Callable | str], what: str) -> Callable:
   """What a name stands for: an entry of a table, or `module:name` of anything importable, the current folder included.
 
   Raises:
     MixerError: an unknown short name, a module that cannot be imported, a name that it does not have.
   """
-  if not isinstance(name, str) or (name not in table and ':' not in name):
-    raise unknown(what, name, table, 'or module:name of your own')
-  target = table.get(name, name)
-  return _imported(target, what) if isinstance(target, str) else target
+  package = getattr(table, 'package', '')
+  if isinstance(name, str) and name in table:
+    return _imported(table[name], what) if isinstance(table[name], str) else table[name]
+  if isinstance(name, str) and package and name.startswith(f'{package}.'):
+    part = _imported(name.replace('.', ':', 1), what)
+  elif isinstance(name, str) and ':' in name:
+    part = _imported(name, what)
+  else:
+    raise unknown(what, name, table, f'{package}.NAME, or module:name' if package else 'or module:name of your own')
+  return table.adapt(part, str(name), what) if isinstance(table, Table) else part
 
 
-def is_outside(name: str, table: Table) -> bool:
+def is_outside(name: str, table: Mapping[str, Callable | str]) -> bool:
   """Whether a name is `module:name`, so that opening it imports a user's module."""
   return name not in table and ':' in name
 
 
 def _imported(target: str, what: str) -> Callable:
-  module = target.partition(':')[0]
+  if not NAME.fullmatch(target):
+    raise MixerError(f'{what} is {target!r}, but must be like module:name')
+  target = str(target)
+  module, _, name = target.partition(':')
   here = os.getcwd()
   if here not in sys.path:  # `python -m` has it there, an installed command has not
     sys.path.insert(0, here)
+  if module not in sys.modules:
+    importlib.invalidate_caches()  # the file may be younger than the last look at its folder
   try:
     importlib.import_module(module)
   except ModuleNotFoundError as error:
     if error.name and (module == error.name or module.startswith(f'{error.name}.')):
       raise MixerError(
-        f'{what} is {target!r}, but there is no module {error.name!r} in {here} or on the path of Python; run where it'
-        ' lies, or set PYTHONPATH to its folder'
+        f'{what} is {target!r}, but there is no module {error.name!r} in {here} or on the path of Python; run this in'
+        ' the folder of the module, or set PYTHONPATH to it'
       ) from error
     raise MixerError(f'{what} is {target!r}, but {module} needs {error.name}, which is not installed') from error
-  except Exception as error:  # A module of the user's raises what it likes.
-    raise MixerError(f'{what} is {target!r}, but importing {module} fails: {type(error).__name__}: {error}') from error
+  except (Exception, SystemExit) as error:  # A module of the user's raises what it likes.
+    raise MixerError(f'{what} is {target!r}, but importing {module} fails: {_one_line(error)}') from error
   try:
     found = pkgutil.resolve_name(target)
-  except (AttributeError, ValueError) as error:
-    public = [name for name in vars(sys.modules[module]) if not name.startswith('_')]
-    raise unknown(f'{what}: name in the module {module}', target.partition(':')[2], public) from error
+  except (AttributeError, ImportError) as error:
+    owner, _, last = name.rpartition('.')
+    try:
+      parent = pkgutil.resolve_name(f'{module}:{owner}')
+    except (AttributeError, ImportError):
+      parent, owner, last = sys.modules[module], '', name
+    place = f'{module}.{owner}' if owner else module
+    public = [entry for entry in vars(parent) if not entry.startswith('_')] if hasattr(parent, '__dict__') else []
+    raise unknown(f'{what}: {place} has no', last, public) from error
   if not callable(found):
     raise MixerError(f'{what} is {target!r}, which is a {type(found).__name__} and cannot be called')
   return found
@@ -78,25 +124,32 @@ def _imported(target: str, what: str) -> Callable:
 def parameters(function: Callable) -> dict[str, inspect.Parameter]:
   """What a function or class takes by name."""
   # A class is asked for its __init__: the signature of an nnx.Module itself is that of its metaclass.
-  target = function.__init__ if inspect.isclass(function) else function
+  by_init = inspect.isclass(function) and function.__init__ is not object.__init__
+  target = function.__init__ if by_init else function
   try:
-    found = inspect.signature(target, eval_str=True).parameters
-  except NameError:  # annotations for type checkers alone
-    found = inspect.signature(target).parameters
-  fixed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-  return {k: p for k, p in found.items() if k != 'self' and p.kind not in fixed}
+    try:
+      found = inspect.signature(target, eval_str=True).parameters
+    except Exception:  # Annotations for type checkers alone may fail in any way.
+      found = inspect.signature(target).parameters
+  except (TypeError, ValueError) as error:  # some that are written in C
+    raise MixerError(f'{function!r} does not say what it takes, so a config cannot call it') from error
+  taken = list(found.items())[1 if by_init else 0 :]
+  return {k: p for k, p in taken if p.kind not in FIXED}
 
 
 def resolve(
-  function: Callable, settings: Mapping[str, Any], what: str, context: Collection[str] = ()
-) -> dict[str, Any]:
+  function: Callable, settings: Mapping[str, Any], what: str, context: Collection[str] = (),
+  notes: list[str] | None = None,
+) -> dict[str, Any]:  # fmt: skip
   """All settings of a part, checked against its signature: those given, and the defaults of the others.
 
-  A parameter annotated `Annotated[dict, table]` is a part itself, `{'name': ...}`, and resolved likewise.
+  A parameter annotated `Annotated[dict, table]` is a part itself, `{'name': ...}`, and resolved likewise. One whose
+  default is more than text and numbers, a function say, keeps it where the config says nothing.
 
   Args:
     what: the name of the section in the config, for messages.
     context: the names of arguments that are not settings.
+    notes: is given a line for whatever is left out, see `without_leftovers`.
 
   Raises:
     Missing: settings without a default that are not given.
@@ -110,73 +163,150 @@ def resolve(
   for key, parameter in takes.items():
     if key not in settings and parameter.default is parameter.empty:
       missing.append(f'{what}.{key} ({_kind(parameter.annotation)})')
-      continue
-    result[key] = _checked(settings.get(key, parameter.default), parameter.annotation, f'{what}.{key}')
+    elif key in settings or _is_plain(parameter.default):
+      try:
+        value = settings.get(key, parameter.default)
+        result[key] = _checked(value, parameter, f'{what}.{key}', notes)
+      except Missing as error:
+        missing += error.keys
   if missing:
     raise Missing(missing)
   return result
 
 
-def resolve_named(table: Table, settings: Any, what: str, context: Collection[str] = ()) -> dict[str, Any]:
+def resolve_named(
+  table: Mapping[str, Callable | str], settings: Any, what: str, context: Collection[str] = (),
+  notes: list[str] | None = None,
+) -> dict[str, Any]:  # fmt: skip
   """resolve() of the part that settings['name'] names, `name` first; a bare name is a part with its defaults."""
   settings = {'name': settings} if isinstance(settings, str) else settings
   if not isinstance(settings, Mapping):
     raise MixerError(f"{what} is {settings!r}, but must be a dict, {{'name': ...}}")
   if 'name' not in settings:
     raise Missing([f'{what}.name (one of {", ".join(sorted(table))}, or module:name)'])
-  function = find(settings['name'], table, f'{what}.name')
+  name = settings['name']
+  function = find(name, table, f'{what}.name')
+  context = {*context, *getattr(table, 'context', ())}
   rest = {k: v for k, v in settings.items() if k != 'name'}
-  return {'name': str(settings['name']), **resolve(function, rest, what, context)}
+  if isinstance(name, Text):
+    rest = without_leftovers(rest, {*parameters(function)} - context, f'{what} {str(name)!r}', notes)
+  return {'name': str(name), **resolve(function, rest, what, context, notes)}
 
 
-def call(function: Callable, settings: Mapping[str, Any], what: str, **context: Any) -> Any:
-  """function(**settings, **context): settings resolved, of the context what the function takes.
+def without_leftovers(
+  settings: Mapping[str, Any], takes: Collection[str], what: str, notes: list[str] | None
+) -> dict[str, Any]:
+  """Settings less what a config file has for a part that the command line replaced by another, which does not take it.
+
+  What the command line itself gives stays, to be refused.
+  """
+  left = [key for key, value in settings.items() if key not in takes and not _has_text(value)]
+  if left and notes is not None:
+    notes.append(f'{what} does not take {", ".join(left)} of the config file: left out')
+  return {key: value for key, value in settings.items() if key not in left}
+
+
+def _has_text(value: Any) -> bool:
+  return any(map(_has_text, value.values())) if isinstance(value, Mapping) else isinstance(value, Text)
+
+
+def call(function: Callable, settings: Mapping[str, Any], what: str, /, *, context: Collection[str] = (), **given: Any):
+  """function(**settings, **given): settings resolved, of what is given that which the function takes.
+
+  Args:
+    context: further names that are not settings.
 
   Raises:
+    Lacking: an argument of the context that the function needs and that is not given.
     MixerError: what `resolve` refuses.
   """
-  given = {k: tuple(v) if isinstance(v, list) else v for k, v in resolve(function, settings, what, context).items()}
+  settings = resolve(function, settings, what, {*context, *given})
   takes = parameters(function)
-  return function(**given, **{k: v for k, v in context.items() if k in takes})
+  lacking = [k for k in context if k in takes and k not in given and takes[k].default is inspect.Parameter.empty]
+  if lacking:
+    raise Lacking(what, lacking)
+  return function(**{k: _tuples(v) for k, v in settings.items()}, **{k: v for k, v in given.items() if k in takes})
 
 
-def named(table: Table, settings: Any, what: str, **context: Any) -> Any:
+def named(table: Mapping[str, Callable | str], settings: Any, what: str, /, **given: Any) -> Any:
   """call() of the part that settings['name'] names; a bare name is a part with its defaults."""
-  settings = resolve_named(table, settings, what, context)
+  context = getattr(table, 'context', ())
+  settings = resolve_named(table, settings, what, given)
   function = find(settings['name'], table, f'{what}.name')
-  return call(function, {k: v for k, v in settings.items() if k != 'name'}, what, **context)
+  rest = {k: v for k, v in settings.items() if k != 'name'}
+  return call(function, rest, what, context=context, **given)
 
 
-def _checked(value: Any, kind: Any, what: str) -> Any:
+def _tuples(value: Any) -> Any:
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _is_plain(value: Any) -> bool:
+  """Whether JSON can hold a value."""
+  if isinstance(value, Mapping):
+    return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+  if isinstance(value, (tuple, list)):
+    return all(map(_is_plain, value))
+  return value is None or type(value) in (bool, int, float, str)
+
+
+def _checked(value: Any, parameter: inspect.Parameter, what: str, notes: list[str] | None) -> Any:
+  kind, default = parameter.annotation, parameter.default
   if typing.get_origin(kind) is typing.Annotated:
-    _, table, *_ = typing.get_args(kind)
-    value = _read(value) if isinstance(value, Text) else value
-    return resolve_named(table, value, what, getattr(table, 'context', ()))
+    kind, table, *_ = typing.get_args(kind)
+    if isinstance(table, Mapping):
+      default = {'name': default} if isinstance(default, str) else default
+      if isinstance(value, Mapping) and 'name' not in value and isinstance(default, Mapping):
+        value = {**default, **value}
+      return resolve_named(table, value, what, (), notes)
   value = _typed(value, kind) if isinstance(value, Text) else value
-  if not _fits(value, kind):
+  # A default may be of another type than it says, such as None for an int.
+  if not _fits(value, kind) and not (_is_plain(default) and value == default):
     raise MixerError(f'{what} is {value!r} ({type(value).__name__}), but must be {_kind(kind)}')
   return value
 
 
+def _options(kind: Any) -> tuple:
+  return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+
+
 def _typed(text: Text, kind: Any) -> Any:
   """Text of the command line as a value of that kind, if it can be one."""
-  options = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+  options, value = _options(kind), _read(text)
+  tuples = [k for k in options if tuple in (k, typing.get_origin(k))]
+  if tuples and len(text.given) > 1:  # given again and again, for one entry each
+    return tuple(entry for part in text.given for entry in _entries(part, tuples[0]))
+  others = [k for k in options if k is not str and k not in tuples]
+  if any(_fits(value, k) for k in others):
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if is_whole and not any(_fits(value, k) for k in others if k is not float) else value
+  if float in others and text.strip().lower() in ('inf', '-inf', 'nan'):
+    return float(text)
+  if tuples and (str not in options or isinstance(value, (tuple, list))):
+    return _entries(text, tuples[0])
+  return str(text) if str in options else value
+
+
+def _entries(text: str, kind: Any) -> tuple:
+  """'(1, 2)', '1,2', '1' and '' -> the entries of a tuple of that kind."""
   value = _read(text)
-  if str in options and not any(_fits(value, k) for k in options if k is not str):
-    return str(text)
-  tuples = [k for k in options if typing.get_origin(k) is tuple or k is tuple]
-  if tuples and not _fits(value, kind):  # one of several, or a word
-    return tuple(map(_read, text.split(','))) if ',' in text else (value,)
-  return value
+  if isinstance(value, (tuple, list)) and text.strip()[:1] in ('(', '['):
+    return tuple(value)
+  entries = [entry.strip() for entry in text.split(',') if entry.strip()]
+  kinds = typing.get_args(kind) or (Any, ...)
+  kinds = kinds[:1] * len(entries) if kinds[1:] == (...,) else kinds
+  return tuple(
+    _typed(Text(entry), kinds[i] if i < len(kinds) else Any) for i, entry in enumerate(entries)
+  )
 
 
 def _read(text: str) -> Any:
   """A Python literal, true and false in any case, or the text itself."""
-  if text.lower() in ('true', 'false'):
-    return text.lower() == 'true'
+  if text.strip().lower() in ('true', 'false'):
+    return text.strip().lower() == 'true'
   try:
-    return ast.literal_eval(text)
-  except (ValueError, SyntaxError):
+    return ast.literal_eval(text.strip())
+  except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
     return str(text)
 
 
@@ -186,6 +316,8 @@ def _fits(value: Any, kind: Any) -> bool:
     return True
   if origin in (typing.Union, types.UnionType):
     return any(_fits(value, k) for k in typing.get_args(kind))
+  if origin is typing.Literal:
+    return value in typing.get_args(kind)
   if origin is tuple:
     if not isinstance(value, (tuple, list)):
       return False
@@ -195,10 +327,20 @@ def _fits(value: Any, kind: Any) -> bool:
   kind = type(None) if kind is None else origin or kind
   if kind in (int, float) and isinstance(value, bool):
     return False
-  return isinstance(value, (int, float) if kind is float else kind) if isinstance(kind, type) else True
+  kind = {float: (int, float), tuple: (tuple, list), list: (tuple, list)}.get(kind, kind)
+  try:
+    return isinstance(value, kind)
+  except TypeError:  # nothing that isinstance knows
+    return True
 
 
 def _kind(kind: Any) -> str:
   if kind is inspect.Parameter.empty:
     return 'any value'
+  if typing.get_origin(kind) is typing.Annotated:
+    kind = typing.get_args(kind)[0]
   return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
+
+
+def _one_line(error: BaseException) -> str:
+  return f'{type(error).__name__}: {" ".join(str(error).split())}'

@@ -1,16 +1,22 @@
-"""Optimizers by name: optax's, with clipping in front, weight decay on kernels only, and `after` behind.
+"""Optimizers by name, each with clipping in front, weight decay on kernels only, and `after` behind.
+
+Beside those here, `optax.NAME` is any of optax's (`optax.lion`, `optax.contrib.prodigy`), and `module:function` one of
+your own: see `outside`.
 
 `after` are transformations of the update as it is about to be made, such as noise and groups.scale: of the step that
 changes z in schedule_free.
 """
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 import optax
 import optax.contrib
 from flax import nnx
 
+from mixer_jax import parts
 from mixer_jax.errors import MixerError, check_amount
 
 After = Sequence[optax.GradientTransformation]
@@ -22,15 +28,17 @@ def is_kernel(params: nnx.State) -> nnx.State:
 
 
 def adam(
-  *, schedule: optax.Schedule, b1: float, b2: float, eps: float, clip: float, after: After = ()
-) -> optax.GradientTransformation:
+  *, schedule: optax.Schedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, clip: float = 0.0,
+  after: After = (),
+) -> optax.GradientTransformation:  # fmt: skip
   """Adam (Kingma and Ba 2015, arXiv 1412.6980); gradients clipped to the global norm `clip` first, 0 for never."""
   return optax.chain(*_clipping(clip), optax.adam(schedule, b1, b2, eps), *after)
 
 
 def adamw(
-  *, schedule: optax.Schedule, b1: float, b2: float, eps: float, weight_decay: float, clip: float, after: After = ()
-) -> optax.GradientTransformation:
+  *, schedule: optax.Schedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.05,
+  clip: float = 0.0, after: After = (),
+) -> optax.GradientTransformation:  # fmt: skip
   """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), decaying kernels only.
 
   A step takes learning rate x `weight_decay` of each kernel, as torch's does; big_vision's number is relative to the
@@ -40,22 +48,17 @@ def adamw(
   return optax.chain(*_clipping(clip), optimizer, *after)
 
 
-def sgd(*, schedule: optax.Schedule, momentum: float, clip: float, after: After = ()) -> optax.GradientTransformation:
+def sgd(
+  *, schedule: optax.Schedule, momentum: float = 0.9, clip: float = 0.0, after: After = ()
+) -> optax.GradientTransformation:
   """Gradient descent with momentum as the original fine-tunes: no dampening, not Nesterov's; no decay."""
   return optax.chain(*_clipping(clip), optax.sgd(schedule, momentum or None), *after)
 
 
 def muon(
-  *,
-  schedule: optax.Schedule,
-  beta: float,
-  b1: float,
-  b2: float,
-  eps: float,
-  weight_decay: float,
-  clip: float,
-  after: After = (),
-) -> optax.GradientTransformation:
+  *, schedule: optax.Schedule, beta: float = 0.95, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8,
+  weight_decay: float = 0.05, clip: float = 0.0, after: After = (),
+) -> optax.GradientTransformation:  # fmt: skip
   """Muon (Jordan et al. 2024), optax's: the momentum of a kernel becomes the nearest matrix of equal singular values.
 
   As in arXiv 2502.16982 that matrix is scaled to the size of Adam's updates, so that AdamW's learning rates and decays
@@ -73,8 +76,9 @@ def muon(
 
 
 def schedule_free(
-  *, schedule: optax.Schedule, b1: float, b2: float, eps: float, weight_decay: float, clip: float, after: After = ()
-) -> optax.GradientTransformation:
+  *, schedule: optax.Schedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.05,
+  clip: float = 0.0, after: After = (),
+) -> optax.GradientTransformation:  # fmt: skip
   """Schedule-free AdamW (Defazio et al. 2024, arXiv 2405.15682), optax's, decaying kernels only.
 
   Its own schedule is `constant` with a warm-up. Trained is y, evaluated is the average x, see `averaged`.
@@ -94,7 +98,52 @@ def schedule_free(
   return optax.contrib.schedule_free(base, schedule, b1)
 
 
-OPTIMIZERS = {'adam': adam, 'adamw': adamw, 'sgd': sgd, 'muon': muon, 'schedule_free': schedule_free}
+def outside(function: Callable, name: str, what: str) -> Callable:
+  """An optimizer of optax, or of a user, with the arguments of those here.
+
+  It takes the learning rate as `schedule` or `learning_rate`, a function of the step. `clip` and `after` are put around
+  it where it does not take them itself. Only kernels decay where it takes a `mask` (or a `weight_decay_mask`).
+
+  Raises:
+    MixerError: it takes no learning rate; when it is called, it gives no optax transformation, or one whose update
+      needs more than the gradient and the parameters.
+  """
+  takes = parts.parameters(function)
+  rate = next((key for key in ('schedule', 'learning_rate') if key in takes), None)
+  if rate is None:
+    raise MixerError(f'{what} is {name!r}, which takes no learning_rate or schedule, so it is no optimizer')
+  masks = [key for key in ('mask', 'weight_decay_mask') if key in takes]
+
+  def make(*, schedule: optax.Schedule, after: After = (), **settings):
+    norm = 0.0 if 'clip' in takes else settings.pop('clip')
+    given = {rate: schedule, **dict.fromkeys(masks, is_kernel)} | ({'after': after} if 'after' in takes else {})
+    optimizer = check(function(**settings, **given), f'{what} is {name!r}, which')
+    return optax.chain(*_clipping(norm), optimizer, *(() if 'after' in takes else after))
+
+  own = {key: p.replace(kind=p.KEYWORD_ONLY) for key, p in takes.items() if key not in (rate, 'after', *masks)}
+  ours = dict(inspect.signature(sgd).parameters)
+  keys = {'schedule': ours['schedule'], **({'clip': ours['clip']} | own), 'after': ours['after']}
+  make.__signature__ = inspect.Signature([*keys.values()])
+  return make
+
+
+def check(optimizer: object, what: str) -> optax.GradientTransformation:
+  """Refuses what is no optax transformation of gradients and parameters alone, tried on the shapes of one layer."""
+  if not isinstance(optimizer, optax.GradientTransformation):
+    raise MixerError(f'{what} gives a {type(optimizer).__name__}, not an optax.GradientTransformation')
+  params = nnx.State({'layer': {'kernel': nnx.Param(jnp.ones((2, 2))), 'bias': nnx.Param(jnp.ones(2))}})
+  try:
+    jax.eval_shape(lambda params: optimizer.update(params, optimizer.init(params), params), params)
+  except Exception as error:  # A user's function raises what it likes.
+    reason = ' '.join(str(error).split())[:200]
+    raise MixerError(f'{what} fails on a gradient and parameters: {type(error).__name__}: {reason}') from error
+  return optimizer
+
+
+OPTIMIZERS = parts.Table(
+  {'adam': adam, 'adamw': adamw, 'sgd': sgd, 'muon': muon, 'schedule_free': schedule_free},
+  context=('schedule', 'after'), package='optax', adapt=outside,
+)  # fmt: skip
 
 
 def averaged(opt_state: optax.OptState, params: nnx.State) -> nnx.State | None:
@@ -104,7 +153,7 @@ def averaged(opt_state: optax.OptState, params: nnx.State) -> nnx.State | None:
   return optax.contrib.schedule_free_eval_params(states[0], params) if states else None
 
 
-def noise(*, eta: float, gamma: float, seed: int) -> optax.GradientTransformation:
+def noise(*, eta: float, gamma: float = 0.55, seed: int) -> optax.GradientTransformation:
   """Gaussian noise on the update of every parameter (Neelakantan et al. 2015, arXiv 1511.06807), optax's.
 
   Its variance is eta / t^gamma in step t, the first being 1. Deviation: the paper adds it to the gradient, where Adam

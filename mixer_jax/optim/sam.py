@@ -6,30 +6,33 @@ Each wraps an optimizer and is one too: an optax transformation whose `update` a
   1. g, the gradient at w: the mean over the whole batch, of all parts of an accumulation, neither clipped nor decayed.
   2. e, the perturbation that g leads to. It is forgotten after the step.
   3. g', the gradient at w + e: same batch, same augmentation, same dropout masks.
-  4. The wrapped optimizer has g' (or what the method makes of g and g') in the place of g: so it clips g', keeps its
-     moments of g', adds its weight decay, taken at w, and moves w.
+  4. The wrapped optimizer takes g' (or what the method makes of g and g') as its gradient: it clips g', computes its
+     moments from g', adds its weight decay, taken at w, and moves w.
 
-With `sync` there is one e, of the mean g of all devices. Without, every device makes an e of the g of its own share of
-the batch, and the mean of their g' goes on. That minimises m-sharpness, m being a device's share, so its result depends
-on the number of devices; `grads` and what grad_fn takes and gives then have the devices as a first axis. Foret et al.
-and Zhuang et al. did it so, each accelerator with an e of its own; Kwon et al.'s code is for one device; Mi et al.'s
-averages both gradients over devices, which is `sync`; of Liu et al.'s we do not know.
+With `sync` there is one e, from the mean g of all devices. Without it, every device computes an e from the g of its own
+shard of the batch, and the optimizer takes the mean of their g'. That minimises m-sharpness, m being the size of a
+shard, so the result depends on the number of devices; `grads` and what grad_fn takes and returns then have the devices
+as their first axis. Foret et al. and Zhuang et al. do so, each accelerator with an e of its own; the code of Kwon et
+al. is for one device; that of Mi et al. averages both gradients over devices, which is `sync`; what Liu et al. do is
+unknown.
 
-Any optimizer can be wrapped, `schedule_free` too: w is then its y, where its gradients are taken. Every task here can
-give its gradient twice, being a function of parameters, batch and key; another loop whose task cannot, and which has no
-grad_fn to give, is refused.
+Any optimizer can be wrapped, `schedule_free` too: w is then its y, where its gradients are taken. The gradient must be
+available twice: every task here is a function of parameters, batch and key, and an update without grad_fn is refused.
 
 A `rho` of 0 is the wrapped optimizer itself, bit for bit: no second gradient is taken.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 from jax.flatten_util import ravel_pytree
 
+from mixer_jax import parts
 from mixer_jax.errors import MixerError, check_amount
 from mixer_jax.optim import groups
 from mixer_jax.optim.schedules import Length
@@ -123,10 +126,10 @@ def asam(
 
 
 def gsam(
-  base: optax.GradientTransformation, *, rho: float, rho_min: float, alpha: float, schedule: optax.Schedule,
-  peak: float, sync: bool = True, has_loss: bool = False,
+  base: optax.GradientTransformation, *, rho: float, rho_min: float = 0.0, alpha: float = 0.2,
+  schedule: optax.Schedule, peak: float, sync: bool = True, has_loss: bool = False,
 ) -> optax.GradientTransformationExtraArgs:  # fmt: skip
-  """GSAM (Zhuang et al. 2022, arXiv 2203.08065): g' less alpha times the part of g that stands upright on g'.
+  """GSAM (Zhuang et al. 2022, arXiv 2203.08065): g' less alpha times the part of g that is orthogonal to g'.
 
   That part lowers the surrogate gap, loss(w + e) - loss(w), and leaves loss(w + e) as it is, to first order. e is SAM's
   with a radius that follows the learning rate: rho_min + (rho - rho_min) x rate / peak. Deviation: the paper takes the
@@ -152,7 +155,7 @@ def gsam(
 
 
 def fisher_sam(
-  base: optax.GradientTransformation, *, rho: float, sparsity: float, refresh: int, sync: bool = True,
+  base: optax.GradientTransformation, *, rho: float, sparsity: float = 0.5, refresh: int = 100, sync: bool = True,
   has_loss: bool = False,
 ) -> optax.GradientTransformationExtraArgs:  # fmt: skip
   """Sparse SAM with the Fisher mask, SSAM-F (Mi et al. 2022, arXiv 2210.05177): SAM's e, zero in most entries.
@@ -172,8 +175,8 @@ def fisher_sam(
 
 
 def dynamic_sam(
-  base: optax.GradientTransformation, *, rho: float, sparsity: float, refresh: int, drop: float, seed: int,
-  length: Length, sync: bool = True, has_loss: bool = False,
+  base: optax.GradientTransformation, *, rho: float, sparsity: float = 0.5, refresh: int = 100, drop: float = 0.5,
+  seed: int, length: Length, sync: bool = True, has_loss: bool = False,
 ) -> optax.GradientTransformationExtraArgs:  # fmt: skip
   """Sparse SAM with the dynamic mask, SSAM-D (Mi et al. 2022, arXiv 2210.05177): SAM's e, zero in most entries.
 
@@ -245,12 +248,12 @@ def _kept(scores: jax.Array, sparsity: float) -> int:
 
 
 def look_sam(
-  base: optax.GradientTransformation, *, rho: float, every: int, alpha: float, sync: bool = True,
+  base: optax.GradientTransformation, *, rho: float, every: int = 5, alpha: float = 0.7, sync: bool = True,
   has_loss: bool = False,
 ) -> optax.GradientTransformationExtraArgs:  # fmt: skip
   """LookSAM (Liu et al. 2022, arXiv 2203.02714): SAM's second gradient in every `every`-th step only.
 
-  There, v is the part of g' that stands upright on g: it changes slowly, so that until the next time the optimizer has
+  There, v is the part of g' that is orthogonal to g: it changes slowly, so that until the next time the optimizer has
   g + alpha |g| / |v| v. Deviation: v is a float32 mean over the devices. The paper perturbs every layer by its own norm
   at very large batches (Look-LayerSAM); this is its LookSAM.
 
@@ -276,14 +279,27 @@ def look_sam(
   return _wrap(base, direction, optax.tree.zeros_like, rho=rho, sync=sync, has_loss=has_loss)
 
 
-SAMS = {
-  'sam': sam,
-  'asam': asam,
-  'gsam': gsam,
-  'fisher_sam': fisher_sam,
-  'dynamic_sam': dynamic_sam,
-  'look_sam': look_sam,
-}
+def outside(function: Callable, name: str, what: str) -> Callable:
+  """A method of a user, such as one made with `_wrap`: its state must be a SamState, since the loop logs its report."""
+
+  @functools.wraps(function)
+  def make(**settings):
+    method = function(**settings)
+    is_optax = isinstance(method, optax.GradientTransformation)
+    params = {'layer': {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)}}
+    if not is_optax or not isinstance(jax.eval_shape(method.init, nnx.State(params)), SamState):
+      raise MixerError(f'{what} is {name!r}, but must give an optax.GradientTransformation whose state is a SamState')
+    return method
+
+  return make
+
+
+SAMS = parts.Table(
+  {
+    'sam': sam, 'asam': asam, 'gsam': gsam, 'fisher_sam': fisher_sam, 'dynamic_sam': dynamic_sam, 'look_sam': look_sam,
+  },
+  context=('base', 'schedule', 'peak', 'length', 'seed', 'has_loss'), adapt=outside,
+)  # fmt: skip
 
 
 def _wrap(
@@ -336,7 +352,7 @@ def _to_norm(tree: Any, norm: jax.Array | float) -> Any:
 
 
 def _rejection(a: Any, b: Any) -> Any:
-  """The part of a that stands upright on b."""
+  """The part of a that is orthogonal to b."""
   unit = _to_norm(b, 1.0)
   along = optax.tree.vdot(a, unit)
   return jax.tree.map(lambda x, u: x - along * u, a, unit)

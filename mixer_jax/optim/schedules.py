@@ -1,14 +1,17 @@
-"""Learning-rate schedules, and lengths of time in steps, epochs or parts of the run."""
+"""Learning-rate schedules by name, or `module:function` of your own; times in steps, epochs or parts of the run."""
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mixer_jax import parts
 from mixer_jax.errors import MixerError, unknown
 
 
@@ -47,7 +50,7 @@ RAMPS = {
 }
 
 
-def constant(*, peak: float, warmup: str, ramp: str = 'linear', length: Length) -> optax.Schedule:
+def constant(*, peak: float, warmup: str = '0', ramp: str = 'linear', length: Length) -> optax.Schedule:
   """0 -> peak over the warm-up, then the peak.
 
   Args:
@@ -56,13 +59,17 @@ def constant(*, peak: float, warmup: str, ramp: str = 'linear', length: Length) 
   return _after_warmup(lambda _: optax.constant_schedule(peak), peak, warmup, length, ramp)
 
 
-def linear(*, peak: float, warmup: str, floor: float, ramp: str = 'linear', length: Length) -> optax.Schedule:
+def linear(
+  *, peak: float, warmup: str = '0', floor: float = 0.0, ramp: str = 'linear', length: Length
+) -> optax.Schedule:
   """0 -> peak over the warm-up, then straight down to the floor at the last step."""
   _check_rates(peak, floor)
   return _after_warmup(lambda rest: optax.linear_schedule(peak, floor, rest), peak, warmup, length, ramp)
 
 
-def cosine(*, peak: float, warmup: str, floor: float, ramp: str = 'linear', length: Length) -> optax.Schedule:
+def cosine(
+  *, peak: float, warmup: str = '0', floor: float = 0.0, ramp: str = 'linear', length: Length
+) -> optax.Schedule:
   """0 -> peak over the warm-up, then half a cosine to the floor (Loshchilov and Hutter 2017, arXiv 1608.03983)."""
   _check_rates(peak, floor)
   decay = lambda rest: optax.cosine_decay_schedule(peak, rest, alpha=floor / peak)
@@ -70,8 +77,9 @@ def cosine(*, peak: float, warmup: str, floor: float, ramp: str = 'linear', leng
 
 
 def restarts(
-  *, peak: float, warmup: str, floor: float, period: str, growth: float, ramp: str = 'linear', length: Length
-) -> optax.Schedule:
+  *, peak: float, period: str, growth: float = 1.0, warmup: str = '0', floor: float = 0.0, ramp: str = 'linear',
+  length: Length,
+) -> optax.Schedule:  # fmt: skip
   """0 -> peak over the warm-up, then half a cosine to the floor again and again (arXiv 1608.03983's SGDR).
 
   Args:
@@ -108,7 +116,7 @@ def restarts(
   return _after_warmup(cosines, peak, warmup, length, ramp)
 
 
-def sharp_cosine(*, peak: float, hold: str, decay: str, floor: float, length: Length) -> optax.Schedule:
+def sharp_cosine(*, peak: float, hold: str, decay: str, floor: float = 0.0, length: Length) -> optax.Schedule:
   """The peak for `hold`, half a cosine to the floor over `decay`, then the floor."""
   _check_rates(peak, floor)
   kept, falling = (length.steps(value, f'schedule.{what}') for what, value in (('hold', hold), ('decay', decay)))
@@ -124,7 +132,7 @@ def sharp_cosine(*, peak: float, hold: str, decay: str, floor: float, length: Le
   )
 
 
-def one_cycle(*, peak: float, start: float, rise: str, floor: float, length: Length) -> optax.Schedule:
+def one_cycle(*, peak: float, start: float, rise: str, floor: float = 0.0, length: Length) -> optax.Schedule:
   """`start` -> peak over `rise`, then down to the floor, both half a cosine (Smith and Topin 2017, arXiv 1708.07120).
 
   Deviation: the paper's rise and fall are straight and equally long, with a short tail; these are fastai's, as optax
@@ -142,10 +150,31 @@ def one_cycle(*, peak: float, start: float, rise: str, floor: float, length: Len
   return optax.piecewise_interpolate_schedule('cosine', start, steps)
 
 
-SCHEDULES = {
-  'constant': constant, 'linear': linear, 'cosine': cosine, 'restarts': restarts, 'sharp_cosine': sharp_cosine,
-  'one_cycle': one_cycle,
-}  # fmt: skip
+def outside(function: Callable, name: str, what: str) -> Callable:
+  """A schedule of a user: (length, if it takes that, and settings) -> a function of the step, which is tried once."""
+
+  @functools.wraps(function)
+  def make(**settings):
+    schedule = function(**settings)
+    try:
+      rate = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
+    except Exception as error:  # A user's function raises what it likes.
+      reason = ' '.join(str(error).split())[:200]
+      raise MixerError(f'{what} is {name!r}, but its rate fails: {type(error).__name__}: {reason}') from error
+    if getattr(rate, 'shape', None) != ():
+      raise MixerError(f'{what} is {name!r}, but what it gives for a step is {rate}, not one number')
+    return schedule
+
+  return make
+
+
+SCHEDULES = parts.Table(
+  {
+    'constant': constant, 'linear': linear, 'cosine': cosine, 'restarts': restarts, 'sharp_cosine': sharp_cosine,
+    'one_cycle': one_cycle,
+  },
+  context=('length',), adapt=outside,
+)  # fmt: skip
 
 
 def _check_rates(peak: float, floor: float = 0.0) -> None:

@@ -13,19 +13,15 @@ from flax import nnx
 from mixer_jax import parts
 from mixer_jax.data.inputs import Images, Rows, kind_of
 from mixer_jax.errors import MixerError
-from mixer_jax.models import MODELS
 from mixer_jax.optim import groups
 from mixer_jax.optim import sam as sams
-from mixer_jax.optim.optimizers import OPTIMIZERS, noise
-from mixer_jax.optim.schedules import SCHEDULES, Length, steps
-from mixer_jax.tasks import TASKS
+from mixer_jax.optim.schedules import Length, steps
 from mixer_jax.tasks.task import Task, model_inputs
 from mixer_jax.training import mesh as meshes
 from mixer_jax.training import step as train_steps
 from mixer_jax.training import watch
-from mixer_jax.training.settings import Settings, resolve
+from mixer_jax.training.settings import Settings, make, read
 from mixer_jax.training.state import TrainState, init_state
-from mixer_jax.weights.fitting import InitFrom
 
 ANY_LENGTH = Length(10**9, 1.0)  # of a run that is not trained: shapes do not depend on it
 
@@ -85,17 +81,18 @@ class Experiment:
   def optimizer(self, length: Length = ANY_LENGTH) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """What takes the steps: the optimizer, noise and layers' rates behind it, SAM around it; and the learning rate."""
     s = self.settings
-    schedule = parts.named(SCHEDULES, s.schedule, 'schedule', length=length)
+    schedule = make('schedule', s.schedule, length=length)
     after = []
     if s.update_noise:
-      after.append(parts.call(noise, s.update_noise, 'update_noise', seed=s.seed))
+      after.append(make('update_noise', s.update_noise, seed=s.seed))
     if s.layers:
-      after.append(parts.call(groups.scale, s.layers, 'layers', params=self.params))
-    optimizer = parts.named(OPTIMIZERS, s.optimizer, 'optimizer', schedule=schedule, after=after)
+      after.append(make('layers', s.layers, params=self.params))
+    optimizer = make('optimizer', s.optimizer, schedule=schedule, after=after)
     if s.sam:
       settings = s.sam | ({'sync': True} if not self.devices_of_sam else {})
-      known = {'schedule': schedule, 'peak': s.schedule.get('peak'), 'length': length, 'seed': s.seed}
-      optimizer = parts.named(sams.SAMS, settings, 'sam', base=optimizer, has_loss=True, **known)
+      known = {'schedule': schedule, 'length': length, 'seed': s.seed}
+      known |= {'peak': s.schedule['peak']} if 'peak' in s.schedule else {}
+      optimizer = make('sam', settings, base=optimizer, has_loss=True, **known)
     return optimizer if self.frozen is None else groups.freeze(optimizer, self.frozen), schedule
 
   @functools.cached_property
@@ -116,11 +113,11 @@ class Experiment:
     sam = [f'sam_{name}' for name in sams.Report._fields] if self.settings.sam else []
     names = (*self.metrics(training=True), 'grad_norm', 'steps', 'examples', *sam, *watched)
     ema = self.settings.ema > 0
-    make = lambda start: init_state(self.init_model(), optimizer, ema=ema, metrics=names, start=start)
-    shapes = meshes.shard(jax.eval_shape(make, {}), self.mesh)
+    first = lambda start: init_state(self.init_model(), optimizer, ema=ema, metrics=names, start=start)
+    shapes = meshes.shard(jax.eval_shape(first, {}), self.mesh)
     if abstract:
       return shapes
-    return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes))(start or {})
+    return jax.jit(first, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes))(start or {})
 
   def train_step(self, optimizer: optax.GradientTransformation, length: Length) -> Callable:
     s = self.settings
@@ -152,17 +149,12 @@ class Experiment:
 
   def alarm(self) -> watch.Alarm | None:
     """The alarm of the watch before the first line of the log; None when nothing is watched."""
-    return parts.call(watch.Alarm, self.settings.watch, 'watch') if self.settings.watch else None
+    return make('watch', self.settings.watch) if self.settings.watch else None
 
   def length(self, examples: int) -> Length:
     """The run's length on a training set of so many examples."""
     epoch = examples / self.settings.batch_size
     return Length(steps(self.settings.total, 'total', epoch=epoch), epoch)
-
-
-def read_data(settings: Settings) -> Images | Rows:
-  """config.data, checked."""
-  return parts.call(kind_of(settings.data['name']), settings.data, 'data', schema=None)
 
 
 def build(config: Mapping[str, Any], *, data_dir: str | None = None, schema: Any = None) -> Experiment:
@@ -175,8 +167,8 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None, schema: Any
   Raises:
     MixerError: whatever is wrong with the config, by the name of the key.
   """
-  settings = Settings(**resolve(config))
-  data = read_data(settings)
+  settings = read(config)
+  data = parts.call(kind_of(settings.data['name']), settings.data, 'data', schema=None)
   data = data.with_schema(data.fit(data_dir) if schema is None else schema)
   if not 0 <= settings.seed < 2**32:
     raise MixerError(f'seed is {settings.seed}, but must be in [0, 2**32)')
@@ -186,11 +178,11 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None, schema: Any
     raise MixerError(f'accumulate is {settings.accumulate}, but must be at least 1')
   if settings.ema and settings.optimizer.get('name') == 'schedule_free':
     raise MixerError(f'ema is {settings.ema}, but schedule_free has an average of its own; set ema to 0')
-  mesh = parts.call(meshes.make_mesh, settings.mesh, 'mesh')
+  mesh = make('mesh', settings.mesh)
   meshes.check_batch('batch_size', settings.batch_size, mesh, settings.accumulate)
   meshes.check_batch('eval_batch_size', settings.eval_batch_size, mesh)
-  parts.call(InitFrom, settings.init_from, 'init_from')
-  task = parts.named(TASKS, settings.task, 'task', **data.for_task)
+  make('init_from', settings.init_from)
+  task = make('task', settings.task, **data.for_task)
   if not isinstance(task, Task):
     raise MixerError(f'task.name is {settings.task["name"]!r}, which is no mixer_jax.tasks.task.Task; make it one')
   model = nnx.eval_shape(lambda: make_model(settings, data, task))
@@ -212,15 +204,7 @@ def _output_shape(experiment: Experiment) -> tuple[int, ...]:
 
 
 def make_model(settings: Settings, data: Images | Rows, task: Task) -> nnx.Module:
-  """The model of a config: it has as many outputs as the task wants, and is a function of the seed.
-
-  Raises:
-    MixerError: a name that does not stand for a subclass of nnx.Module.
-  """
-  model = parts.find(settings.model['name'], MODELS, 'model.name')
-  if not (isinstance(model, type) and issubclass(model, nnx.Module)):
-    raise MixerError(f'model.name is {settings.model["name"]!r}, which is no subclass of flax.nnx.Module; make it one')
+  """The model of a config: it has as many outputs as the task wants, and is a function of the seed."""
   rngs = nnx.Rngs(jax.random.fold_in(jax.random.key(settings.seed), 2**31))
   outputs = math.prod(task.outputs)
-  context = {**data.for_model, 'classes': outputs, 'outputs': outputs, 'rngs': rngs}
-  return parts.named(MODELS, settings.model, 'model', **context)
+  return make('model', settings.model, **{**data.for_model, 'classes': outputs, 'outputs': outputs, 'rngs': rngs})

@@ -7,7 +7,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mixer_jax.errors import MixerError
 
 
-def make_mesh(*, data: int, fsdp: int) -> Mesh:
+def make_mesh(*, data: int = -1, fsdp: int = 1) -> Mesh:
   """All devices of all hosts as a mesh [data, fsdp].
 
   A batch is cut along both axes; parameters and optimizer state are whole along `data` and cut along `fsdp`.

@@ -1,39 +1,199 @@
-"""STUB, to be replaced by the real one."""
+"""What a config may say, and the whole of what it means: every key of every part that it names, with its value."""
 
 import dataclasses
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flax import nnx
+
+from mixer_jax import parts
+from mixer_jax.config import plain
+from mixer_jax.data import inputs
+from mixer_jax.data.augment import AUGMENTATIONS
+from mixer_jax.errors import MixerError
+from mixer_jax.models import MODELS
+from mixer_jax.optim import groups
+from mixer_jax.optim.optimizers import OPTIMIZERS, noise
+from mixer_jax.optim.sam import SAMS
+from mixer_jax.optim.schedules import SCHEDULES
+from mixer_jax.tasks import TASKS
+from mixer_jax.training import mesh, watch
+from mixer_jax.weights.fitting import InitFrom
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """The keys of a config; README explains them one by one."""
+  """The keys of a config; README explains them one by one.
 
-  seed: int
+  `eval_batch_size` is as `batch_size` where it is None. `sam`, `update_noise`, `layers` and `watch` are {} for none.
+  """
+
+  seed: int = 0
   total: str
   batch_size: int
-  eval_batch_size: int
-  accumulate: int
-  ema: float
+  eval_batch_size: int | None = None
+  accumulate: int = 1
+  ema: float = 0.0
   model: dict
-  task: dict
+  task: dict = dataclasses.field(default_factory=dict)
   data: dict
-  augment: dict
-  augment_until: str
-  optimizer: dict
+  augment: dict = dataclasses.field(default_factory=dict)
+  augment_until: str = '100%'
+  optimizer: dict = dataclasses.field(default_factory=dict)
   schedule: dict
   init_from: dict = dataclasses.field(default_factory=dict)
   sam: dict = dataclasses.field(default_factory=dict)
   update_noise: dict = dataclasses.field(default_factory=dict)
   layers: dict = dataclasses.field(default_factory=dict)
-  mesh: dict
-  watch: dict
-  log_every: str
-  eval_every: str
-  checkpoint_every: str
+  mesh: dict = dataclasses.field(default_factory=dict)
+  watch: dict = dataclasses.field(default_factory=dict)
+  log_every: str = '1%'
+  eval_every: str = '10%'
+  checkpoint_every: str = '10%'
 
 
-def resolve(config):
+def _module(model: Callable, name: str, what: str) -> Callable:
+  if not inspect.isclass(model) or not issubclass(model, nnx.Module):
+    raise MixerError(f'{what} is {name!r}, but a model must be a subclass of flax.nnx.Module')
+  return model
+
+
+# The parts with a name, each with the arguments that a run gives them: those are never settings.
+KINDS = {
+  'model': parts.Table(
+    MODELS, context=('image', 'classes', 'columns', 'vocabularies', 'outputs', 'rngs'), adapt=_module
+  ),
+  'task': parts.Table(TASKS, context=('classes', 'inputs', 'image', 'mean', 'std')),
+  'augment': parts.Table(AUGMENTATIONS, context=('features', 'classes')),
+  'optimizer': OPTIMIZERS,
+  'schedule': SCHEDULES,
+  'sam': SAMS,
+}
+# Those without one, likewise.
+FUNCTIONS = {
+  'update_noise': (noise, ('seed',)),
+  'layers': (groups.scale, ('params',)),
+  'watch': (watch.Alarm, ()),
+  'mesh': (mesh.make_mesh, ()),
+  'init_from': (InitFrom, ()),
+}
+NAMED = ('model', 'task', 'optimizer', 'schedule', 'sam')  # sections that are one part of their kind
+NAMES = {'task': 'classification', 'optimizer': 'adamw', 'sam': 'sam'}  # of parts that a config need not name
+NONE = ('sam', 'update_noise', 'layers', 'watch')  # what {} turns off
+
+
+def read(config: Mapping[str, Any]) -> Settings:
+  """The settings of a config, resolved or not."""
+  return Settings(**resolve(config))
+
+
+def resolve(config: Mapping[str, Any], notes: list[str] | None = None) -> dict[str, Any]:
+  """The whole of a config as plain JSON: every key of every part that it names, checked, defaults filled in.
+
+  What is resolved stays as it is.
+
+  Args:
+    config: as config.load gives it; what the command line set is typed here.
+    notes: is given a line for what is left out because the command line names another part; without it, stderr is.
+
+  Raises:
+    parts.Missing: all keys that the config lacks.
+    MixerError: an unknown name or key, a value of another type, by name.
+  """
+  said: list[str] = []
+  missing: list[str] = []
+
+  def attempt(function: Callable, *arguments: Any) -> Any:
+    try:
+      return function(*arguments)
+    except parts.Missing as error:
+      missing.extend(error.keys)
+      return None
+
+  config = {k: {'name': v} if isinstance(v, str) and k in (*NAMED, 'data') else v for k, v in config.items()}
+  config = {field.name: {} for field in dataclasses.fields(Settings) if field.type is dict} | config
+  result = attempt(parts.resolve, Settings, config, 'config') or config
+  result['data'] = attempt(_resolve_data, result['data'], said)
+  for kind in NAMED:
+    section = result[kind]
+    if section or kind not in NONE:
+      section = section if 'name' in section or kind not in NAMES else {'name': NAMES[kind], **section}
+      result[kind] = attempt(parts.resolve_named, KINDS[kind], section, kind, (), said)
+  result['augment'] = {name: attempt(_resolve_augment, name, part, said) for name, part in result['augment'].items()}
+  for name, (function, context) in FUNCTIONS.items():
+    if result[name] or name not in NONE:
+      result[name] = attempt(parts.resolve, function, result[name], name, context, said)
+  if missing:
+    raise parts.Missing(missing)
+  if result['eval_batch_size'] is None:
+    result['eval_batch_size'] = result['batch_size']
+  if notes is not None:
+    notes += said
+  elif said:
+    print('\n'.join(said), file=sys.stderr)
+  return {field.name: plain(result[field.name]) for field in dataclasses.fields(Settings)}
+
+
+def _resolve_data(settings: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+  name = settings.get('name')
+  if name is None:
+    raise parts.Missing(['data.name (a data set, or module:function)'])
+  if not isinstance(name, str):
+    raise MixerError(f'data.name is {name!r}, but must name a data set')
+  kind = inputs.kind_of(str(name))
+  implied = inputs.defaults(str(name))
+  if isinstance(name, parts.Text):
+    takes = {*parts.parameters(kind)} - {'schema'}
+    settings = parts.without_leftovers(settings, takes, f'data {str(name)!r}', notes)
+  return parts.resolve(kind, {**implied, **settings}, 'data', ('schema',))
+
+
+def _resolve_augment(name: str, settings: Any, notes: list[str]) -> dict[str, Any]:
+  if not isinstance(settings, Mapping):
+    raise MixerError(f"augment.{name} is {settings!r}, but must be a dict of settings, {{'setting': value}}")
+  table = KINDS['augment']
+  return parts.resolve(parts.find(name, table, 'augment'), settings, f'augment.{name}', table.context, notes)
+
+
+def make(kind: str, settings: Mapping[str, Any], **given: Any) -> Any:
+  """A part of one of KINDS or FUNCTIONS; of what is given it gets what it takes.
+
+  Raises:
+    MixerError: a part that needs what is not given, such as the columns of a table where the data are images.
+  """
+  try:
+    if kind in FUNCTIONS:
+      function, context = FUNCTIONS[kind]
+      return parts.call(function, settings, kind, context=context, **given)
+    return parts.named(KINDS[kind], settings, kind, **given)
+  except parts.Lacking as error:
+    of, other = ('a table', 'images') if {'columns', 'vocabularies'} & {*error.keys} else ('images', 'a table')
+    if kind not in ('model', 'task'):
+      raise
+    raise MixerError(
+      f'{kind} {settings["name"]!r} needs {of} ({", ".join(error.keys)}), but config.data gives {other}; set'
+      f' {kind}.name or data.name'
+    ) from error
+
+
+def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The config.json of a run from before, in the words of today: same network, same training."""
+  config = plain(config)
+  model = config.get('model', {})
+  if model.get('name') == 'mixer':
+    paper = {'norm_over': 'channels', 'first': 'tokens', 'pool': 'mean', 'head': []}
+    if any(model.get(key, value) != value for key, value in paper.items()):
+      config['model'] = {**paper, 'gelu': 'tanh', 'init': 'original', **model, 'name': 'mnist_mixer'}
+    else:
+      config['model'] = {key: value for key, value in model.items() if key not in paper}
+  if model.get('name') == 'mixing_autoencoder' and isinstance(model.get('mixing'), str):
+    kernel = {} if model['mixing'] == 'mlp' else {'kernel': model.get('kernel')}
+    config['model'] = {key: value for key, value in model.items() if key != 'kernel'}
+    config['model']['mixing'] = {'name': model['mixing'], **kernel}
+  augment = config.get('augment', {})
+  if 'noise' in augment:
+    config['task']['noise'] = augment.pop('noise')['deviation']
+    config |= {} if augment else {'augment_until': '100%'}
   return config
-
-
-def outside_names(config):
-  return []

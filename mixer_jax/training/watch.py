@@ -87,7 +87,7 @@ class Alarm:
     MixerError: a limit that could never, or only always, be met.
   """
 
-  def __init__(self, *, change: float, loss: float, lines: int):
+  def __init__(self, *, change: float = 2e-6, loss: float = 1e-2, lines: int = 5):
     for what, value in (('change', change), ('loss', loss)):
       if not value > 0:
         raise MixerError(f'watch.{what} is {value}, but must be above 0')

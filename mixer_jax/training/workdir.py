@@ -12,7 +12,7 @@ from mixer_jax import parts
 from mixer_jax.data.tables.schema import Schema
 from mixer_jax.errors import MixerError
 from mixer_jax.files import read_json, reported, write_json
-from mixer_jax.training.settings import outside_names, resolve
+from mixer_jax.training.settings import outside_names, resolve, upgrade
 
 HARDWARE = ('mesh.', 'data.workers', 'data.resident_mib')  # keys in which a resumed run may differ
 
@@ -79,7 +79,7 @@ def read_config(folder: Path) -> dict:
         f'the run {folder} was trained with the module {module!r}, then at {place}, which cannot be found now'
         f' ({error}); run in its folder, or put that on PYTHONPATH'
       ) from error
-  return resolve(config)
+  return resolve(upgrade(config))
 
 
 @contextlib.contextmanager
