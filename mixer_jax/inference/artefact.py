@@ -65,7 +65,7 @@ def export_onnx(run: Run) -> tuple[bytes, dict[str, Any]]:
     import onnxruntime
   except ImportError as error:
     raise MixerError(
-      f"ONNX needs jax2onnx ({error}): python -m pip install -e '.[onnx]' in the clone of this project, or choose a name"
+      f"ONNX needs jax2onnx ({error}): python -m pip install -e '.[onnx]' in a clone of this project, or choose a name"
       ' that does not end in .onnx for StableHLO'
     ) from error
   # They log what fails to load or has no name, whether a model needs it or not; what does need it raises.

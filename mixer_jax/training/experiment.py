@@ -36,6 +36,7 @@ class Experiment:
   model: nnx.Module  # abstract: shapes, no arrays
   task: Task
   preprocess: Callable  # (raw batch, key=None, augmenting=True) -> what the model sees
+  order: tuple[str, ...]  # the model's attributes, as its constructor sets them
 
   @property
   def graphdef(self) -> nnx.GraphDef:
@@ -86,7 +87,7 @@ class Experiment:
     if s.update_noise:
       after.append(make('update_noise', s.update_noise, seed=s.seed))
     if s.layers:
-      after.append(make('layers', s.layers, params=self.params))
+      after.append(make('layers', s.layers, params=self.params, order=self.order))
     optimizer = make('optimizer', s.optimizer, schedule=schedule, after=after)
     if s.sam:
       settings = s.sam | ({'sync': True} if not self.devices_of_sam else {})
@@ -185,9 +186,16 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None, schema: Any
   task = make('task', settings.task, **data.for_task)
   if not isinstance(task, Task):
     raise MixerError(f'task.name is {settings.task["name"]!r}, which is no mixer_jax.tasks.task.Task; make it one')
-  model = nnx.eval_shape(lambda: make_model(settings, data, task))
+  order: list[str] = []  # eval_shape sorts them
+
+  def made():
+    model = make_model(settings, data, task)
+    order[:] = vars(model)
+    return model
+
+  model = nnx.eval_shape(made)
   preprocess = data.make_preprocess(settings.augment, settings.batch_size)
-  experiment = Experiment(settings, data, mesh, model, task, preprocess)
+  experiment = Experiment(settings, data, mesh, model, task, preprocess, tuple(order))
   task.check(model, settings.model['name'], _output_shape(experiment))
   experiment.optimizer()
   experiment.alarm()

@@ -74,7 +74,7 @@ KINDS = {
 # Those without one, likewise.
 FUNCTIONS = {
   'update_noise': (noise, ('seed',)),
-  'layers': (groups.scale, ('params',)),
+  'layers': (groups.scale, ('params', 'order')),
   'watch': (watch.Alarm, ()),
   'mesh': (mesh.make_mesh, ()),
   'init_from': (InitFrom, ()),
