@@ -17,12 +17,6 @@ from mixer_jax.training import workdir as workdirs
 CONFIGS = Path(mixer_jax.__file__).parents[1] / 'configs'
 
 
-@pytest.fixture(scope='module', autouse=True)
-def cache(tmp_path_factory):
-  with kill.compilation_cache(tmp_path_factory.getbasetemp() / 'xla'):
-    yield
-
-
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
   """The run directory of a run that nothing disturbed."""
@@ -125,6 +119,7 @@ def test_how_a_run_is_cut_into_calls_does_not_matter(seconds, whole, tmp_path, m
   assert kill.differences(whole, tmp_path / 'run') == []
 
 
+@pytest.mark.slow
 def test_two_kills_at_random_moments(whole, tmp_path):
   """The full study is `python tests/training/kill.py`; see docs/results/resume.md."""
   config = tmp_path / 'config.py'

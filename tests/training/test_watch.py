@@ -299,12 +299,6 @@ def test_a_missing_key_is_refused(key):
 # Whole runs
 
 
-@pytest.fixture(scope='module', autouse=True)
-def cache(tmp_path_factory):
-  with kill.compilation_cache(tmp_path_factory.getbasetemp() / 'xla'):
-    yield
-
-
 def rate(peak):
   return {'name': 'constant', 'peak': peak, 'warmup': '0'}
 
