@@ -2,54 +2,56 @@
 
 import functools
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from mixer_jax.analysis import reconstructions
-from mixer_jax.data.sources import Source
-from mixer_jax.training import pictures
+from mixer_jax.analysis import pictures, reconstructions
+from mixer_jax.tasks.task import View
 
 
 @pytest.fixture
 def drawn(monkeypatch):
-  """What is drawn, by file name; the code of an image is its first row of pixels, and a code becomes rows of itself."""
-
-  def apply(_experiment, _params, method, x):
-    encode = lambda image: image[:, 0, :, 0]
-    decode = lambda code: np.repeat(code[:, None, :, None], 4, axis=1)
-    return {'encode': encode, 'decode': decode, '__call__': lambda image: decode(encode(image))}[method](x)
+  """What is drawn, by file name."""
 
   def note(seen, *given, **more):
     path = next(part for part in given if isinstance(part, Path))
     seen[path.name] = [part for part in given if part is not path] + list(more.values())
 
   seen = {}
-  monkeypatch.setattr(pictures, 'apply', apply)
   for name in ('draw_pairs', 'draw_rows', 'draw_codes'):
     monkeypatch.setattr(reconstructions, name, functools.partial(note, seen))
   return seen
 
 
-def make(count):
-  image = np.random.default_rng(0).integers(0, 256, (count, 4, 3, 1), np.uint8)
-  read = lambda i: {'image': image[i], 'label': np.int32(i % 2)}
-  experiment = SimpleNamespace(prepare=lambda batch: {**batch, 'image': batch['image'] / np.float32(255)})
-  return experiment, Source(('even', 'odd'), None, read, count), image / np.float32(255)
+def apply(method, x):
+  """The code of an image is its first row of pixels, and a code becomes rows of itself."""
+  encode = lambda image: image[:, 0, :, 0]
+  decode = lambda code: np.repeat(code[:, None, :, None], 4, axis=1)
+  return {'encode': encode, 'decode': decode, '__call__': lambda image: decode(encode(image))}[method](x)
+
+
+def make(count, folder, step=1):
+  image = np.random.default_rng(0).uniform(size=(count, 4, 3, 1)).astype(np.float32)
+  examples = lambda most: {'image': image[:most], 'label': np.arange(count)[:most] % 2}
+  view = View(
+    split='test', examples=examples, apply=apply, kept=None, classes=('even', 'odd'), folder=folder, step=step,
+    last=True, first_split=True,
+  )  # fmt: skip
+  return view, image
 
 
 def test_reconstructions_are_of_the_first_images(drawn, tmp_path):
-  experiment, source, image = make(30)
-  pictures.draw_reconstructions(experiment, None, source, tmp_path, 70)
+  view, image = make(30, tmp_path, step=70)
+  pictures.draw_reconstructions(view)
   shown, output = drawn['00000070.png']
   np.testing.assert_array_equal(shown, image[:10])
   np.testing.assert_array_equal(output, np.repeat(image[:10, :1], 4, axis=1))
 
 
 def test_between_codes_and_along_one_number(drawn, tmp_path):
-  experiment, source, image = make(30)
-  pictures.draw_codes(experiment, None, source, tmp_path)
+  view, image = make(30, tmp_path)
+  pictures.draw_codes(view)
   code, label, names = drawn['codes.png']
   np.testing.assert_array_equal(code, image[:, 0, :, 0])
   assert list(label) == [0, 1] * 15 and names == ('even', 'odd')
@@ -72,17 +74,16 @@ def test_between_codes_and_along_one_number(drawn, tmp_path):
 
 def test_of_long_codes_the_numbers_that_vary_most(drawn, tmp_path, monkeypatch):
   monkeypatch.setattr(pictures, 'NUMBERS', 2)
-  experiment, source, image = make(30)
+  view, image = make(30, tmp_path)
   image[:, 0, 1] /= 1000
-  experiment.prepare = lambda batch: {'image': image[: len(batch['image'])]}
-  pictures.draw_codes(experiment, None, source, tmp_path)
+  pictures.draw_codes(view)
   assert drawn['dimensions.png'][1] == ['number 0', 'number 2']
 
 
 @pytest.mark.parametrize('count', [1, 2, 3])
 def test_few_images(count, drawn, tmp_path):
-  experiment, source, _ = make(count)
-  pictures.draw_reconstructions(experiment, None, source, tmp_path, 1)
-  pictures.draw_codes(experiment, None, source, tmp_path)
+  view, _ = make(count, tmp_path)
+  pictures.draw_reconstructions(view)
+  pictures.draw_codes(view)
   assert ('interpolations.png' in drawn) == (count > 1)
   assert len(drawn['dimensions.png'][0]) == 3

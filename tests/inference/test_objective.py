@@ -7,14 +7,15 @@ import pytest
 from flax import nnx
 
 from mixer_jax import config as configs
-from mixer_jax.data import sources
+from mixer_jax.data.images import sets
 from mixer_jax.errors import MixerError
+from mixer_jax.inference import objective
 from mixer_jax.training import experiment as experiments
-from mixer_jax.training import objective
+from mixer_jax.training.settings import resolve
 
 
 def build(name, **changes):
-  config = configs.load([f'--config=configs/{name}.py'])
+  config = resolve(configs.load([f'--config=configs/{name}.py']))
   for key, value in changes.items():
     config[key] = config[key] | value if isinstance(value, dict) else value
   return experiments.build(config)
@@ -25,7 +26,7 @@ def numbered(size):
   image = np.arange(size, dtype=np.uint8)[:, None, None, None] * np.ones((8, 8, 1), np.uint8)
   label = (np.arange(size) % 10).astype(np.int32)
   read = lambda i: {'image': image[i], 'label': label[i]}
-  return sources.Source(tuple('0123456789'), None, read, size)
+  return sets.Source(tuple('0123456789'), None, read, size)
 
 
 @pytest.mark.parametrize('count, batches', [(1, [1]), (16, [16]), (17, [16, 1]), (100, [16, 16, 16, 2])])
@@ -72,7 +73,7 @@ def test_the_loss_is_that_of_training_without_what_is_random():
     parameters(experiment),
     {k: v[0] for k, v in objective.stack_examples(plain, numbered(50), 20).items()},
   )
-  logits = nnx.merge(plain.graphdef, params)(plain.prepare(batch)['image'])
+  logits = nnx.merge(plain.graphdef, params)(plain.preprocess(batch)['image'])
   log = jax.nn.log_softmax(logits)
   right = jnp.take_along_axis(log, batch['label'][:, None], axis=1)[:, 0]
   found = objective.make_losses(experiment)(params, batch)
@@ -83,7 +84,7 @@ def test_the_loss_is_that_of_training_without_what_is_random():
 
 def test_what_an_autoencoder_with_noise_is_to_give_is_the_image():
   small = {'hidden': 4, 'encoder_blocks': 0, 'decoder_blocks': 0, 'bottleneck': 2}
-  experiment = build('digits_autoencoder', model=small, augment={'noise': {'deviation': 0.3}})
+  experiment = build('digits_autoencoder', model=small, task={'noise': 0.3})
   params, batch = parameters(experiment), {'image': numbered(50).read(slice(5, 9))['image'], 'label': np.zeros(4, int)}
   image = batch['image'] / np.float32(255)
   wanted = np.square(nnx.merge(experiment.graphdef, params)(image) - image).mean((1, 2, 3))

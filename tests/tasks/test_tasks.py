@@ -4,11 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from scipy import signal
 from sklearn import metrics
 
 from mixer_jax.errors import MixerError
-from mixer_jax.training import tasks
+from mixer_jax.tasks.binary import Binary, sigmoid
+from mixer_jax.tasks.classification import Classification, classes_report
+from mixer_jax.tasks.reconstruction import Reconstruction
+from mixer_jax.tasks.reports import calibration_error
+from mixer_jax.tasks.task import Task, model_inputs
 
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(size=(64, 8)) * 3
@@ -18,7 +23,7 @@ LABEL = RANDOM.integers(0, 8, 64)
 def scores(label=LABEL, *, training=False, **settings):
   settings = {'loss': 'softmax', 'label_smoothing': 0.0} | settings
   batch = {'label': jnp.asarray(label)}
-  result = tasks.classification(classes=8, **settings).scores(
+  result = Classification(classes=8, **settings).scores(
     jnp.asarray(LOGITS, jnp.float32), batch, training=training
   )
   return {name: np.asarray(value) for name, value in result.items()}
@@ -62,7 +67,7 @@ def test_labels_may_be_distributions():
 
 def test_five_classes_have_no_top5():
   settings = {'loss': 'softmax', 'label_smoothing': 0.0, 'classes': 5}
-  result = tasks.classification(**settings).scores(jnp.asarray(LOGITS[:, :5]), {'label': jnp.asarray(LABEL % 5)})
+  result = Classification(**settings).scores(jnp.asarray(LOGITS[:, :5]), {'label': jnp.asarray(LABEL % 5)})
   assert set(result) == {'loss', 'accuracy'}
 
 
@@ -74,7 +79,7 @@ def test_refusals():
 
 
 def test_the_report_of_classes_is_scikit_learns():
-  task = tasks.classification(loss='softmax', label_smoothing=0.0, classes=8, report=True)
+  task = Classification(loss='softmax', label_smoothing=0.0, classes=8, report=True)
   np.testing.assert_array_equal(task.report.predicted(LOGITS), LOGITS.argmax(1))
   numbers = task.report.numbers(LOGITS, LABEL)
   for name, score in (('precision', metrics.precision_score), ('recall', metrics.recall_score)):
@@ -100,24 +105,24 @@ def binned_gap(probability, label, bins=15):
 
 
 def test_sigmoids_are_reported_as_they_are():
-  report = tasks.classification(loss='sigmoid', label_smoothing=0.0, classes=8, report=True).report
+  report = Classification(loss='sigmoid', label_smoothing=0.0, classes=8, report=True).report
   area = [metrics.roc_auc_score(k == LABEL, LOGITS[:, k]) for k in range(8)]
   assert report.numbers(LOGITS, LABEL)['macro_roc_auc'] == pytest.approx(np.mean(area))
 
 
 def test_the_largest_logit_decides_where_sigmoids_are_all_one():
-  report = tasks.classification(loss='sigmoid', label_smoothing=0.0, classes=3, report=True).report
+  report = Classification(loss='sigmoid', label_smoothing=0.0, classes=3, report=True).report
   numbers = report.numbers(np.array([[40.0, 50.0, 0.0]]), np.array([1]))
   assert numbers['macro_recall'] == pytest.approx(1 / 3) and numbers['calibration_error'] < 1e-6
 
 
 def test_a_class_without_examples_counts_as_nothing():
-  numbers = tasks.classes_report(np.eye(3)[[0, 1]], np.array([0, 1]), np.array([0, 1]))
+  numbers = classes_report(np.eye(3)[[0, 1]], np.array([0, 1]), np.array([0, 1]))
   assert numbers['macro_f1'] == pytest.approx(2 / 3) and numbers['macro_roc_auc'] == 1
 
 
 def test_one_class_of_several_alone_has_no_ranking():
-  numbers = tasks.classes_report(np.full((4, 3), 1 / 3), np.zeros(4, int), np.zeros(4, int))
+  numbers = classes_report(np.full((4, 3), 1 / 3), np.zeros(4, int), np.zeros(4, int))
   assert 'macro_roc_auc' not in numbers and numbers['macro_specificity'] == pytest.approx(2 / 3)
 
 
@@ -129,7 +134,7 @@ PROBABILITY = 1 / (1 + np.exp(-LOGIT[:, 0]))
 
 
 def binary(positive_weight=1.0, classes=2):
-  return tasks.binary(positive_weight=positive_weight, classes=classes)
+  return Binary(positive_weight=positive_weight, classes=classes)
 
 
 def test_binary_cross_entropy():
@@ -173,14 +178,14 @@ def test_one_class_alone_has_no_ranking():
 
 
 def test_calibration_error_of_random_probabilities():
-  assert tasks.calibration_error(PROBABILITY, SIGN) == pytest.approx(binned_gap(PROBABILITY, SIGN))
+  assert calibration_error(PROBABILITY, SIGN) == pytest.approx(binned_gap(PROBABILITY, SIGN))
 
 
 def test_calibration_error_by_hand():
   # Two bins of 15 are met: 0.02 with a share of positives of 0, and 0.9 with one of 2/3.
   probability, label = np.array([0.02, 0.02, 0.9, 0.9, 0.9]), np.array([0, 0, 1, 1, 0])
-  assert tasks.calibration_error(probability, label) == pytest.approx((2 * 0.02 + 3 * (0.9 - 2 / 3)) / 5)
-  assert tasks.calibration_error(np.array([1.0, 1.0]), np.array([1, 1])) == 0
+  assert calibration_error(probability, label) == pytest.approx((2 * 0.02 + 3 * (0.9 - 2 / 3)) / 5)
+  assert calibration_error(np.array([1.0, 1.0]), np.array([1, 1])) == 0
 
 
 def test_far_logits_overflow_nowhere():
@@ -189,7 +194,7 @@ def test_far_logits_overflow_nowhere():
   np.testing.assert_allclose(scores['loss'], [1e4, 0])
   grads = jax.grad(lambda x: binary().scores(x, {'label': jnp.array([1, 1])})['loss'].sum())(jnp.asarray(far))
   np.testing.assert_allclose(grads, [[-1], [0]])
-  np.testing.assert_array_equal(tasks.sigmoid(far[:, 0]), [0, 1])
+  np.testing.assert_array_equal(sigmoid(far[:, 0]), [0, 1])
 
 
 def test_binary_refusals():
@@ -209,7 +214,7 @@ OUTPUT = (IMAGE + RANDOM.normal(size=IMAGE.shape) * np.array([0.01, 0.1, 0.3, 1]
 
 def reconstruction(**settings):
   context = {'loss': 'mse', 'image': (16, 13, 3), 'mean': (0.0,), 'std': (1.0,)}
-  return tasks.reconstruction(**(context | settings))
+  return Reconstruction(**(context | settings))
 
 
 def structural_similarity(a, b, size=11, sigma=1.5):
@@ -250,18 +255,37 @@ def test_the_same_image_is_without_fault():
   np.testing.assert_allclose(result['ssim'], 1, atol=1e-5)
 
 
-def test_training_takes_the_loss_alone_of_the_target():
-  batch = {'image': jnp.asarray(OUTPUT), 'target': jnp.asarray(IMAGE)}
-  result = reconstruction(loss='l1').scores(jnp.asarray(OUTPUT), batch, training=True)
+def test_training_measures_the_loss_alone():
+  result = reconstruction(loss='l1').scores(jnp.asarray(OUTPUT), {'image': jnp.asarray(IMAGE)}, training=True)
   assert set(result) == {'loss', 'mse'}
   np.testing.assert_allclose(result['loss'], np.abs(OUTPUT - IMAGE).mean(axis=(1, 2, 3)), rtol=1e-5)
+
+
+def test_noise_is_seen_in_training_and_is_no_part_of_the_target():
+  seen = []
+
+  def model(image, *, rngs=None):
+    seen.append(np.asarray(image))
+    return image
+
+  task, batch = reconstruction(noise=0.5), {'image': jnp.asarray(np.tile(IMAGE, (1, 8, 8, 1)))}
+  task.outputs = batch['image'].shape[1:]
+  loss, scores, output = task.loss(model, batch, rngs=nnx.Rngs(dropout=jax.random.key(0)), training=True)
+  noise = seen[0] - np.asarray(batch['image'])
+  assert noise.std() == pytest.approx(0.5, rel=0.02) and abs(noise.mean()) < 0.01
+  np.testing.assert_allclose(loss, np.square(noise).mean(axis=(1, 2, 3)), rtol=1e-5)
+  np.testing.assert_array_equal(output, seen[0])
+  assert (np.asarray(task.loss(model, batch)[0]) == 0).all()
+  task.loss(model, batch, rngs=nnx.Rngs(dropout=jax.random.key(1)), training=True)
+  assert not np.array_equal(seen[0], seen[2])
+  assert set(scores) == {'mse'}
 
 
 @pytest.mark.parametrize(
   'settings, message',
   [
     ({'loss': 'l3'}, "unknown task.loss 'l3'"),
-    ({'image': None}, 'needs images, but config.data names a table'),
+    ({'noise': -0.1}, 'task.noise is -0.1'),
     ({'mean': (0.5,)}, r'data.mean is \[0.5\]'),
     ({'std': (0.5, 1.0, 1.0)}, r'data.std \[0.5, 1.0, 1.0\]'),
   ],
@@ -269,3 +293,55 @@ def test_training_takes_the_loss_alone_of_the_target():
 def test_reconstruction_refusals(settings, message):
   with pytest.raises(MixerError, match=message):
     reconstruction(**settings)
+
+
+# ---- what the rest of the package asks
+
+
+def test_a_model_takes_of_a_batch_what_is_there_in_order():
+  rows = {'label': 1, 'categories': 2, 'features': 3, 'mask': 4}
+  assert model_inputs(rows) == (3, 2) and model_inputs({'label': 1, 'image': 5, 'size': 6}) == (5,)
+
+
+def test_the_loss_of_a_task_with_scores_alone():
+  class Sums(Task):
+    outputs = (2,)
+
+    def scores(self, output, batch, *, training=False):
+      return {'loss': output.sum(-1) * (2 if training else 1), 'label': batch['label']}
+
+  seen = []
+  model = lambda image, *, rngs: (seen.append(rngs), image)[1]
+  batch = {'image': jnp.arange(6.0).reshape(3, 2), 'label': jnp.arange(3)}
+  loss, scores, output = Sums().loss(model, batch, rngs='rngs', training=True)
+  np.testing.assert_array_equal(loss, [2, 10, 18])
+  np.testing.assert_array_equal(output, batch['image'])
+  assert seen == ['rngs'] and set(scores) == {'label'}
+  with pytest.raises(NotImplementedError, match='Task has neither'):
+    Task().scores(None, {})
+
+
+def test_probabilities_and_the_lines_of_a_file_of_predictions():
+  logits = jnp.asarray(LOGITS[:3], jnp.float32)
+  names = [f'c{k}' for k in range(8)]
+  softmax, sigmoids, two = Classification(classes=8), Classification(classes=8, loss='sigmoid'), binary()
+  answers = softmax.answers(logits)
+  np.testing.assert_array_equal(answers['logits'], logits)
+  np.testing.assert_allclose(answers['probabilities'], np.exp(log_softmax(LOGITS[:3])), rtol=1e-4)
+  np.testing.assert_allclose(sigmoids.answers(logits)['probabilities'], 1 / (1 + np.exp(-LOGITS[:3])), rtol=1e-4)
+  assert softmax.header(names, 'class', 3) == [
+    'class', 'probability', 'class_2', 'probability_2', 'class_3', 'probability_3',
+  ]  # fmt: skip
+  row = softmax.row({'probabilities': np.array([0.1, 0.6, 0.1, 0.2, 0, 0, 0, 0])}, names, 3)
+  assert row == ['c1', '0.600000', 'c3', '0.200000', 'c0', '0.100000']
+  probabilities = two.answers(jnp.asarray(LOGIT[:4], jnp.float32))['probabilities']
+  np.testing.assert_allclose(probabilities, np.stack([1 - PROBABILITY[:4], PROBABILITY[:4]], axis=1), rtol=1e-5)
+  assert two.header(['no', 'yes'], 'prediction', 1) == ['prediction', 'probability']
+  assert two.row({'probabilities': np.array([0.25, 0.75])}, ['no', 'yes'], 1) == ['yes', '0.750000']
+
+
+def test_models_that_do_not_fit_are_refused():
+  with pytest.raises(MixerError, match=r'model mixer gives numbers of shape \(3,\) .* Classification takes \(8,\)'):
+    Classification(classes=8).check(object(), 'mixer', (3,))
+  with pytest.raises(MixerError, match='model mine lacks encode, decode, code, which task reconstruction needs'):
+    reconstruction().check(object(), 'mine', (16, 13, 3))
