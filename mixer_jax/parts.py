@@ -295,9 +295,7 @@ def _entries(text: str, kind: Any) -> tuple:
   entries = [entry.strip() for entry in text.split(',') if entry.strip()]
   kinds = typing.get_args(kind) or (Any, ...)
   kinds = kinds[:1] * len(entries) if kinds[1:] == (...,) else kinds
-  return tuple(
-    _typed(Text(entry), kinds[i] if i < len(kinds) else Any) for i, entry in enumerate(entries)
-  )
+  return tuple(_typed(Text(entry), kinds[i] if i < len(kinds) else Any) for i, entry in enumerate(entries))
 
 
 def _read(text: str) -> Any:

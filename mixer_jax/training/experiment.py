@@ -20,9 +20,9 @@ from mixer_jax.optim.sam import Report
 from mixer_jax.optim.schedules import Length, steps
 from mixer_jax.training import mesh as meshes
 from mixer_jax.training import watch
+from mixer_jax.training.settings import Settings, make, read
 from mixer_jax.training.state import TrainState, init_state
 from mixer_jax.training.step import make_eval_loop, make_eval_step, make_train_step
-from mixer_jax.training.settings import Settings, make, read
 from mixer_jax.training.tasks import Task
 
 
