@@ -20,7 +20,8 @@ setup(
   author='The mixer-jax authors',
   license='Apache-2.0',
   license_files=['LICENSE'],
-  packages=find_packages(include=['mixer_jax', 'mixer_jax.*']),
+  packages=[*find_packages(include=['mixer_jax', 'mixer_jax.*']), 'mixer_jax.configs'],
+  package_dir={'mixer_jax.configs': 'configs'},  # so that --config=digits finds them from any folder
   python_requires='>=3.11',
   # From the oldest release that was tried to the next one that may break an interface.
   install_requires=[

@@ -15,36 +15,19 @@ def get_config(arg=None):
   if arg not in (None, '1', '2', '3', '4', '5'):
     raise ValueError(f'breast_cancer.py takes a fold, 1 to 5, or nothing, not {arg!r}')
   last = 20 * int(arg or 5)
-  test = f'train[{last - 20}%:{last}%]'
   rest = [f'train[:{last - 20}%]'] * (last > 20) + [f'train[{last}%:]'] * (last < 100)
   config = ConfigDict()
-  config.seed = 0
   config.total = '40 epochs'
   config.batch_size = 32
   config.eval_batch_size = 512
-  config.accumulate = 1
   config.ema = 0.99
-  config.model = {
-    'name': 'tabular', 'tokens': 'columns', 'patch': 1, 'bins': 0, 'hidden': 32, 'blocks': 2, 'token_expansion': 1.0,
-    'channel_expansion': 2.0, 'activation': 'gelu', 'dropout': 0.1, 'stochastic_depth': 0.0, 'pool': 'mean',
-    'init': 'torch',
-  }  # fmt: skip
-  config.task = {'name': 'binary', 'positive_weight': 1.0}
-  config.data = {
-    'name': 'breast_cancer', 'train': '+'.join(rest), 'val': '', 'test': test, 'label': 'label', 'drop': (),
-    'categorical': (), 'scaling': 'standard', 'column_order': 0, 'classes': 2, 'resident_mib': 2048.0, 'workers': 0,
-  }  # fmt: skip
-  config.augment = {}
-  config.augment_until = '100%'
-  config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.05, 'clip': 1.0}
+  config.model = {'name': 'tabular', 'hidden': 32, 'blocks': 2, 'dropout': 0.1}
+  config.model.update({'token_expansion': 1.0, 'channel_expansion': 2.0})
+  config.task = {'name': 'binary'}
+  config.data = {'name': 'breast_cancer', 'train': '+'.join(rest), 'test': f'train[{last - 20}%:{last}%]'}
+  config.data.scaling = 'standard'
+  config.optimizer = {'name': 'adamw', 'b2': 0.99, 'weight_decay': 0.05, 'clip': 1.0}
   config.schedule = {'name': 'cosine', 'peak': 2e-3, 'warmup': '2 epochs', 'floor': 1e-6}
-  config.init_from = {'weights': '', 'checkpoint': 'last', 'head': 'keep', 'tokens': 'keep', 'stem': 'keep'}
-  config.sam = {}
-  config.update_noise = {}
-  config.layers = {}
-  config.mesh = {'data': -1, 'fsdp': 1}
-  config.watch = {}
-  config.log_every = '5 epochs'
-  config.eval_every = '5 epochs'
+  config.log_every = config.eval_every = '5 epochs'
   config.checkpoint_every = '10 epochs'
   return config

@@ -13,33 +13,16 @@ def get_config(arg=None):
   if arg is not None:
     raise ValueError(f'digits.py takes no argument, but got {arg!r}')
   config = ConfigDict()
-  config.seed = 0
   config.total = '60 epochs'
   config.batch_size = 64
   config.eval_batch_size = 128
-  config.accumulate = 1
   config.ema = 0.99
-  config.model = {
-    'name': 'mixer', 'patch': 2, 'hidden': 64, 'blocks': 4, 'token_mlp': 32, 'channel_mlp': 256,
-    'gelu': 'tanh', 'dropout': 0.0, 'stochastic_depth': 0.0, 'rescale': False, 'dtype': 'float32', 'scan': False,
-    'remat': False,
-  }  # fmt: skip
-  config.task = {'name': 'classification', 'loss': 'softmax', 'label_smoothing': 0.1}
-  config.data = {
-    'name': 'digits', 'train': 'train[:80%]', 'val': '', 'test': 'train[80%:]', 'image': (8, 8, 1), 'classes': 10,
-    'mean': (0.305,), 'std': (0.376,), 'resident_mib': 2048.0, 'workers': 0,
-  }  # fmt: skip
+  config.model = {'name': 'mixer', 'patch': 2, 'hidden': 64, 'blocks': 4, 'token_mlp': 32, 'channel_mlp': 256}
+  config.task = {'name': 'classification', 'label_smoothing': 0.1}
+  config.data = {'name': 'digits'}
   config.augment = {'affine': {'degrees': 10.0, 'translate': 0.1, 'scale': 0.1, 'shear': 10.0}}
-  config.augment_until = '100%'
-  config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'weight_decay': 0.05, 'clip': 1.0}
+  config.optimizer = {'name': 'adamw', 'weight_decay': 0.05, 'clip': 1.0}
   config.schedule = {'name': 'cosine', 'peak': 2e-3, 'warmup': '5 epochs', 'floor': 1e-5}
-  config.init_from = {'weights': '', 'checkpoint': 'last', 'head': 'keep', 'tokens': 'keep', 'stem': 'keep'}
-  config.sam = {}
-  config.update_noise = {}
-  config.layers = {}
-  config.mesh = {'data': -1, 'fsdp': 1}
-  config.watch = {}
   config.log_every = '50 steps'
-  config.eval_every = '10 epochs'
-  config.checkpoint_every = '10 epochs'
+  config.eval_every = config.checkpoint_every = '10 epochs'
   return config

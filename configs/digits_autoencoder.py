@@ -13,32 +13,16 @@ def get_config(arg=None):
   if arg is not None:
     raise ValueError(f'digits_autoencoder.py takes no argument, not {arg!r}')
   config = ConfigDict()
-  config.seed = 0
   config.total = '40 epochs'
   config.batch_size = 64
   config.eval_batch_size = 359
-  config.accumulate = 1
   config.ema = 0.998
-  config.model = {
-    'name': 'mixer_autoencoder', 'patch': 2, 'hidden': 48, 'encoder_blocks': 2, 'decoder_blocks': 2, 'token_mlp': 32,
-    'channel_mlp': 96, 'bottleneck': 48, 'code': 8, 'bounded': True,
-  }  # fmt: skip
-  config.task = {'name': 'reconstruction', 'loss': 'mse'}
-  config.data = {
-    'name': 'digits', 'train': 'train[:80%]', 'val': '', 'test': 'train[80%:]', 'image': (8, 8, 1), 'classes': 10,
-    'mean': (0.0,), 'std': (1.0,), 'resident_mib': 2048.0, 'workers': 0,
-  }  # fmt: skip
-  config.augment = {}
-  config.augment_until = '100%'
-  config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.05, 'clip': 1.0}
-  config.schedule = {'name': 'cosine', 'peak': 3e-3, 'warmup': '5%', 'floor': 1e-6, 'ramp': 'linear'}
-  config.init_from = {'weights': '', 'checkpoint': 'last', 'head': 'keep', 'tokens': 'keep', 'stem': 'keep'}
-  config.sam = {}
-  config.update_noise = {}
-  config.layers = {}
-  config.mesh = {'data': -1, 'fsdp': 1}
-  config.watch = {}
+  config.model = {'name': 'mixer_autoencoder', 'patch': 2, 'hidden': 48, 'bottleneck': 48, 'code': 8}
+  config.model.update({'encoder_blocks': 2, 'decoder_blocks': 2, 'token_mlp': 32, 'channel_mlp': 96})
+  config.task = {'name': 'reconstruction'}
+  config.data = {'name': 'digits', 'mean': (0.0,), 'std': (1.0,)}
+  config.optimizer = {'name': 'adamw', 'b2': 0.99, 'weight_decay': 0.05, 'clip': 1.0}
+  config.schedule = {'name': 'cosine', 'peak': 3e-3, 'warmup': '5%', 'floor': 1e-6}
   config.log_every = '5%'
-  config.eval_every = '20%'
-  config.checkpoint_every = '20%'
+  config.eval_every = config.checkpoint_every = '20%'
   return config

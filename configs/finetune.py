@@ -21,80 +21,37 @@ Hardware: digits and mnist a minute or a few on 2 CPU cores; the published weigh
 Command: python -m mixer_jax.train --config=configs/finetune.py:runs/digits,mnist,adamw --workdir=runs/finetuned
 """
 
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
-from mixer_jax.errors import MixerError
+from mixer_jax.data import held_out
 from mixer_jax.training.warm_start import network_of
 
-RECIPES = ('sgd', 'adamw', 'probe', 'scratch')
-DATA = {
-  'digits': {'train': 'train[:64%]', 'val': 'train[64%:80%]', 'test': 'train[80%:]', 'classes': 10},
-  'mnist': {'train': 'train[:90%]', 'val': 'train[90%:]', 'test': 'test', 'classes': 10},
-  'cifar10': {'train': 'train[:90%]', 'val': 'train[90%:]', 'test': 'test', 'classes': 10},
-}
+DATA = {'digits': {'name': 'digits', 'train': 'train[:64%]', 'val': 'train[64%:80%]', 'test': 'train[80%:]'}}
+DATA |= {name: {'name': name, 'train': 'train[:90%]', 'val': 'train[90%:]'} for name in ('mnist', 'cifar10')}
+PEAKS = {'sgd': 0.03, 'adamw': 1e-3, 'probe': 3e-2, 'scratch': 3e-3}
+WANTED = f'WEIGHTS,DATASET or WEIGHTS,DATASET,RECIPE, RECIPE being {", ".join(PEAKS)}'
 
 
 def get_config(arg=None):
-  parts = (arg or '').split(',')
-  if len(parts) not in (2, 3) or not all(parts) or parts[2:] not in ([], *([recipe] for recipe in RECIPES)):
-    raise ValueError(
-      f'finetune.py takes WEIGHTS,DATASET or WEIGHTS,DATASET,RECIPE, RECIPE being {", ".join(RECIPES)}, not {arg!r}'
-    )
-  weights, dataset, recipe = (*parts, 'sgd')[:3]
-  folder = Path(dataset).expanduser()
-  if dataset in DATA:
-    data = {'name': dataset, **DATA[dataset]}
-  elif (folder / 'train').is_dir():
-    val, test = (name if (folder / name).is_dir() else '' for name in ('val', 'test'))
-    train, val = ('train', val) if val or test else ('train[:80%]', 'train[80%:]')
-    classes = [p for p in (folder / 'train').iterdir() if p.is_dir() and not p.name.startswith('.')]
-    data = {'name': f'image_folder:{folder}', 'train': train, 'val': val, 'test': test, 'classes': len(classes)}
-  else:
-    raise ValueError(
-      f'DATASET is {dataset!r}, but must be {", ".join(DATA)}, or a folder with {folder}/train/CLASS/*.jpg'
-    )
-  try:
-    network = network_of(weights)
-  except MixerError as error:
-    raise ValueError(str(error)) from error
-  channels = network['image'][2]
+  weights, dataset, recipe = (*(arg or '').split(','), 'sgd')[:3] if (arg or '').count(',') in (1, 2) else ('', '', '')
+  if not weights or not dataset or recipe not in PEAKS:
+    raise ValueError(f'finetune.py takes {WANTED}, not {arg!r}')
+  data = DATA.get(dataset) or held_out.image_folder(dataset, 20)
+  network = network_of(weights)
   config = ConfigDict()
-  config.seed = 0
   config.total = '20 epochs'
   config.batch_size = 64
-  config.eval_batch_size = 64
-  config.accumulate = 1
-  config.ema = 0.0
-  config.model = {
-    **network['model'], 'dropout': 0.0, 'stochastic_depth': 0.0, 'rescale': False, 'dtype': 'float32', 'scan': False,
-    'remat': False,
-  }  # fmt: skip
-  config.task = {'name': 'classification', 'loss': 'softmax', 'label_smoothing': 0.0}
-  config.data = {
-    **data, 'image': network['image'], 'mean': network['mean'] or (0.5,) * channels,
-    'std': network['std'] or (0.5,) * channels, 'resident_mib': 2048.0, 'workers': 0,
-  }  # fmt: skip
-  config.augment = {'resized_crop': {'min_area': 0.5}, 'flip': {}} if dataset not in ('digits', 'mnist') else {}
-  config.augment_until = '100%'
-  if recipe == 'sgd':
-    config.optimizer = {'name': 'sgd', 'momentum': 0.9, 'clip': 1.0}
-  else:
-    config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'weight_decay': 0.05, 'clip': 1.0}
-  peak = {'sgd': 0.03, 'adamw': 1e-3, 'probe': 3e-2, 'scratch': 3e-3}[recipe]
-  config.schedule = {'name': 'cosine', 'peak': peak, 'warmup': '5%', 'floor': 0.0}
-  config.init_from = {
-    'weights': '' if recipe == 'scratch' else weights, 'checkpoint': 'last',
-    'head': 'keep' if recipe == 'scratch' else 'new', 'tokens': 'keep', 'stem': 'keep',
-  }  # fmt: skip
-  config.sam = {}
-  config.update_noise = {}
-  body = ('stem', 'blocks', 'pre_head_norm') if network['model'].get('pool', 'mean') == 'mean' else ('stem', 'blocks')
+  config.model = network['model'] | {'dropout': 0.0, 'stochastic_depth': 0.0, 'rescale': False}
+  config.model.update({'dtype': 'float32', 'scan': False, 'remat': False})
+  grey = (0.5,) * network['image'][2]
+  config.data = data | {'image': network['image'], 'mean': network['mean'] or grey, 'std': network['std'] or grey}
+  config.augment = {} if dataset in ('digits', 'mnist') else {'resized_crop': {'min_area': 0.5}, 'flip': {}}
+  adamw = {'name': 'adamw', 'weight_decay': 0.05, 'clip': 1.0}
+  config.optimizer = {'name': 'sgd', 'momentum': 0.9, 'clip': 1.0} if recipe == 'sgd' else adamw
+  config.schedule = {'name': 'cosine', 'peak': PEAKS[recipe], 'warmup': '5%'}
+  config.init_from = {} if recipe == 'scratch' else {'weights': weights, 'head': 'new'}
+  body = ('stem', 'blocks') if network['model'].get('pool') == 'flatten' else ('stem', 'blocks', 'pre_head_norm')
   config.layers = {'adamw': {'decay': 0.8}, 'probe': {'freeze': body}}.get(recipe, {})
-  config.mesh = {'data': -1, 'fsdp': 1}
-  config.watch = {}
   config.log_every = '10%'
-  config.eval_every = '25%'
-  config.checkpoint_every = '25%'
+  config.eval_every = config.checkpoint_every = '25%'
   return config

@@ -24,59 +24,39 @@ import re
 from ml_collections import ConfigDict
 
 SCRIPT = 'ch=32|down4|ch/2|ch/2|ch/2|ch*1|ch*1|ch=1'
-WIDTHS = {
-  'w32': (64, 64, 64, 32), 'w36': (64, 64, 64, 36), 'wide': (144, 144, 144, 36), 'deep': (*(144,) * 9, 36),
-}  # fmt: skip
+WIDTHS = {'w32': (64, 64, 64, 32), 'w36': (64, 64, 64, 36), 'wide': (144, 144, 144, 36), 'deep': (*(144,) * 9, 36)}
+KNOWN = 'p8-cnnf-k3, w36-cnn2df-k7, wide-cnn2df-k7, deep-cnn2df-k7, script, script-scl3'
 
 
 def get_config(arg=None):
   path, _, setting = (arg or '').partition(',')
-  known = 'p8-cnnf-k3, w36-cnn2df-k7, wide-cnn2df-k7, deep-cnn2df-k7, script, script-scl3'
   match = re.fullmatch(r'(p(\d+)|w32|w36|wide|deep)-(cnn|cnnf|cnn2d|cnn2df|mlp)-k(\d+)', setting)
   if not path or setting not in ('', 'script', 'script-scl3') and not match:
-    raise ValueError(f'image_autoencoder.py takes PATH or PATH,SETTING with a setting such as {known}, not {arg!r}')
+    raise ValueError(f'image_autoencoder.py takes PATH or PATH,SETTING with a setting such as {KNOWN}, not {arg!r}')
   config = ConfigDict()
-  config.seed = 0
   config.total = '15625 steps'
   config.batch_size = 64
   config.eval_batch_size = 100
-  config.accumulate = 1
-  config.ema = 0.0
+  config.task = {'name': 'reconstruction'}
+  config.data = {'name': f'images:{path}', 'train': 'all[100:]', 'val': 'all[:100]', 'image': (96, 96, 3)}
+  config.data.update({'mean': (0.0, 0.0, 0.0), 'std': (1.0, 1.0, 1.0), 'crop_from': 160})
+  config.optimizer = {'name': 'adamw', 'weight_decay': 0.01}
+  config.schedule = {'name': 'cosine', 'peak': 3e-4, 'warmup': '2000 steps', 'ramp': 'sine'}
   if match:
     kind, patch, mixing, kernel = match.groups()
-    config.model = {
-      'name': 'mixing_autoencoder', 'patch': int(patch or 8), 'widths': WIDTHS.get(kind, (64, 64, 64, 564)),
-      'code': 564, 'mixing': mixing, 'after': (2, 4, 6, 8) if kind == 'deep' else (2, 3, 4), 'kernel': int(kernel),
-      'encoder_gelu': True, 'output_gelu': False,
-    }  # fmt: skip
+    mixing = {'name': mixing} if mixing == 'mlp' else {'name': mixing, 'kernel': int(kernel)}
+    config.model = {'name': 'mixing_autoencoder', 'patch': int(patch or 8), 'code': 564, 'encoder_gelu': True}
+    config.model.update({'widths': WIDTHS.get(kind, (64, 64, 64, 564)), 'mixing': mixing, 'after': (2, 3, 4)})
+    config.update({'model': {'after': (2, 4, 6, 8)}, 'schedule': {'peak': 1e-4}} if kind == 'deep' else {})
   elif setting:
     script = f'scl=3|{SCRIPT}' if setting == 'script-scl3' else SCRIPT
     config.model = {'name': 'scripted_autoencoder', 'script': script, 'kernel': 3}
   else:
     config.ema = 0.999
-    config.model = {
-      'name': 'mixer_autoencoder', 'patch': 8, 'hidden': 192, 'encoder_blocks': 4, 'decoder_blocks': 6,
-      'token_mlp': 192, 'channel_mlp': 384, 'bottleneck': 36, 'code': 564, 'bounded': True,
-    }  # fmt: skip
-  config.task = {'name': 'reconstruction', 'loss': 'mse'}
-  config.data = {
-    'name': f'images:{path}', 'train': 'all[100:]', 'val': 'all[:100]', 'test': '', 'image': (96, 96, 3), 'classes': 1,
-    'mean': (0.0, 0.0, 0.0), 'std': (1.0, 1.0, 1.0), 'resident_mib': 2048.0, 'workers': 0, 'crop_from': 160,
-  }  # fmt: skip
-  config.augment = {}
-  config.augment_until = '100%'
-  config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'weight_decay': 0.01, 'clip': 0.0}
-  if not setting:
-    config.optimizer.update({'name': 'muon', 'beta': 0.95, 'b2': 0.99, 'weight_decay': 0.05, 'clip': 1.0})
-  peak = 3e-3 if not setting else 1e-4 if setting.startswith('deep') else 3e-4
-  config.schedule = {'name': 'cosine', 'peak': peak, 'warmup': '2000 steps', 'floor': 0.0, 'ramp': 'sine'}
-  config.init_from = {'weights': '', 'checkpoint': 'last', 'head': 'keep', 'tokens': 'keep', 'stem': 'keep'}
-  config.sam = {}
-  config.update_noise = {}
-  config.layers = {}
-  config.mesh = {'data': -1, 'fsdp': 1}
-  config.watch = {}
+    config.model = {'name': 'mixer_autoencoder', 'patch': 8, 'hidden': 192, 'bottleneck': 36, 'code': 564}
+    config.model.update({'encoder_blocks': 4, 'decoder_blocks': 6, 'token_mlp': 192, 'channel_mlp': 384})
+    config.optimizer = {'name': 'muon', 'b2': 0.99, 'weight_decay': 0.05, 'clip': 1.0}
+    config.schedule.peak = 3e-3
   config.log_every = '2%'
-  config.eval_every = '20%'
-  config.checkpoint_every = '20%'
+  config.eval_every = config.checkpoint_every = '20%'
   return config

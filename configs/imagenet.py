@@ -23,38 +23,19 @@ def get_config(arg=None):
   if variant not in SIZES:
     raise ValueError(f'imagenet.py takes one of {", ".join(SIZES)}, not {variant!r}')
   config = ConfigDict()
-  config.seed = 0
   config.total = '300 epochs'
   config.batch_size = 4096
-  config.eval_batch_size = 4096
-  config.accumulate = 1
-  config.ema = 0.0
-  config.model = {
-    'name': 'mixer', **SIZES[variant], 'gelu': 'tanh', 'head_bias': -6.9, 'dropout': 0.0, 'stochastic_depth': 0.1,
-    'rescale': False, 'dtype': 'bfloat16', 'scan': variant[0] in 'LH', 'remat': variant[0] in 'LH',
-  }  # fmt: skip
-  config.task = {'name': 'classification', 'loss': 'sigmoid', 'label_smoothing': 0.0}
-  config.data = {
-    'name': 'tfds:imagenet2012', 'train': 'train[:99%]', 'val': 'train[99%:]', 'test': 'validation',
-    'image': (224, 224, 3), 'classes': 1000, 'mean': (0.5, 0.5, 0.5), 'std': (0.5, 0.5, 0.5),
-    'resident_mib': 2048.0, 'workers': 16,
-  }  # fmt: skip
+  config.model = {'name': 'mixer', **SIZES[variant], 'head_bias': -6.9, 'stochastic_depth': 0.1, 'dtype': 'bfloat16'}
+  config.model.scan = config.model.remat = variant[0] in 'LH'
+  config.task = {'name': 'classification', 'loss': 'sigmoid'}
+  config.data = {'name': 'tfds:imagenet2012', 'train': 'train[:99%]', 'val': 'train[99%:]', 'test': 'validation'}
+  config.data.update({'image': (224, 224, 3), 'classes': 1000, 'mean': (0.5,) * 3, 'std': (0.5,) * 3, 'workers': 16})
   config.augment = {
-    'resized_crop': {'min_area': 0.05},
-    'flip': {},
+    'resized_crop': {'min_area': 0.05}, 'flip': {}, 'mixup': {'alpha': 0.5},
     'color_jitter': {'brightness': 0.4, 'contrast': 0.4, 'saturation': 0.4, 'hue': 0.1},
-    'mixup': {'alpha': 0.5},
-  }
-  config.augment_until = '100%'
-  config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'weight_decay': 0.1, 'clip': 1.0}
+  }  # fmt: skip
+  config.optimizer = {'name': 'adamw', 'weight_decay': 0.1, 'clip': 1.0}
   config.schedule = {'name': 'linear', 'peak': 1e-3, 'warmup': '10000 steps', 'floor': 1e-5}
-  config.init_from = {'weights': '', 'checkpoint': 'last', 'head': 'keep', 'tokens': 'keep', 'stem': 'keep'}
-  config.sam = {}
-  config.update_noise = {}
-  config.layers = {}
-  config.mesh = {'data': -1, 'fsdp': 1}
-  config.watch = {}
   config.log_every = '100 steps'
-  config.eval_every = '1 epoch'
-  config.checkpoint_every = '1 epoch'
+  config.eval_every = config.checkpoint_every = '1 epoch'
   return config

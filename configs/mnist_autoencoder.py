@@ -22,35 +22,20 @@ def get_config(arg='none'):
   if not match:
     raise ValueError(f"mnist_autoencoder.py takes 'none', such as 'mlp-234' or such as 'cnn2df-234-k7', not {arg!r}")
   convolution, of_convolution, kernel, linear, of_linear = match.groups()
+  after = of_convolution or of_linear or ''
   config = ConfigDict()
-  config.seed = 0
   config.total = '15625 steps'
   config.batch_size = 64
   config.eval_batch_size = 500
-  config.accumulate = 1
-  config.ema = 0.0
-  config.model = {
-    'name': 'mixing_autoencoder', 'patch': 7, 'widths': (64, 64, 64, 16), 'code': 16,
-    'mixing': convolution or linear or 'cnn', 'after': tuple(map(int, of_convolution or of_linear or '')),
-    'kernel': int(kernel or 1), 'encoder_gelu': bool(convolution) and of_convolution == '234',
-    'output_gelu': '1' in (of_convolution or of_linear or ''),
-  }  # fmt: skip
-  config.task = {'name': 'reconstruction', 'loss': 'mse'}
-  config.data = {
-    'name': 'mnist', 'train': 'train', 'val': '', 'test': 'test', 'image': (28, 28, 1), 'classes': 10,
-    'mean': (0.0,), 'std': (1.0,), 'resident_mib': 2048.0, 'workers': 0,
-  }  # fmt: skip
-  config.augment = {}
-  config.augment_until = '100%'
-  config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'weight_decay': 0.01, 'clip': 0.0}
-  config.schedule = {'name': 'cosine', 'peak': 3e-3, 'warmup': '2000 steps', 'floor': 0.0, 'ramp': 'sine'}
-  config.init_from = {'weights': '', 'checkpoint': 'last', 'head': 'keep', 'tokens': 'keep', 'stem': 'keep'}
-  config.sam = {}
-  config.update_noise = {}
-  config.layers = {}
-  config.mesh = {'data': -1, 'fsdp': 1}
-  config.watch = {}
+  config.model = {'name': 'mixing_autoencoder', 'patch': 7, 'widths': (64, 64, 64, 16), 'code': 16}
+  config.model.mixing = {'name': linear} if linear else {'name': convolution or 'cnn', 'kernel': int(kernel or 1)}
+  config.model.update(
+    {'after': tuple(map(int, after)), 'output_gelu': '1' in after, 'encoder_gelu': of_convolution == '234'}
+  )
+  config.task = {'name': 'reconstruction'}
+  config.data = {'name': 'mnist', 'mean': (0.0,), 'std': (1.0,)}
+  config.optimizer = {'name': 'adamw', 'weight_decay': 0.01}
+  config.schedule = {'name': 'cosine', 'peak': 3e-3, 'warmup': '2000 steps', 'ramp': 'sine'}
   config.log_every = '2%'
-  config.eval_every = '20%'
-  config.checkpoint_every = '20%'
+  config.eval_every = config.checkpoint_every = '20%'
   return config

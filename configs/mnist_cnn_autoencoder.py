@@ -18,29 +18,14 @@ def get_config(arg='k5'):
   if not re.fullmatch(r'k\d+', arg):
     raise ValueError(f"mnist_cnn_autoencoder.py takes a kernel such as 'k5', not {arg!r}")
   config = ConfigDict()
-  config.seed = 0
   config.total = '15625 steps'
   config.batch_size = 64
   config.eval_batch_size = 500
-  config.accumulate = 1
-  config.ema = 0.0
   config.model = {'name': 'cnn_autoencoder', 'channels': (24, 32, 48), 'kernel': int(arg[1:]), 'code': 16}
-  config.task = {'name': 'reconstruction', 'loss': 'mse'}
-  config.data = {
-    'name': 'mnist', 'train': 'train', 'val': '', 'test': 'test', 'image': (28, 28, 1), 'classes': 10,
-    'mean': (0.0,), 'std': (1.0,), 'resident_mib': 2048.0, 'workers': 0,
-  }  # fmt: skip
-  config.augment = {}
-  config.augment_until = '100%'
-  config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'weight_decay': 0.01, 'clip': 0.0}
-  config.schedule = {'name': 'cosine', 'peak': 3e-3, 'warmup': '2000 steps', 'floor': 0.0, 'ramp': 'sine'}
-  config.init_from = {'weights': '', 'checkpoint': 'last', 'head': 'keep', 'tokens': 'keep', 'stem': 'keep'}
-  config.sam = {}
-  config.update_noise = {}
-  config.layers = {}
-  config.mesh = {'data': -1, 'fsdp': 1}
-  config.watch = {}
+  config.task = {'name': 'reconstruction'}
+  config.data = {'name': 'mnist', 'mean': (0.0,), 'std': (1.0,)}
+  config.optimizer = {'name': 'adamw', 'weight_decay': 0.01}
+  config.schedule = {'name': 'cosine', 'peak': 3e-3, 'warmup': '2000 steps', 'ramp': 'sine'}
   config.log_every = '2%'
-  config.eval_every = '20%'
-  config.checkpoint_every = '20%'
+  config.eval_every = config.checkpoint_every = '20%'
   return config

@@ -21,41 +21,20 @@ def get_config(arg=None):
   if arg not in (None, 'small', 'long', 'adamw'):
     raise ValueError(f"mnist_mixer_autoencoder.py takes no argument, 'small', 'long' or 'adamw', not {arg!r}")
   config = ConfigDict()
-  config.seed = 0
   config.total = '46875 steps' if arg == 'long' else '15625 steps'
   config.batch_size = 128 if arg == 'long' else 64
   config.eval_batch_size = 500
-  config.accumulate = 1
   config.ema = 0.999
-  config.model = {
-    'name': 'mixer_autoencoder', 'patch': 7, 'hidden': 128, 'encoder_blocks': 2, 'decoder_blocks': 5, 'token_mlp': 64,
-    'channel_mlp': 256, 'bottleneck': 24, 'code': 16, 'bounded': True,
-  }  # fmt: skip
+  config.model = {'name': 'mixer_autoencoder', 'patch': 7, 'encoder_blocks': 2, 'bottleneck': 24, 'code': 16}
   if arg in ('small', 'long'):
     config.model.update({'hidden': 96, 'decoder_blocks': 4, 'token_mlp': 32, 'channel_mlp': 192})
-  config.task = {'name': 'reconstruction', 'loss': 'mse'}
-  config.data = {
-    'name': 'mnist', 'train': 'train', 'val': '', 'test': 'test', 'image': (28, 28, 1), 'classes': 10,
-    'mean': (0.0,), 'std': (1.0,), 'resident_mib': 2048.0, 'workers': 0,
-  }  # fmt: skip
-  config.augment = {'noise': {'deviation': 0.1}} if arg == 'long' else {}
-  config.augment_until = '100%'
-  config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.05, 'clip': 1.0}
-  if arg != 'adamw':
-    config.optimizer.update({'name': 'muon', 'beta': 0.95})
-  config.schedule = {
-    'name': 'cosine',
-    'peak': 3e-3 if arg == 'adamw' else 6e-3,
-    'warmup': '2000 steps',
-    'floor': 0.0,
-    'ramp': 'sine',
-  }
-  config.init_from = {'weights': '', 'checkpoint': 'last', 'head': 'keep', 'tokens': 'keep', 'stem': 'keep'}
-  config.sam = {}
-  config.update_noise = {}
-  config.layers = {}
-  config.mesh = {'data': -1, 'fsdp': 1}
-  config.watch = {}
+  else:
+    config.model.update({'hidden': 128, 'decoder_blocks': 5, 'token_mlp': 64, 'channel_mlp': 256})
+  config.task = {'name': 'reconstruction', 'noise': 0.1 if arg == 'long' else 0.0}
+  config.data = {'name': 'mnist', 'mean': (0.0,), 'std': (1.0,)}
+  name, peak = ('adamw', 3e-3) if arg == 'adamw' else ('muon', 6e-3)
+  config.optimizer = {'name': name, 'b2': 0.99, 'weight_decay': 0.05, 'clip': 1.0}
+  config.schedule = {'name': 'cosine', 'peak': peak, 'warmup': '2000 steps', 'ramp': 'sine'}
   config.log_every = '2%'
   config.eval_every = '20%'
   config.checkpoint_every = '4%'

@@ -20,11 +20,12 @@ Command: python -m mixer_jax.train --config=configs/unsw_nb15.py --workdir=runs/
 
 from ml_collections import ConfigDict
 
+RESTARTS = {'name': 'restarts', 'floor': 1e-5, 'period': '10 epochs'}
 EXPERIMENTS = {
-  '1': (1, 48, {'name': 'constant', 'peak': 0.01, 'warmup': '0'}),
+  '1': (1, 48, {'name': 'constant', 'peak': 0.01}),
   '2': (14, 198, {'name': 'cosine', 'peak': 0.01, 'warmup': '10 epochs', 'floor': 1e-5}),
-  '3': (3, 198, {'name': 'restarts', 'peak': 0.1, 'warmup': '0', 'floor': 1e-5, 'period': '10 epochs', 'growth': 1.0}),
-  '4': (3, 198, {'name': 'restarts', 'peak': 1e-4, 'warmup': '0', 'floor': 1e-5, 'period': '10 epochs', 'growth': 1.0}),
+  '3': (3, 198, {**RESTARTS, 'peak': 0.1}),
+  '4': (3, 198, {**RESTARTS, 'peak': 1e-4}),
   '5': (3, 198, {'name': 'sharp_cosine', 'peak': 0.1, 'hold': '2 epochs', 'decay': '15%', 'floor': 1e-6}),
 }
 
@@ -33,46 +34,22 @@ def get_config(arg=None):
   if arg is not None and arg not in EXPERIMENTS:
     raise ValueError(f'unsw_nb15.py takes one of {", ".join(EXPERIMENTS)} or nothing, not {arg!r}')
   config = ConfigDict()
-  config.seed = 0
-  config.total = '30 epochs'
-  config.batch_size = 128
   config.eval_batch_size = 1000
-  config.accumulate = 1
-  config.ema = 0.999
-  config.model = {
-    'name': 'tabular', 'tokens': 'columns', 'patch': 1, 'bins': 16, 'hidden': 48, 'blocks': 4, 'token_expansion': 1.0,
-    'channel_expansion': 2.0, 'activation': 'gelu', 'dropout': 0.1, 'stochastic_depth': 0.1, 'pool': 'mean',
-    'init': 'torch',
-  }  # fmt: skip
-  config.task = {'name': 'binary', 'positive_weight': 1.0}
-  config.data = {
-    'name': 'unsw_nb15', 'train': 'train[:80%]', 'val': 'train[80%:]', 'test': 'test', 'label': 'label',
-    'drop': ('id',), 'categorical': ('proto', 'service', 'state'), 'scaling': 'quantile', 'column_order': 0,
-    'classes': 2, 'resident_mib': 2048.0, 'workers': 0,
-  }  # fmt: skip
-  config.augment = {}
-  config.augment_until = '100%'
-  config.optimizer = {'name': 'adamw', 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.05, 'clip': 1.0}
-  config.schedule = {'name': 'cosine', 'peak': 2e-3, 'warmup': '2 epochs', 'floor': 1e-6}
-  config.init_from = {'weights': '', 'checkpoint': 'last', 'head': 'keep', 'tokens': 'keep', 'stem': 'keep'}
-  config.sam = {}
-  config.update_noise = {}
-  config.layers = {}
-  config.mesh = {'data': -1, 'fsdp': 1}
-  config.watch = {}
-  if arg in EXPERIMENTS:
+  config.model = {'name': 'tabular', 'dropout': 0.1, 'stochastic_depth': 0.1}
+  config.task = {'name': 'binary'}
+  if arg is None:
+    config.total, config.batch_size, config.ema = '30 epochs', 128, 0.999
+    config.model.update({'bins': 16, 'hidden': 48, 'blocks': 4, 'token_expansion': 1.0, 'channel_expansion': 2.0})
+    config.data = {'name': 'unsw_nb15', 'train': 'train[:80%]', 'val': 'train[80%:]', 'test': 'test'}
+    config.optimizer = {'name': 'adamw', 'b2': 0.99, 'weight_decay': 0.05, 'clip': 1.0}
+    config.schedule = {'name': 'cosine', 'peak': 2e-3, 'warmup': '2 epochs', 'floor': 1e-6}
+  else:
+    config.total, config.batch_size = '100 epochs', 32
     patch, hidden, config.schedule = EXPERIMENTS[arg]
-    config.total = '100 epochs'
-    config.batch_size = 32
-    config.ema = 0.0
-    config.model.update({
-      'tokens': 'patches', 'patch': patch, 'bins': 0, 'hidden': hidden, 'blocks': 10, 'token_expansion': 4.0,
-      'channel_expansion': 0.5, 'dropout': 0.1, 'stochastic_depth': 0.1,
-    })  # fmt: skip
-    config.data.update({'train': 'train', 'val': '', 'scaling': 'global'})
-    config.optimizer = {'name': 'adam', 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'clip': 1.0}
+    config.model.update({'tokens': 'patches', 'patch': patch, 'hidden': hidden, 'blocks': 10})
+    config.data = {'name': 'unsw_nb15', 'train': 'train', 'test': 'test', 'scaling': 'global'}
+    config.optimizer = {'name': 'adam', 'clip': 1.0}
     config.watch = {'change': 2e-6, 'loss': 1e-2, 'lines': 5}
-  config.log_every = '1 epoch'
-  config.eval_every = '1 epoch'
+  config.log_every = config.eval_every = '1 epoch'
   config.checkpoint_every = '5 epochs'
   return config

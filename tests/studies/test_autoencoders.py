@@ -1,4 +1,4 @@
-"""benchmarks/autoencoders.py: names of settings, groups of seeds, a figure of small runs."""
+"""studies/autoencoders/autoencoders.py: names of settings, groups of seeds, a figure of small runs."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ ROOT = Path(mixer_jax.__file__).parents[1]
 @pytest.fixture(scope='module')
 def autoencoders():
   with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(ROOT / 'benchmarks')
+    patch.syspath_prepend(ROOT / 'studies' / 'autoencoders')
     import autoencoders
 
     return autoencoders
@@ -91,7 +91,7 @@ def test_a_run_of_before_there_was_a_section_is_another_seed_of_the_same(autoenc
 
 
 def test_a_figure_of_settings(tmp_path, monkeypatch):
-  monkeypatch.syspath_prepend(ROOT / 'benchmarks')
+  monkeypatch.syspath_prepend(ROOT / 'studies' / 'autoencoders')
   import autoencoder_steps
 
   drawn = {}

@@ -1,6 +1,6 @@
 """What scikit-learn's classifiers make of the table of a config, on the same rows as ours.
 
-  python benchmarks/rows.py --config=configs/unsw_nb15.py --seeds=10
+  python studies/rows/rows.py --config=configs/unsw_nb15.py --seeds=10
 
 They learn from the training split of the config and are scored on its val and test splits, as its runs are. Columns
 are scaled as `log` has it; categories are numbers for the trees, one-hot for the others. Settings are fixed here, not

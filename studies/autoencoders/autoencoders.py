@@ -1,8 +1,8 @@
 """Finished auto-encoders in one table, those of MNIST beside the errors that their source has, and one figure.
 
-  python benchmarks/autoencoders.py runs/mnist_codes --figure=autoencoders.png
-  python benchmarks/autoencoders.py runs/more log.jsonl --log=log.jsonl
-  python benchmarks/autoencoders.py runs/photographs --metric=val/mse
+  python studies/autoencoders/autoencoders.py runs/mnist_codes --figure=autoencoders.png
+  python studies/autoencoders/autoencoders.py runs/more log.jsonl --log=log.jsonl
+  python studies/autoencoders/autoencoders.py runs/photographs --metric=val/mse
 
 Takes every run below the folders that has the metric; files are logs, summaries of such runs line by line, which
 --log writes. Of runs with the same config the first counts, and the others are counted on stderr. Prints a Markdown

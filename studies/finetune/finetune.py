@@ -1,7 +1,7 @@
 """What weights to start from are worth: finished runs of configs/finetune.py in one table.
 
-  python benchmarks/finetune.py runs/finetune --log=finetune.jsonl
-  python benchmarks/finetune.py finetune.jsonl
+  python studies/finetune/finetune.py runs/finetune --log=finetune.jsonl
+  python studies/finetune/finetune.py finetune.jsonl
 
 Takes every run below the folders; files are logs, one line for each run, which --log writes. A row is one setting:
 means and deviations over its runs, which differ in their seed or in the weights that they started from.

@@ -16,7 +16,7 @@ ROOT = Path(mixer_jax.__file__).parents[1]
 
 @pytest.fixture
 def benchmark(monkeypatch):
-  monkeypatch.syspath_prepend(str(ROOT / 'benchmarks'))
+  monkeypatch.syspath_prepend(str(ROOT / 'studies' / 'sharp_minima'))
   import sharp_minima
 
   return sharp_minima
@@ -77,7 +77,7 @@ ARGUMENTS = {'digits': 'digits', 'unsw_nb15': 'rows', 'mnist': 'mnist', 'cifar10
 
 
 def load(argument):
-  return configs.load([f'--config={ROOT}/configs/sharp_minima.py:{argument}'])
+  return configs.load([f'--config={ROOT}/studies/sharp_minima/config.py:{argument}'])
 
 
 def test_the_log_is_of_the_config():

@@ -1,7 +1,7 @@
-"""Where flatness pays: finished runs of configs/sharp_minima.py in one table and one figure.
+"""Where flatness pays: finished runs of studies/sharp_minima/config.py in one table and one figure.
 
-  python benchmarks/sharp_minima.py runs/sharp --figure=sharp_minima.png --log=sharp_minima.jsonl
-  python benchmarks/sharp_minima.py sharp_minima.jsonl
+  python studies/sharp_minima/sharp_minima.py runs/sharp --figure=sharp_minima.png --log=sharp_minima.jsonl
+  python studies/sharp_minima/sharp_minima.py sharp_minima.jsonl
 
 Takes every run below the folders; files are logs, one line for each run, which --log writes. A run's sharpness is that
 of its sharpness.json, where `python -m mixer_jax.analyze sharpness` has written one. Rows are methods, means and

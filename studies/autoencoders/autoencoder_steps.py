@@ -1,6 +1,6 @@
 r"""What made the Mixer auto-encoder better: validation errors of a log, as bars and as curves.
 
-  python benchmarks/autoencoder_steps.py docs/results/logs/autoencoders_validation.jsonl --bars=300800 \
+  python studies/autoencoders/autoencoder_steps.py docs/results/logs/autoencoders_validation.jsonl --bars=300800 \
     --figure=autoencoder_steps.png
 
 A line of the log is one evaluation: `setting`, `images` seen in training, `val/mse`. Settings that end after --bars

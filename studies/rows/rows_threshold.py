@@ -1,6 +1,6 @@
 """What finished binary runs of a table make of the test rows with other decisions than probability one half.
 
-  python benchmarks/rows_threshold.py runs/unsw/as_it_stands/seed*
+  python studies/rows/rows_threshold.py runs/unsw/as_it_stands/seed*
 
 `threshold of val`: the one with the highest accuracy on the run's val split, the middle one of several. `EM`: the
 probabilities moved to the share of positives that makes them agree with themselves on the test rows, which needs their

@@ -13,7 +13,7 @@ ROOT = Path(mixer_jax.__file__).parents[1]
 
 @pytest.fixture
 def benchmark(monkeypatch):
-  monkeypatch.syspath_prepend(str(ROOT / 'benchmarks'))
+  monkeypatch.syspath_prepend(str(ROOT / 'studies' / 'finetune'))
   import finetune
 
   return finetune

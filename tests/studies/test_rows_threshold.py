@@ -1,4 +1,4 @@
-"""benchmarks/rows_threshold.py: its arithmetic against brute force and a known shift, a small run, a refusal."""
+"""studies/rows/rows_threshold.py: its arithmetic against brute force and a known shift, a small run, a refusal."""
 
 import csv
 import importlib
@@ -19,7 +19,7 @@ ROOT = Path(mixer_jax.__file__).parents[1]
 @pytest.fixture(scope='module')
 def script():
   with pytest.MonkeyPatch.context() as patch:  # as for a script, whose own folder comes first
-    patch.syspath_prepend(ROOT / 'benchmarks')
+    patch.syspath_prepend(ROOT / 'studies' / 'rows')
     return importlib.import_module('rows_threshold')
 
 
