@@ -26,7 +26,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from mixer_jax.data import table_sets, tables
+from mixer_jax.data.tables import csv
+from mixer_jax.data.tables import sets as table_sets
 
 # What a table of thousands of columns has less of: training on 320 rows of 10,000 takes 2.4 GiB on a CPU at most, and
 # 6.3 with the batch of 64; a token MLP as wide as the columns are many would have hundreds of millions of parameters.
@@ -43,7 +44,7 @@ def get_config(arg=None):
     raise ValueError(f'{train} is no file; use --config=configs/csv.py:PATH with a CSV file or a folder with train.csv')
   val, test = (name if (path / f'{name}.csv').is_file() else '' for name in ('val', 'test'))
   split, test = ('train', test) if val or test else ('train[:80%]', 'train[80%:]')
-  columns = len(tables.read_header(train))
+  columns = len(csv.read_header(train))
   classes = max(2, table_sets.count_classes(train, label) or 2)
   config = ConfigDict()
   config.seed = 0

@@ -87,7 +87,7 @@ def study_sharpness(known: argparse.Namespace) -> None:
 
 def study_few_shot(known: argparse.Namespace) -> None:
   from mixer_jax.analysis import few_shot
-  from mixer_jax.data import sources
+  from mixer_jax.data.images import sets
   from mixer_jax.training import classifying, restore
   from mixer_jax.training.logging import cannot_write, write_json
 
@@ -107,10 +107,12 @@ def study_few_shot(known: argparse.Namespace) -> None:
   if not splits['test']:
     raise MixerError(f'{workdir} has neither test nor val; say with --test what to answer')
   load = functools.partial(
-    sources.load, known.data or data.name, image=data.image, classes=known.classes or data.classes,
+    sets.load, known.data or data.name, image=data.image, classes=known.classes or data.classes,
     crop_from=data.crop_from, data_dir=known.data_dir,
   )  # fmt: skip
   train, test = load(splits['train']), load(splits['test'])
+  for note in (*train.notes, *test.notes):
+    print(note, file=sys.stderr)
   train_features, train_label = classifying.features_of(run, train)
   found = few_shot.study(
     train_features, train_label, *classifying.features_of(run, test), train.classes, shots=shots, draws=known.draws,

@@ -52,7 +52,8 @@ def benchmark(config: dict[str, Any], seconds: float, data_dir: str | None = Non
   import numpy as np
 
   from mixer_jax.analysis import cost
-  from mixer_jax.data import batches, sources
+  from mixer_jax.data import loader
+  from mixer_jax.data.examples import Source
   from mixer_jax.optim.schedules import Length
   from mixer_jax.training import experiment as experiments
   from mixer_jax.training import mesh as meshes
@@ -74,9 +75,9 @@ def benchmark(config: dict[str, Any], seconds: float, data_dir: str | None = Non
   }  # fmt: skip
   arrays = {k: draw[k](v.shape).astype(v.dtype) for k, v in experiment.data.batch(examples).items()}
   names = tuple(map(str, range(classes)))
-  source = sources.Source(names, arrays, lambda i: {k: v[i] for k, v in arrays.items()}, examples)
-  feeder = batches.Feeder(source, seed=0, batch_size=examples, mesh=mesh, resident_mib=float('inf'), workers=0)
-  feed = feeder.train(0, 1)
+  source = Source(names, arrays, lambda i: {k: v[i] for k, v in arrays.items()}, examples)
+  examples_of = loader.Loader(source, seed=0, batch_size=examples, mesh=mesh, resident_mib=float('inf'), workers=0)
+  feed = examples_of.train(0, 1)
   flops = cost.matmul_flops(train_step, state, experiment.data.batch(examples))
 
   dtype = settings.model.get('dtype', 'float32')
@@ -89,10 +90,10 @@ def benchmark(config: dict[str, Any], seconds: float, data_dir: str | None = Non
   began = time.perf_counter()
   state = loop(state, feed, np.int32(1))
   jax.block_until_ready(state)
-  steps = max(1, min(batches.CHUNK, int(seconds / 10 / (time.perf_counter() - began))))
+  steps = max(1, min(loader.CHUNK, int(seconds / 10 / (time.perf_counter() - began))))
   times = []
   deadline = time.perf_counter() + seconds
-  feed = feeder.train(0, steps)
+  feed = examples_of.train(0, steps)
   while len(times) < 3 or time.perf_counter() < deadline:
     began = time.perf_counter()
     state = loop(state, feed, np.int32(steps))

@@ -28,7 +28,7 @@ def describe(config: dict[str, Any], data_dir: str | None = None) -> dict[str, A
   experiment = experiments.build(config, schema=experiments.learn_schema(config, data_dir))
   settings = experiment.settings
   state = experiment.init_state(experiment.optimizer(Length(10**9, 1.0))[0], abstract=True)
-  seen = jax.eval_shape(experiment.prepare, experiment.data.batch(1))
+  seen = jax.eval_shape(experiment.preprocess, experiment.data.batch(1))
   forward = lambda params, *inputs: nnx.merge(experiment.graphdef, params)(*inputs)
   shapes = lambda size: {k: f'{v.dtype}{list(v.shape)}' for k, v in experiment.data.batch(size).items()}
   return {

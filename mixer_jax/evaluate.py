@@ -23,19 +23,19 @@ def main(arguments: list[str]) -> None:
   known = options.parse_args(arguments)
   doors.use_compilation_cache()
   from mixer_jax.analysis import classes
-  from mixer_jax.data import batches
+  from mixer_jax.data import loader
   from mixer_jax.training import loop, restore
 
   run = restore.restore(known.workdir, step=known.checkpoint)
   experiment, data = run.experiment, run.experiment.data
   split = known.split or ('test' if data.test else 'val')
   split, source = restore.open_split(run, known.workdir, split, known.data_dir)
-  feeder = batches.Feeder(
+  examples = loader.Loader(
     source, seed=0, batch_size=experiment.settings.eval_batch_size, mesh=experiment.mesh,
     resident_mib=data.resident_mib, workers=data.workers,
   )  # fmt: skip
   report = experiment.task.report
-  metrics, kept = loop.evaluate(experiment.eval_loop(), run.params, feeder, report)
+  metrics, kept = loop.evaluate(experiment.eval_loop(), run.params, examples, report)
   if kept is not None:
     counts = classes.confusion(kept[:, -1], report.predicted(kept[:, :-1]), len(source.classes))
     metrics['confusion'] = counts.tolist()

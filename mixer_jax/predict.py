@@ -14,7 +14,6 @@ the order of the images or codes; values outside [0, 1] become black or white.
 """
 
 import csv
-import glob
 import os
 import shutil
 import sys
@@ -23,86 +22,37 @@ from pathlib import Path
 from mixer_jax import doors
 from mixer_jax.errors import MixerError
 
-BATCH = 64  # images
-ROWS = 256  # of a batch: what a Mixer makes of more does not stay in a CPU's cache, and takes almost twice as long
 
-
-def find(inputs: list[str]) -> list[str]:
-  """Files, the images in folders, and what patterns match, in order.
-
-  Raises:
-    MixerError: an input that leads to no file.
-  """
-  from mixer_jax.data.sources import SUFFIXES
-
-  files: list[str] = []
-  for item in inputs:
-    if Path(item).is_dir():
-      found = [str(p) for p in sorted(Path(item).rglob('*')) if p.suffix.lower() in SUFFIXES]
-    else:
-      found = [item] if Path(item).is_file() else sorted(glob.glob(item))
-    if not found:
-      raise MixerError(f'--input={item}: no such file, and no folder or pattern with images')
-    files += found
+def find(run, inputs: list[str]) -> list[str]:
+  """The files that are meant; on stderr how many images are converted or enlarged for this run."""
+  files = run.experiment.data.find(inputs)
+  for note in run.experiment.data.notes_of(files):
+    print(note, file=sys.stderr)
   return files
 
 
-def find_images(run, inputs: list[str]) -> list[str]:
-  """What `find` does; on stderr how many are converted or enlarged for this run."""
-  from mixer_jax.data.sources import tell_of_files
-
-  files, data = find(inputs), run.experiment.data
-  tell_of_files('--input', files, data.image, data.crop_from)
-  return files
-
-
-def classify_images(run, inputs: list[str], write) -> str:
-  """Writes a line for every image; returns how many there were, in words."""
+def classify(run, inputs: list[str], write) -> str:
+  """Writes a line for every image or row; returns how many there were, in words."""
   import numpy as np
 
   from mixer_jax.training.classifying import make_classify
 
-  files = find_images(run, inputs)
-  top = min(5, len(run.classes))
-  write(['file', 'class', 'probability', *(f'{k}_{i}' for i in range(2, top + 1) for k in ('class', 'probability'))])
-  classify = make_classify(run)
-  for start in range(0, len(files), BATCH):
-    names = files[start : start + BATCH]
-    for name, row in zip(names, classify(run.experiment.data.read(names), BATCH), strict=True):
+  data = run.experiment.data
+  example, kind, most = data.written
+  top = min(most, len(run.classes))
+  write([example, kind, 'probability', *(f'{k}_{i}' for i in range(2, top + 1) for k in (kind, 'probability'))])
+  probabilities_of = make_classify(run)
+  size, pieces = data.pieces(find(run, inputs))
+  count, met = 0, {}
+  for names, arrays, counts in pieces:
+    for name, row in zip(names, probabilities_of(arrays, size), strict=True):
       best = np.argsort(-row, kind='stable')[:top]
       write([name, *(v for k in best for v in (run.classes[k], f'{row[k]:.6f}'))])
-  return f'{len(files):,} images'
-
-
-def classify_rows(run, inputs: list[str], write) -> str:
-  """Writes a line for every row; tables.rows_at_once of them are in memory at a time."""
-  from mixer_jax.data import tables
-  from mixer_jax.training.classifying import make_classify
-
-  if len(inputs) != 1:
-    raise MixerError(f'--input names {len(inputs)} files, but rows come from one CSV file')
-  path, schema = inputs[0], run.experiment.data.schema
-  header = tables.read_header(path)
-  schema.check_columns(path, header)
-  size = min(ROWS, tables.rows_at_once(len(header)))
-  write(['row', 'prediction', 'probability'])
-  classify = make_classify(run)
-  count, met = 0, {}
-  for first, cells in tables.read_cells(path):
-    used = {name: cells[name] for name in schema.columns}
-    table = tables.to_columns(used, schema.categories, where=str(path), first=first)
-    arrays, counts = schema.arrays(table)
+    count += len(names)
     met = {name: met.get(name, 0) + counts.get(name, 0) for name in [*met, *counts]}
-    probabilities = classify(arrays, size)
-    found = zip(probabilities.argmax(axis=1).tolist(), probabilities.max(axis=1).tolist(), strict=True)
-    for number, (k, probability) in enumerate(found, first):
-      write([number, run.classes[k], f'{probability:.6f}'])
-    count += len(table)
-  if not count:
-    raise tables.no_rows(path)
   for what, number in met.items():
-    print(f'{path}: {number:,} cells of {what}', file=sys.stderr)
-  return f'{count:,} rows'
+    print(f'{inputs[0]}: {number:,} cells of {what}', file=sys.stderr)
+  return f'{count:,} {"rows" if example == "row" else "images"}'
 
 
 def remove(part: Path) -> None:
@@ -126,7 +76,6 @@ def main(arguments: list[str]) -> None:
   options.add_argument('--checkpoint', default='last', help='last, best or a step')
   known = options.parse_args(arguments)
   doors.use_compilation_cache()
-  from mixer_jax.data.inputs import Rows
   from mixer_jax.training import autoencoding, restore
 
   run = restore.restore(known.workdir, step=known.checkpoint)
@@ -141,15 +90,14 @@ def main(arguments: list[str]) -> None:
   autoencoding.check_empty(part)
   try:
     if known.encode:
-      told = autoencoding.encode_images(run, find_images(run, known.input), part)
+      told = autoencoding.encode_images(run, find(run, known.input), part)
     elif has_code:
       autoencoding.check_empty(output)
       if known.decode:
         told = autoencoding.decode_codes(run, known.input, part)
       else:
-        told = autoencoding.reconstruct_images(run, find_images(run, known.input), part)
+        told = autoencoding.reconstruct_images(run, find(run, known.input), part)
     else:
-      classify = classify_rows if isinstance(run.experiment.data, Rows) else classify_images
       with part.open('w', newline='') as file:
         told = classify(run, known.input, csv.writer(file).writerow)
     os.replace(part, output)

@@ -86,7 +86,7 @@ def _read(run, files: Sequence[str]) -> Iterator[tuple[Sequence[str], np.ndarray
   """(names, images as the model takes them), BATCH at a time."""
   for start in range(0, len(files), BATCH):
     names = files[start : start + BATCH]
-    yield names, np.asarray(run.experiment.prepare(run.experiment.data.read(names))['image'])
+    yield names, np.asarray(run.experiment.preprocess(run.experiment.data.read(names))['image'])
 
 
 def _write(images: np.ndarray, names: Sequence[str], folder: Path) -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mixer_jax.data.sources import Source
+from mixer_jax.data.examples import Source, stack
 from mixer_jax.training.experiment import Experiment
 from mixer_jax.training.restore import Run
 
@@ -31,7 +31,7 @@ def make_classify(run: Run) -> Callable[[Arrays, int], np.ndarray]:
 
   @jax.jit
   def probabilities(params, batch):
-    prepared = experiment.prepare(batch)
+    prepared = experiment.preprocess(batch)
     logits = nnx.merge(experiment.graphdef, params)(*(prepared[name] for name in experiment.data.inputs))
     return to_probabilities(experiment, logits)
 
@@ -44,11 +44,10 @@ def features_of(run: Run, source: Source) -> tuple[np.ndarray, np.ndarray]:
 
   @jax.jit
   def features(params, batch):
-    image = experiment.prepare(batch)['image']
+    image = experiment.preprocess(batch)['image']
     return nnx.merge(experiment.graphdef, params)(image, intermediates=True)[1]['features']
 
-  examples = [source[i] for i in range(len(source))]
-  raw = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+  raw = stack([source[i] for i in range(len(source))])
   return _in_batches(features, run)(raw, experiment.settings.eval_batch_size), raw['label']
 
 

@@ -12,8 +12,8 @@ import optax
 from flax import nnx
 
 from mixer_jax import config as configs
-from mixer_jax.data import tables
 from mixer_jax.data.inputs import Images, Rows, kind_of
+from mixer_jax.data.tables.schema import Schema
 from mixer_jax.errors import MixerError
 from mixer_jax.models import MODELS
 from mixer_jax.optim import groups
@@ -65,7 +65,7 @@ class Experiment:
   mesh: jax.sharding.Mesh
   model: Any  # abstract: shapes, no arrays
   task: Task
-  prepare: Callable  # (raw batch, key=None, augmenting=True) -> what the model sees
+  preprocess: Callable  # (raw batch, key=None, augmenting=True) -> what the model sees
 
   @property
   def graphdef(self) -> nnx.GraphDef:
@@ -77,7 +77,7 @@ class Experiment:
 
   def metrics(self, *, training: bool = False) -> tuple[str, ...]:
     """The names of the task's numbers."""
-    prepared = jax.eval_shape(self.prepare, self.data.batch(1))
+    prepared = jax.eval_shape(self.preprocess, self.data.batch(1))
     output = jax.ShapeDtypeStruct((1, *self.task.output), jnp.float32)
     return tuple(jax.eval_shape(functools.partial(self.task.scores, training=training), output, prepared))
 
@@ -150,7 +150,7 @@ class Experiment:
       )
     patterns = s.layers.get('freeze', ())
     return make_train_step(
-      self.graphdef, inputs=self.data.inputs, scores=self.task.scores, optimizer=optimizer, prepare=self.prepare,
+      self.graphdef, inputs=self.data.inputs, scores=self.task.scores, optimizer=optimizer, prepare=self.preprocess,
       seed=s.seed, ema=s.ema, accumulate=s.accumulate, watched=bool(s.watch),
       augment_until=until if until < length.total else None,
       frozen=groups.frozen(nnx.state(self.model, nnx.Param), tuple(patterns)) if patterns else None,
@@ -158,7 +158,7 @@ class Experiment:
     )  # fmt: skip
 
   def eval_step(self) -> Callable:
-    return make_eval_step(self.graphdef, inputs=self.data.inputs, scores=self.task.scores, prepare=self.prepare)
+    return make_eval_step(self.graphdef, inputs=self.data.inputs, scores=self.task.scores, prepare=self.preprocess)
 
   def eval_loop(self) -> Callable:
     logits = math.prod(self.task.output) if self.task.report else 0
@@ -174,23 +174,22 @@ class Experiment:
     return Length(steps(self.settings.total, 'total', epoch=epoch), epoch)
 
 
-def read_data(config: Mapping[str, Any], *, schema: tables.Schema | None = None) -> Images | Rows:
+def read_data(config: Mapping[str, Any], *, schema: Schema | None = None) -> Images | Rows:
   """config.data, checked; `schema` is what a table's training rows taught."""
   settings = configs.call(Settings, config, 'config')
   name = settings.data.get('name')
   if not isinstance(name, str):
     raise MixerError(f'data.name is {name!r}, but must name a data set')
-  kind = kind_of(name)
-  return configs.call(kind, settings.data, 'data', **({'schema': schema} if kind is Rows else {}))
+  data = configs.call(kind_of(name), settings.data, 'data', schema=None)
+  return data if schema is None else data.with_schema(schema)
 
 
-def learn_schema(config: Mapping[str, Any], data_dir: str | None) -> tables.Schema | None:
+def learn_schema(config: Mapping[str, Any], data_dir: str | None) -> Schema | None:
   """What the training rows of a table teach; None for images."""
-  data = read_data(config)
-  return data.fit(data_dir) if isinstance(data, Rows) else None
+  return read_data(config).fit(data_dir)
 
 
-def build(config: Mapping[str, Any], *, schema: tables.Schema | None = None) -> Experiment:
+def build(config: Mapping[str, Any], *, schema: Schema | None = None) -> Experiment:
   """Everything of a config that needs no data but, for a table, their schema.
 
   Raises:
@@ -210,17 +209,17 @@ def build(config: Mapping[str, Any], *, schema: tables.Schema | None = None) -> 
   meshes.check_batch('batch_size', settings.batch_size, mesh, settings.accumulate)
   meshes.check_batch('eval_batch_size', settings.eval_batch_size, mesh)
   configs.call(InitFrom, settings.init_from, 'init_from')
-  task = configs.named(TASKS, settings.task, 'task', **data.for_task)
+  task = configs.named(TASKS, settings.task, 'task', **({'image': None, 'mean': None, 'std': None} | data.for_task))
   model = nnx.eval_shape(lambda: make_model(settings, data, task))
-  prepare = data.make_prepare(settings.augment, settings.batch_size)
-  experiment = Experiment(settings, data, mesh, model, task, prepare)
+  preprocess = data.make_preprocess(settings.augment, settings.batch_size)
+  experiment = Experiment(settings, data, mesh, model, task, preprocess)
   check_output(experiment)
   experiment.optimizer(Length(10**9, 1.0))
   experiment.alarm()
   steps(settings.augment_until, 'augment_until', epoch=1.0, total=10**9)
   if not settings.augment and settings.augment_until != '100%':
     raise MixerError(f"augment_until is {settings.augment_until!r}, but augment is empty; set augment_until to '100%'")
-  jax.eval_shape(prepare, data.batch(1))
+  jax.eval_shape(preprocess, data.batch(1))
   return experiment
 
 
@@ -230,7 +229,7 @@ def check_output(experiment: Experiment) -> None:
   graphdef, params = nnx.split(experiment.model, nnx.Param)
 
   def run(params, batch):
-    prepared = experiment.prepare(batch)
+    prepared = experiment.preprocess(batch)
     return nnx.merge(graphdef, params)(*(prepared[name] for name in data.inputs))
 
   given, wanted = jax.eval_shape(run, params, data.batch(1)).shape[1:], experiment.task.output

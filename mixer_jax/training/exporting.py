@@ -1,6 +1,5 @@
 """A run as a StableHLO or ONNX artefact: network, weights and preprocessing in one function of raw examples."""
 
-import dataclasses
 import importlib.metadata
 import logging
 from collections.abc import Callable
@@ -12,7 +11,6 @@ import numpy as np
 from flax import nnx
 from jax import export
 
-from mixer_jax.data.inputs import Images
 from mixer_jax.errors import MixerError, unknown
 from mixer_jax.training.classifying import to_probabilities
 from mixer_jax.training.restore import Run
@@ -108,13 +106,13 @@ def export_onnx(run: Run) -> tuple[bytes, dict[str, Any]]:
 
 def _forward(run: Run) -> tuple[Callable, dict[str, jax.ShapeDtypeStruct]]:
   """The function of raw examples, and what it takes, by name, for a batch of one."""
-  experiment, data = run.experiment, run.experiment.data
+  experiment = run.experiment
   # What is exported takes images of the model's size: to cut them out of larger ones is for whoever reads files.
-  data = dataclasses.replace(data, crop_from=0) if isinstance(data, Images) else data
-  prepare = data.make_prepare({}, 1)
+  data = experiment.data.without_crop()
+  preprocess = data.make_preprocess({}, 1)
 
   def forward(*raw):
-    prepared = prepare(dict(zip(data.inputs, raw, strict=True)))
+    prepared = preprocess(dict(zip(data.inputs, raw, strict=True)))
     output = nnx.merge(experiment.graphdef, run.params)(*(prepared[name] for name in data.inputs))
     if experiment.has_code:
       return {'image': output}

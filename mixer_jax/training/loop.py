@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 
 from mixer_jax.analysis import classes, curves
 from mixer_jax.config import plain
-from mixer_jax.data import batches, table_report
+from mixer_jax.data import loader
 from mixer_jax.errors import MixerError
 from mixer_jax.optim import schedules
 from mixer_jax.training import experiment as experiments
@@ -66,6 +66,9 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
   if (workdir / 'labels.json').exists():
     check_classes(workdir, read_json(workdir / 'labels.json'), source.classes)
   heldout = {name: data.source(split, data_dir) for name in ('val', 'test') if (split := getattr(data, name))}
+  if jax.process_index() == 0:
+    for note in (note for s in (source, *heldout.values()) for note in s.notes):
+      print(note, file=sys.stderr if data.schema is None else sys.stdout)
   length = experiment.length(len(source))
   optimizer, schedule = experiment.optimizer(length)
   every = {
@@ -73,8 +76,8 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
     for name in ('log', 'eval', 'checkpoint')
   }
   feed = {'mesh': mesh, 'resident_mib': data.resident_mib, 'workers': data.workers, 'seed': settings.seed}
-  train_feeder = batches.Feeder(source, batch_size=settings.batch_size, **feed)
-  eval_feeders = {name: batches.Feeder(s, batch_size=settings.eval_batch_size, **feed) for name, s in heldout.items()}
+  train_loader = loader.Loader(source, batch_size=settings.batch_size, **feed)
+  eval_loaders = {name: loader.Loader(s, batch_size=settings.eval_batch_size, **feed) for name, s in heldout.items()}
 
   shapes = experiment.init_state(optimizer, abstract=True)
   sharding = meshes.over_batch(mesh)
@@ -107,18 +110,18 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
     for line in read_metrics(workdir):
       alarm(line)
   if first:
-    for line in table_report.report(data, data_dir):
+    for line in data.report(data_dir):
       print(line)
-    print(describe_start(experiment, length, len(source), step, train_feeder.resident), flush=True)
+    print(describe_start(experiment, length, len(source), step, train_loader.resident), flush=True)
 
   rate, evaluated, stopping = 0.0, {}, False
   with Stop() as stop:
     while step < length.total and not stopping:
       due = min([_next(step, n) for n in every.values() if n] + [length.total])
       most = max(1, int(rate * CALL_SECONDS))
-      count = _agreed(min(due - step, most, train_feeder.chunk))
+      count = _agreed(min(due - step, most, train_loader.chunk))
       began = time.monotonic()
-      state = train_loop(state, train_feeder.train(step, count), count)
+      state = train_loop(state, train_loader.train(step, count), count)
       step_done = int(state.step)
       rate = count / (time.monotonic() - began)
       sums = {name: float(value) for name, value in jax.device_get(state.sums).items()}
@@ -147,9 +150,9 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
       evaluated = {}
       if every['eval'] and step % every['eval'] == 0 or step == length.total:
         params = states.evaluated(state)
-        for name, feeder in eval_feeders.items():
+        for name, examples in eval_loaders.items():
           for which, chosen in params.items():
-            result, kept = evaluate(eval_loop, chosen, feeder, experiment.task.report)
+            result, kept = evaluate(eval_loop, chosen, examples, experiment.task.report)
             evaluated |= {f'{name}/{which}{k}': v for k, v in result.items()}
             if kept is not None and not which and step == length.total and first:
               draw_report(workdir / 'figures', name, experiment.task.report, kept, source.classes)
@@ -187,27 +190,27 @@ def _train(config: dict, workdir: Path, data_dir: str | None, opened: contextlib
 
 
 def evaluate(
-  eval_loop, params, feeder: batches.Feeder, report: Report | None
+  eval_loop, params, examples_of: loader.Loader, report: Report | None
 ) -> tuple[dict[str, float], np.ndarray | None]:
-  """The means of the task's numbers over every example of a feeder, each counted once, and its report.
+  """The means of the task's numbers over every example of a loader, each counted once, and its report.
 
   Returns:
     numbers by name, and where the task has a report the logits and the label of every example, [examples, logits + 1].
   """
   total: dict[str, float] = {}
   parts = []
-  for feed, count in feeder.evaluate():
+  for feed, count in examples_of.evaluate():
     sums, kept = eval_loop(params, feed, count)
     total = {name: total.get(name, 0.0) + float(value) for name, value in jax.device_get(sums).items()}
     if report:
       parts.append(_whole(kept)[:count].reshape(-1, kept.shape[-1]))
   examples = total.pop('examples')
-  if round(examples) != feeder.size:
-    raise RuntimeError(f'evaluated {examples} examples of {feeder.size}')
+  if round(examples) != examples_of.size:
+    raise RuntimeError(f'evaluated {examples} examples of {examples_of.size}')
   means = {name: value / examples for name, value in total.items()}
   if not report or not np.isfinite(means['loss']):
     return means, None
-  kept = np.concatenate(parts)[: feeder.size]
+  kept = np.concatenate(parts)[: examples_of.size]
   return means | report.numbers(kept[:, :-1], kept[:, -1].astype(int)), kept
 
 
@@ -313,14 +316,14 @@ def finish(workdir: Path, config: dict, experiment, length, seconds: float) -> d
 
 
 def fail_not_finite(step: int, sums: dict, settings, examples: int, checkpoints: Checkpoints) -> None:
-  rows = batches.rows_of_step(settings.seed, step, settings.batch_size, examples)
+  rows = loader.rows_of_step(settings.seed, step, settings.batch_size, examples)
   names = {'loss': 'loss', 'grad_norm': 'gradient', 'sam_loss': "loss at SAM's perturbation"}
   what = next(text for name, text in names.items() if not np.isfinite(sums[name]))
   shown = ', '.join(str(row) for row in rows[:8]) + (', ...' if len(rows) > 8 else '')
   raise MixerError(
     f'the {what} of step {step} is not finite; {_last_good(checkpoints)};'
     f' the batch was rows {shown} of {settings.data["train"]}'
-    f' (batches.rows_of_step(seed={settings.seed}, step={step}, batch_size={settings.batch_size}, size={examples}));'
+    f' (loader.rows_of_step(seed={settings.seed}, step={step}, batch_size={settings.batch_size}, size={examples}));'
     ' look at those rows, or lower the learning rate or clip the gradient in another --workdir'
   )
 

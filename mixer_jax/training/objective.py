@@ -6,8 +6,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from mixer_jax.data import batches
-from mixer_jax.data.sources import Source
+from mixer_jax.data import loader
+from mixer_jax.data.examples import Source, stack
 from mixer_jax.errors import MixerError
 from mixer_jax.training import mesh as meshes
 from mixer_jax.training.experiment import Experiment
@@ -22,7 +22,7 @@ def make_losses(experiment: Experiment) -> Callable:
   graphdef, inputs = experiment.graphdef, experiment.data.inputs
 
   def losses(params, batch):
-    prepared = experiment.prepare(batch)
+    prepared = experiment.preprocess(batch)
     output = nnx.merge(graphdef, params)(*(prepared[name] for name in inputs))
     return experiment.task.scores(output, prepared, training=True)['loss']
 
@@ -46,12 +46,11 @@ def stack_examples(
   for what, value in (('examples', count), ('batch_size', batch_size)):
     if value < 1:
       raise MixerError(f'--{what} is {value}, but must be at least 1')
-  order = batches.permutation(0, 0, len(source))[:count]
+  order = loader.permutation(0, 0, len(source))[:count]
   devices = experiment.mesh.size
   size = -(-min(batch_size, len(order)) // devices) * devices
-  parts = [batches.rows_of_eval(i, size, len(order)) for i in range(-(-len(order) // size))]
+  parts = [loader.rows_of_eval(i, size, len(order)) for i in range(-(-len(order) // size))]
   rows, mask = (np.stack(part) for part in zip(*parts, strict=True))
-  examples = [source[int(row)] for row in order]
-  arrays = {name: np.stack([example[name] for example in examples])[rows] for name in examples[0]}
+  arrays = {name: array[rows] for name, array in stack([source[int(row)] for row in order]).items()}
   cut = jax.sharding.PartitionSpec(None, *meshes.over_batch(experiment.mesh).spec)
   return jax.device_put(arrays | {'mask': mask}, jax.sharding.NamedSharding(experiment.mesh, cut))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from mixer_jax.analysis import reconstructions
-from mixer_jax.data.sources import Source
+from mixer_jax.data.examples import Source, stack
 from mixer_jax.training.autoencoding import apply
 from mixer_jax.training.logging import cannot_write
 
@@ -64,5 +64,4 @@ def _written(folder: Path):
 
 def _images(experiment, source: Source, count: int) -> np.ndarray:
   examples = [source[i] for i in range(min(count, len(source)))]
-  batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
-  return np.asarray(experiment.prepare(batch)['image'])
+  return np.asarray(experiment.preprocess(stack(examples))['image'])

@@ -1,6 +1,5 @@
 """A run directory -> the model that was trained there, on whatever devices are here."""
 
-import contextlib
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +7,8 @@ from typing import NamedTuple
 import jax
 from flax import nnx
 
-from mixer_jax.data import sources, tables
+from mixer_jax.data.examples import Source
+from mixer_jax.data.tables.schema import Schema
 from mixer_jax.errors import MixerError
 from mixer_jax.optim.schedules import Length
 from mixer_jax.training import experiment as experiments
@@ -53,7 +53,7 @@ def restore(workdir: str | Path, *, step: str = 'last', raw: bool = False, exact
   evaluated = -(-config.get('eval_batch_size', 1) // devices) * devices
   here = {'mesh': {'data': -1, 'fsdp': 1}, 'batch_size': devices, 'accumulate': 1, 'eval_batch_size': evaluated}
   schema = workdir / 'schema.json'
-  schema = tables.Schema.from_json(read_json(schema)) if schema.exists() else None
+  schema = Schema.from_json(read_json(schema)) if schema.exists() else None
   experiment = experiments.build(config | here, schema=schema)
   shapes = experiment.init_state(experiment.optimizer(Length(10**9, 1.0))[0], abstract=True)
   if not (workdir / 'checkpoints').is_dir():
@@ -78,7 +78,7 @@ def restore(workdir: str | Path, *, step: str = 'last', raw: bool = False, exact
   return Run(experiment, params, averaged, int(state.step), read_json(workdir / 'labels.json'))
 
 
-def open_split(run: Run, workdir: str | Path, split: str, data_dir: str | None) -> tuple[str, sources.Source]:
+def open_split(run: Run, workdir: str | Path, split: str, data_dir: str | None) -> tuple[str, Source]:
   """A split for a run, `train`, `val` and `test` as its config has them, and what it is called in full.
 
   What the data have to say goes to stderr.
@@ -88,7 +88,8 @@ def open_split(run: Run, workdir: str | Path, split: str, data_dir: str | None) 
   """
   data = run.experiment.data
   split = (split in ('train', 'val', 'test') and getattr(data, split)) or split
-  with contextlib.redirect_stdout(sys.stderr):
-    source = data.source(split, data_dir)
+  source = data.source(split, data_dir)
+  for note in source.notes:
+    print(note, file=sys.stderr)
   check_classes(Path(workdir), run.classes, source.classes)
   return split, source

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from mixer_jax.data import batches
+from mixer_jax.data import loader
 from mixer_jax.optim import groups
 from mixer_jax.optim.sam import SamState
 from mixer_jax.training import watch
@@ -139,7 +139,7 @@ def make_train_loop(train_step: Callable, state_shardings, batch_sharding) -> Ca
   @functools.partial(jax.jit, donate_argnums=0, out_shardings=state_shardings)
   def train_loop(state, feed, count):
     go_on = lambda carry: (carry[0] < count) & is_finite(carry[1].sums)
-    body = lambda carry: (carry[0] + 1, train_step(carry[1], batches.fetch(feed, carry[0], batch_sharding)))
+    body = lambda carry: (carry[0] + 1, train_step(carry[1], loader.fetch(feed, carry[0], batch_sharding)))
     return jax.lax.while_loop(go_on, body, (jnp.int32(0), state))[1]
 
   return train_loop
@@ -158,7 +158,7 @@ def make_eval_loop(eval_step: Callable, names: tuple[str, ...], batch_sharding, 
 
     def body(i, carry):
       sums, kept = carry
-      batch = batches.fetch(feed, i, batch_sharding)
+      batch = loader.fetch(feed, i, batch_sharding)
       more, given = eval_step(params, batch)
       if logits:
         kept = kept.at[i].set(jnp.concatenate([given, batch['label'][:, None].astype(jnp.float32)], axis=-1))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from mixer_jax.data import tables
+from mixer_jax.data.tables.schema import Schema
 from mixer_jax.errors import MixerError
 from mixer_jax.training.logging import cannot_write, write_json
 
@@ -29,7 +29,7 @@ def check_workdir(workdir: Path, config: dict) -> None:
       )
 
 
-def check_schema(workdir: Path, schema: tables.Schema | None) -> None:
+def check_schema(workdir: Path, schema: Schema | None) -> None:
   """Refuses a table that teaches another schema than the run began with: its numbers would mean something else."""
   path = workdir / 'schema.json'
   if path.exists() and read_json(path) != json.loads(json.dumps(schema.to_json())):
@@ -57,7 +57,7 @@ def read_json(path: Path) -> Any:
     raise MixerError(f'{path} cannot be read ({error}); restore it, or start again in another --workdir') from error
 
 
-def start_workdir(workdir: Path, config: dict, classes: tuple[str, ...], schema: tables.Schema | None) -> IO:
+def start_workdir(workdir: Path, config: dict, classes: tuple[str, ...], schema: Schema | None) -> IO:
   """Makes the run directory; the file it returns is a lock, gone when it is closed or the process ends.
 
   Raises:
