@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from mixer_jax import config as configs
-from mixer_jax.data import sources
+from mixer_jax.data.examples import Source
 from mixer_jax.errors import MixerError
 from mixer_jax.training import experiment as experiments
 from mixer_jax.training import objective
@@ -25,7 +25,7 @@ def numbered(size):
   image = np.arange(size, dtype=np.uint8)[:, None, None, None] * np.ones((8, 8, 1), np.uint8)
   label = (np.arange(size) % 10).astype(np.int32)
   read = lambda i: {'image': image[i], 'label': label[i]}
-  return sources.Source(tuple('0123456789'), None, read, size)
+  return Source(tuple('0123456789'), None, read, size)
 
 
 @pytest.mark.parametrize('count, batches', [(1, [1]), (16, [16]), (17, [16, 1]), (100, [16, 16, 16, 2])])
@@ -72,7 +72,7 @@ def test_the_loss_is_that_of_training_without_what_is_random():
     parameters(experiment),
     {k: v[0] for k, v in objective.stack_examples(plain, numbered(50), 20).items()},
   )
-  logits = nnx.merge(plain.graphdef, params)(plain.prepare(batch)['image'])
+  logits = nnx.merge(plain.graphdef, params)(plain.preprocess(batch)['image'])
   log = jax.nn.log_softmax(logits)
   right = jnp.take_along_axis(log, batch['label'][:, None], axis=1)[:, 0]
   found = objective.make_losses(experiment)(params, batch)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mixer_jax.analysis import reconstructions
-from mixer_jax.data.sources import Source
+from mixer_jax.data.examples import Source
 from mixer_jax.training import pictures
 
 
@@ -35,7 +35,7 @@ def drawn(monkeypatch):
 def make(count):
   image = np.random.default_rng(0).integers(0, 256, (count, 4, 3, 1), np.uint8)
   read = lambda i: {'image': image[i], 'label': np.int32(i % 2)}
-  experiment = SimpleNamespace(prepare=lambda batch: {**batch, 'image': batch['image'] / np.float32(255)})
+  experiment = SimpleNamespace(preprocess=lambda batch: {**batch, 'image': batch['image'] / np.float32(255)})
   return experiment, Source(('even', 'odd'), None, read, count), image / np.float32(255)
 
 
@@ -74,7 +74,7 @@ def test_of_long_codes_the_numbers_that_vary_most(drawn, tmp_path, monkeypatch):
   monkeypatch.setattr(pictures, 'NUMBERS', 2)
   experiment, source, image = make(30)
   image[:, 0, 1] /= 1000
-  experiment.prepare = lambda batch: {'image': image[: len(batch['image'])]}
+  experiment.preprocess = lambda batch: {'image': image[: len(batch['image'])]}
   pictures.draw_codes(experiment, None, source, tmp_path)
   assert drawn['dimensions.png'][1] == ['number 0', 'number 2']
 
