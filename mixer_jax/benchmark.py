@@ -53,7 +53,7 @@ def benchmark(config: dict[str, Any], seconds: float, data_dir: str | None = Non
 
   from mixer_jax.analysis import cost
   from mixer_jax.data import loader
-  from mixer_jax.data.images import sets
+  from mixer_jax.data import examples as data_examples
   from mixer_jax.optim.schedules import Length
   from mixer_jax.training import experiment as experiments
   from mixer_jax.training import mesh as meshes
@@ -77,7 +77,7 @@ def benchmark(config: dict[str, Any], seconds: float, data_dir: str | None = Non
   }  # fmt: skip
   arrays = {k: draw[k](v.shape).astype(v.dtype) for k, v in experiment.data.batch(examples).items()}
   names = tuple(map(str, range(classes)))
-  source = sets.Source(names, arrays, lambda i: {k: v[i] for k, v in arrays.items()}, examples)
+  source = data_examples.Source(names, arrays, lambda i: {k: v[i] for k, v in arrays.items()}, examples)
   examples_of = loader.Loader(source, seed=0, batch_size=examples, mesh=mesh, resident_mib=float('inf'), workers=0)
   feed = examples_of.train(0, 1)
   flops = cost.matmul_flops(train_step, state, experiment.data.batch(examples))

@@ -72,6 +72,8 @@ def main(arguments: list[str]) -> None:
   if known.decode or task.writes == 'pictures' and not known.encode:
     encode.check_empty(output)
   inputs = known.input if known.decode else data.find(known.input)
+  for note in () if known.decode else data.notes_of(inputs):
+    logger.info(note)
   try:
     with files.whole(output, part):
       if known.encode:

@@ -27,7 +27,8 @@ from tensorboardX.record_writer import RecordWriter, masked_crc32c
 
 import mixer_jax
 from mixer_jax import doors
-from mixer_jax.data import batches, formats
+from mixer_jax.data import loader
+from mixer_jax.data.images import decode
 from mixer_jax.training import loop, restore
 
 ROOT = Path(mixer_jax.__file__).parents[1]
@@ -244,10 +245,10 @@ def test_predict(open_door, run, restored, photos, tmp_path, capsys):
   wanted = ['2.png', 'large.jpg', '0.png', '1.png', '2.png', 'large.jpg']
   assert [row[0] for row in rows] == [str(photos / name) for name in wanted]
   experiment = restored.experiment
-  images = np.stack([formats.read_image(row[0], experiment.data.image) for row in rows])
+  images = np.stack([decode.read_image(row[0], experiment.data.image) for row in rows])
   model = experiment.init_model()
   nnx.update(model, restored.params)
-  logits = np.asarray(model(experiment.prepare({'image': images})['image']))
+  logits = np.asarray(model(experiment.preprocess({'image': images})['image']))
   probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
   for row, each in zip(rows, probabilities, strict=True):
     order = np.argsort(-each)[:5]
@@ -602,14 +603,14 @@ def test_a_loss_that_is_not_finite(tmp_path, refused):
   every = ('--config.checkpoint_every=1 steps', '--config.log_every=1 steps')
   given = (DIGITS, *SMALL, '--config.schedule.peak=1e30', *every, f'--workdir={tmp_path}')
   capture = {}
-  real = batches.rows_of_step
+  real = loader.rows_of_step
 
   def rows_of_step(seed, step, batch_size, size):
     capture[step] = real(seed, step, batch_size, size)
     return capture[step]
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(batches, 'rows_of_step', rows_of_step)
+    patch.setattr(loader, 'rows_of_step', rows_of_step)
     message = refused('train', *given, parts=['not finite', 'the last good checkpoint is of step', 'learning rate'])
   step = int(re.search(r'of step (\d+) is not finite', message)[1])
   last = int(re.search(r'checkpoint is of step (\d+)', message)[1])

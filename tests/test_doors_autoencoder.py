@@ -9,7 +9,7 @@ from flax import nnx
 from PIL import Image
 
 import mixer_jax
-from mixer_jax.data import sources
+from mixer_jax.data.images import sets
 from mixer_jax.training import restore
 
 CONFIGS = Path(mixer_jax.__file__).parents[1] / 'configs'
@@ -43,7 +43,7 @@ def model(run):
 def scans(tmp_path_factory):
   """70 digits, more than a batch, as PNG files in folders."""
   folder = tmp_path_factory.mktemp('scans')
-  source = sources.load('digits', 'train[80%:]', image=(8, 8, 1), classes=10)
+  source = sets.load('digits', 'train[80%:]', image=(8, 8, 1), classes=10)
   for i in range(70):
     (folder / f'{i // 40}').mkdir(exist_ok=True)
     Image.fromarray(source[i]['image'][..., 0]).save(folder / f'{i // 40}' / f'{i:03d}.png')
@@ -183,7 +183,7 @@ def test_an_image_cut_off_leaves_no_pictures(run, scans, tmp_path, refused):
   broken.write_bytes(broken.read_bytes()[:2000])  # the header is whole
   output = tmp_path / 'new' / 'pictures'
   arguments = ('--input', scans, scans, broken, f'--output={output}')  # in the last of three batches
-  refused('predict', f'--workdir={run}', *arguments, parts=['broken.jpg', 'mend or remove it'])
+  refused('predict', f'--workdir={run}', *arguments, parts=['broken.jpg', 'fix or remove it'])
   assert not output.exists() and not list(output.parent.iterdir())
   begun = tmp_path / 'new' / 'pictures.part' / 'mine.png'
   begun.parent.mkdir()
@@ -268,7 +268,7 @@ def test_one_broken_photograph(content, tmp_path, refused):
   folder = photographs(tmp_path / 'photographs')
   broken = folder / '5.jpg'
   broken.write_bytes(broken.read_bytes()[:800] if content is None else content)
-  refused(*of_photographs(folder, tmp_path / 'run'), parts=[broken, 'mend or remove it'])
+  refused(*of_photographs(folder, tmp_path / 'run'), parts=[broken, 'fix or remove it'])
 
 
 def test_no_folder_of_photographs(tmp_path, refused):

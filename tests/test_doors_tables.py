@@ -12,7 +12,10 @@ from flax import nnx
 import mixer_jax
 from mixer_jax import config as configs
 from mixer_jax import predict
-from mixer_jax.data import tables
+from mixer_jax.data.tables import Table
+from mixer_jax.data.tables import csv as csv_files
+from mixer_jax.data.tables import schema as schemas
+from mixer_jax.data.tables import table as table_module
 from mixer_jax.training import experiment as experiments
 from mixer_jax.training import restore
 
@@ -205,8 +208,8 @@ def test_ten_thousand_columns(tmp_path):
     (text(rows(), ('id', 'size', 'size', 'colour', 'label')), ["'size' is there twice, as number 2 and 3"]),
     (text(rows(), ('id', 'size', '', 'colour', 'label')), ['column 3 has no name']),
     (text(rows(), ('id', 'size', 'weight', 'colour', 'lable')), ["'label'", "did you mean 'lable'"]),
-    (changed(7, 'size', 'big'), ["row 7, column 'size': 'big' is no number", 'data.categorical']),
-    (changed(7, 'size', '1_000'), ["row 7, column 'size': '1_000' is no number"]),
+    (changed(7, 'size', 'big'), ["row 7, column 'size': 'big' is not a number", 'data.categorical']),
+    (changed(7, 'size', '1_000'), ["row 7, column 'size': '1_000' is not a number"]),
     (changed(7, 'size', 'inf'), ["row 7, column 'size': 'inf' is infinite"]),
     (changed(7, 'size', '-1e999'), ["row 7, column 'size': '-1e999' is infinite"]),
     (changed(7, 'size', '1,2'), ['row 7: 6 cells, but the header has 5']),
@@ -222,7 +225,7 @@ def test_ten_thousand_columns(tmp_path):
     (text([(*row[:2], '', *row[3:]) for row in rows()]), ["the column 'weight' is empty in every row", 'data.drop']),
     (text(rows(2)), ['train[80%:]', 'is empty', '2 examples']),
     (text([('1', '2', '3', 'red', str(i % 2)) for i in range(40)]), ['train[80%:]', 'has no rows', '1 differ']),
-    (text([(*row[:-1], f'{i / 7:.4f}') for i, row in enumerate(rows())]), ['values in 32 rows', 'no classes']),
+    (text([(*row[:-1], f'{i / 7:.4f}') for i, row in enumerate(rows())]), ['values in 32 rows', 'are not classes']),
     (text([row[-1:] for row in rows()], HEADER[-1:]), ['no column is left beside the label']),
   ],
 )  # fmt: skip
@@ -288,7 +291,7 @@ def test_nothing_there(tmp_path, refused):
     ((*HEADER, 'note'), [(*r, 'x') for r in rows()], ['lacks nothing', "has 'note' besides"]),
     (HEADER[:-1], [r[:-1] for r in rows()], ["'label'"]),
     (HEADER, rows(classes=('0', '2')), ["row 2, column 'label': '2' is none of the classes 0, 1"]),
-    (HEADER, [(*r[:2], 'light', *r[3:]) for r in rows()], ["row 1, column 'weight': 'light' is no number"]),
+    (HEADER, [(*r[:2], 'light', *r[3:]) for r in rows()], ["row 1, column 'weight': 'light' is not a number"]),
     (HEADER, [(*r[:2], 'inf' if r[0] == '9' else r[2], *r[3:]) for r in rows()], ["row 10, column 'weight': 'inf'"]),
     (HEADER, [], ['has a header, but no rows']),
   ],
@@ -313,7 +316,7 @@ def read(path):
 @pytest.fixture(autouse=True)
 def few_at_once(monkeypatch):
   """So that there are several batches, the last of them padded."""
-  monkeypatch.setattr(tables, 'ROWS', 16)
+  monkeypatch.setattr(table_module, 'ROWS', 16)
 
 
 @pytest.fixture
@@ -338,7 +341,7 @@ def test_predictions_are_those_of_the_model(run, restored, open_door, tmp_path, 
   found = read(tmp_path / 'out.csv')
   assert [row['row'] for row in found] == [str(i) for i in range(1, 101)]
   schema = restored.experiment.data.schema
-  arrays, _ = schema.arrays(tables.read_csv(path, columns=schema.columns, categorical=['colour']))
+  arrays, _ = schema.arrays(csv_files.read_csv(path, columns=schema.columns, categorical=['colour']))
   model = nnx.merge(restored.experiment.graphdef, restored.params)
   normal = 1 / (1 + np.exp(-np.asarray(model(arrays['features'], arrays['categories']), np.float64)[:, 0]))
   assert [row['prediction'] for row in found] == ['normal' if p > 0.5 else 'attack' for p in normal]
@@ -376,8 +379,8 @@ def test_what_had_no_value_is_counted(predicted, restored, capsys):
   assert violet == pink
   red = predicted([(*row[:3], 'red', row[4]) for row in body])
   assert red[3:] == pink[3:] and all(a != b for a, b in zip(red[:3], pink[:3], strict=True))
-  table = tables.Table('t', {'size': np.ones(1), 'weight': np.ones(1), 'colour': np.array(['pink'], object)})
-  assert restored.experiment.data.schema.arrays(table)[0]['categories'].tolist() == [[tables.UNKNOWN]]
+  table = Table('t', {'size': np.ones(1), 'weight': np.ones(1), 'colour': np.array(['pink'], object)})
+  assert restored.experiment.data.schema.arrays(table)[0]['categories'].tolist() == [[schemas.UNKNOWN]]
 
 
 @pytest.mark.parametrize(
@@ -388,7 +391,7 @@ def test_what_had_no_value_is_counted(predicted, restored, capsys):
     (('Size', 'weight', 'colour'), [('1', '2', 'red')], ["lacks 'size' and has 'Size' besides"]),
     (HEADER, [], ['has a header, but no rows']),
     (HEADER, [('1', '2', '3', 'red', 'normal'), ('1', '2')], ['row 2: 2 cells, but the header has 5']),
-    (HEADER, [('1', '2', 'light', 'red', '?')], ["row 1, column 'weight': 'light' is no number"]),
+    (HEADER, [('1', '2', 'light', 'red', '?')], ["row 1, column 'weight': 'light' is not a number"]),
     (HEADER, [*rows(60), (), *rows(2)], ['line 62: the line is blank, but rows follow']),
   ],
 )
@@ -415,9 +418,9 @@ def test_predict_refuses_what_is_no_table(content, part, run, tmp_path, refused)
   assert [p.name for p in tmp_path.iterdir()] == ['new.csv']
 
 
-@pytest.mark.parametrize('cell, part', [('inf', "'inf' is infinite"), ('heavy', "'heavy' is no number")])
+@pytest.mark.parametrize('cell, part', [('inf', "'inf' is infinite"), ('heavy', "'heavy' is not a number")])
 def test_a_bad_cell_far_down_leaves_nothing_half_written(cell, part, run, tmp_path, refused, monkeypatch):
-  monkeypatch.setattr(tables, 'ROWS', 1024)
+  monkeypatch.setattr(table_module, 'ROWS', 1024)
   header = ('weight', 'size', 'colour')
   path = write(tmp_path / 'new.csv', [('1', '2', 'red')] * 19_999 + [(cell, '2', 'red')], header)
   (tmp_path / 'out.csv').write_text('of before\n')
@@ -439,7 +442,7 @@ def test_predict_takes_one_file_and_does_not_write_over_it(run, tmp_path, refuse
 
 
 def test_memory_does_not_grow_with_the_file(restored, tmp_path, monkeypatch):
-  monkeypatch.setattr(tables, 'ROWS', 256)
+  monkeypatch.setattr(table_module, 'ROWS', 256)
   peaks, body = [], rows(256)
   for times in (2, 12):
     path = write(tmp_path / f'{times}.csv', body * times)

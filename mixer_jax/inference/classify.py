@@ -6,8 +6,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from mixer_jax.data.examples import stack
-from mixer_jax.data.images.sets import Source
+from mixer_jax.data.examples import Source, stack
 from mixer_jax.errors import MixerError
 from mixer_jax.tasks.task import model_inputs
 from mixer_jax.training.restore import Run

@@ -7,8 +7,7 @@ import numpy as np
 from flax import nnx
 
 from mixer_jax.data import loader
-from mixer_jax.data.examples import stack
-from mixer_jax.data.images.sets import Source
+from mixer_jax.data.examples import Source, stack
 from mixer_jax.errors import MixerError
 from mixer_jax.training import mesh as meshes
 from mixer_jax.training.experiment import Experiment

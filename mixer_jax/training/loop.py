@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 
 from mixer_jax.analysis import curves
 from mixer_jax.data import loader
-from mixer_jax.data.images import sets as image_sets
+from mixer_jax.data.examples import Source
 from mixer_jax.errors import MixerError
 from mixer_jax.files import reported
 from mixer_jax.messages import logger
@@ -153,8 +153,8 @@ def _steps(
 
 @dataclasses.dataclass(frozen=True)
 class _Data:
-  train: image_sets.Source
-  heldout: dict[str, image_sets.Source]
+  train: Source
+  heldout: dict[str, Source]
 
   @property
   def notes(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 from flax import nnx
 
-from mixer_jax.data.images.sets import Source
+from mixer_jax.data.examples import Source
 from mixer_jax.data.tables.schema import Schema
 from mixer_jax.errors import MixerError
 from mixer_jax.files import read_json

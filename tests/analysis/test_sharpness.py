@@ -13,7 +13,7 @@ from PIL import Image
 
 from mixer_jax import config as configs
 from mixer_jax.analysis import sharpness
-from mixer_jax.data import sources
+from mixer_jax.data.images import sets
 from mixer_jax.errors import MixerError
 from mixer_jax.training import experiment as experiments
 from mixer_jax.training import objective
@@ -206,7 +206,7 @@ def parameters(experiment, seed=0):
 
 @pytest.fixture(scope='module')
 def digits():
-  return sources.load('digits', 'train', image=(8, 8, 1), classes=10)
+  return sets.load('digits', 'train', image=(8, 8, 1), classes=10)
 
 
 @pytest.mark.parametrize('scan, blocks', [(False, 1), (True, 2)])

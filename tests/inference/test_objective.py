@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from mixer_jax import config as configs
-from mixer_jax.data.images import sets
+from mixer_jax.data import examples as data_examples
 from mixer_jax.errors import MixerError
 from mixer_jax.inference import objective
 from mixer_jax.training import experiment as experiments
@@ -26,7 +26,7 @@ def numbered(size):
   image = np.arange(size, dtype=np.uint8)[:, None, None, None] * np.ones((8, 8, 1), np.uint8)
   label = (np.arange(size) % 10).astype(np.int32)
   read = lambda i: {'image': image[i], 'label': label[i]}
-  return sets.Source(tuple('0123456789'), None, read, size)
+  return data_examples.Source(tuple('0123456789'), None, read, size)
 
 
 @pytest.mark.parametrize('count, batches', [(1, [1]), (16, [16]), (17, [16, 1]), (100, [16, 16, 16, 2])])

@@ -15,7 +15,7 @@ import kill
 import numpy as np
 import pytest
 
-from mixer_jax.data import batches
+from mixer_jax.data import loader
 from mixer_jax.errors import MixerError
 from mixer_jax.optim.schedules import Length
 from mixer_jax.training import checkpoints, experiment, loop
@@ -43,7 +43,7 @@ def build(layout, **changes):
 def feeder(built, split, size):
   source = built.data.source(split, None)
   settings = {'seed': 0, 'mesh': built.mesh, 'resident_mib': 100.0, 'workers': 0}
-  return batches.Feeder(source, batch_size=size, **settings)
+  return loader.Loader(source, batch_size=size, **settings)
 
 
 def train(layout, steps=STEPS, **changes):

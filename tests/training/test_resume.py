@@ -27,7 +27,7 @@ def whole(tmp_path_factory):
 
 def signalled(monkeypatch, at, number=signal.SIGTERM):
   """Sends this process a signal when a feed from step `at` on is asked for, once."""
-  original, left = loop.batches.Feeder.train, [at]
+  original, left = loop.loader.Loader.train, [at]
 
   def train(self, step, count):
     if left and step + count > left[0]:
@@ -35,7 +35,7 @@ def signalled(monkeypatch, at, number=signal.SIGTERM):
       os.kill(os.getpid(), number)
     return original(self, step, count)
 
-  monkeypatch.setattr(loop.batches.Feeder, 'train', train)
+  monkeypatch.setattr(loop.loader.Loader, 'train', train)
 
 
 def test_the_reference_has_everything_random_on_and_learns_something(whole):

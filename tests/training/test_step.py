@@ -163,7 +163,7 @@ def test_evaluation_counts_what_the_mask_lets_count():
   rows = np.arange(32).reshape(2, 16) % 20
   mask = (np.arange(32) < 20).reshape(2, 16).astype(np.float32)
   sums, _ = eval_loop(params, {'data': data, 'rows': jnp.asarray(rows, jnp.int32), 'mask': jnp.asarray(mask)}, 2)
-  logits = nnx.merge(experiment.graphdef, params)(experiment.prepare(data)['image'])
+  logits = nnx.merge(experiment.graphdef, params)(experiment.preprocess(data)['image'])
   expected = experiment.task.scores(logits, data)
   assert float(sums['examples']) == 20
   for name, value in expected.items():

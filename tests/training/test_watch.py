@@ -340,7 +340,7 @@ def test_a_run_that_learns_is_not_told_of_and_the_rest_of_it_is_as_without_a_wat
 
 def stop(monkeypatch, at):
   """Sends this process SIGTERM when the feed of step `at` is asked for; steps come one by one."""
-  original = loop.batches.Feeder.train
+  original = loop.loader.Loader.train
 
   def train(self, step, count):
     if step == at:
@@ -348,7 +348,7 @@ def stop(monkeypatch, at):
     return original(self, step, count)
 
   monkeypatch.setattr(loop, 'CALL_SECONDS', 0.0)
-  monkeypatch.setattr(loop.batches.Feeder, 'train', train)
+  monkeypatch.setattr(loop.loader.Loader, 'train', train)
 
 
 def test_a_resumed_run_tells_the_same(tmp_path, monkeypatch, capfd):

@@ -7,8 +7,9 @@ from collections import Counter
 
 import numpy as np
 
-from mixer_jax.data import tables
-from mixer_jax.data.inputs import Images, Rows
+from mixer_jax.data.tables import checks
+from mixer_jax.data.tables.schema import Schema
+from mixer_jax.data.tables.table import Table, some
 
 # A column is said to tell the label when single_column_accuracy leaves less than this share of the mistakes of always
 # guessing the commonest class. The best of breast_cancer leaves 22%, the best of unsw_nb15 38%.
@@ -19,38 +20,40 @@ FEWEST = 100  # rows; fewer are often told apart by a tree on a column of noise
 SHOWN = 12  # names in a line
 
 
-def report(data: Images | Rows, data_dir: str | None) -> list[str]:
-  """The lines for config.data with its schema; none for images. The files are read again unless they are kept."""
-  if isinstance(data, Images):
-    return []
-  train = data.table(data.train, data_dir)
-  labels = data.schema.labels(train)
-  heldout = {split: data.table(split, data_dir) for split in (data.val, data.test) if split}
+def report(schema: Schema, split: str, train: Table, heldout: dict[str, Table]) -> list[str]:
+  """The lines for a table.
+
+  Args:
+    split: the name of the training rows.
+    train: they, before any scaling.
+    heldout: the rows of the other splits, by name.
+  """
+  labels = schema.labels(train)
   return [
-    *describe(data.schema, labels),
-    *copies(data.schema.columns, data.train, train, labels, heldout),
-    *telling_columns(data.schema, train, labels),
-    *row_numbers(data.schema, train),
+    *describe(schema, labels),
+    *copies(schema.columns, split, train, labels, heldout),
+    *telling_columns(schema, train, labels),
+    *row_numbers(schema, train),
   ]
 
 
-def describe(schema: tables.Schema, labels: np.ndarray) -> list[str]:
+def describe(schema: Schema, labels: np.ndarray) -> list[str]:
   """What the schema is: label, classes with their rows, columns by kind, what is dropped, scaling."""
   counts = np.bincount(labels, minlength=len(schema.classes))
-  classes = tables.some((f'{name!r} {count:,} rows' for name, count in zip(schema.classes, counts, strict=True)), SHOWN)
+  classes = some((f'{name!r} {count:,} rows' for name, count in zip(schema.classes, counts, strict=True)), SHOWN)
   positive = f'; the positive class of a binary task is {schema.classes[1]!r}' if len(schema.classes) == 2 else ''
   numbers = [name for name in schema.columns if name not in schema.categories]
   sizes = [f'{name} ({len(values):,} values)' for name, values in schema.categories.items()]
   return [
     f'label {schema.label!r}: {classes}{positive}',
-    f'{len(numbers):,} columns of numbers, scaling {schema.scaling!r}: {tables.some(numbers, SHOWN) or "none"}',
-    f'{len(sizes):,} columns of categories: {tables.some(sizes, SHOWN) or "none"}',
-    f'dropped columns: {tables.some(schema.dropped, SHOWN) or "none"}',
+    f'{len(numbers):,} columns of numbers, scaling {schema.scaling!r}: {some(numbers, SHOWN) or "none"}',
+    f'{len(sizes):,} columns of categories: {some(sizes, SHOWN) or "none"}',
+    f'dropped columns: {some(schema.dropped, SHOWN) or "none"}',
   ]
 
 
 def copies(
-  columns: tuple[str, ...], split: str, train: tables.Table, labels: np.ndarray, heldout: dict[str, tables.Table]
+  columns: tuple[str, ...], split: str, train: Table, labels: np.ndarray, heldout: dict[str, Table]
 ) -> list[str]:
   """Rows that stand in a table more than once, or in training and elsewhere; compared by their columns, not the label.
 
@@ -58,7 +61,7 @@ def copies(
     split: the name of the training rows.
     heldout: other tables by name.
   """
-  keys = tables.row_keys(train, columns)
+  keys = checks.row_keys(train, columns)
   known = frozenset(keys)
   lines = []
   if len(known) < len(keys):
@@ -73,13 +76,13 @@ def copies(
       + (f'; {odd:,} rows have another label than most of their copies' if odd else '')
     )
   for name, table in heldout.items():
-    seen = sum(key in known for key in tables.row_keys(table, columns))
+    seen = sum(key in known for key in checks.row_keys(table, columns))
     if seen:
       lines.append(f'warning: {_share(seen, len(table))} of {name} stand in {split} too, by all but the label')
   return lines
 
 
-def telling_columns(schema: tables.Schema, train: tables.Table, labels: np.ndarray) -> list[str]:
+def telling_columns(schema: Schema, train: Table, labels: np.ndarray) -> list[str]:
   """The columns that tell the label alone, see LEFT; on a sample of a large table."""
   most = min(SAMPLE, max(FEWEST, CELLS // len(schema.columns)))
   if len(train) > most:
@@ -88,17 +91,17 @@ def telling_columns(schema: tables.Schema, train: tables.Table, labels: np.ndarr
   mistakes = 1 - np.bincount(labels).max() / len(labels)
   if len(train) < FEWEST or not mistakes:
     return []
-  accuracy = tables.single_column_accuracy(train, schema, labels)
+  accuracy = checks.single_column_accuracy(train, schema, labels)
   found = [f'{name} ({value:.2%})' for name, value in accuracy.items() if 1 - value < LEFT * mistakes]
   if not found:
     return []
   return [
     f'warning: alone these tell the label of the training rows (the commonest class: {1 - mistakes:.2%}):'
-    f' {tables.some(found, SHOWN)}; drop with data.drop what is not known before the label'
+    f' {some(found, SHOWN)}; drop with data.drop what is not known before the label'
   ]
 
 
-def row_numbers(schema: tables.Schema, train: tables.Table) -> list[str]:
+def row_numbers(schema: Schema, train: Table) -> list[str]:
   """The columns that rise or fall from each row of the file to the next, and those of text that differ in every row."""
   if len(train) < 20:  # where they may do so by chance
     return []
@@ -115,7 +118,7 @@ def row_numbers(schema: tables.Schema, train: tables.Table) -> list[str]:
   if not found:
     return []
   return [
-    f'warning: these seem to number or to name the rows: {tables.some(found, SHOWN)}; drop with data.drop what says'
+    f'warning: these seem to number or to name the rows: {some(found, SHOWN)}; drop with data.drop what says'
     ' nothing else of a row'
   ]
 

@@ -1,7 +1,7 @@
 """(source, seed, step) -> batch: the data on the device when they fit, streamed through Grain when not.
 
-What a step needs goes to the device as a `feed`, in one of two forms that `fetch` turns into the same batch inside the
-jitted step:
+What some steps need goes to the device as a `feed`, in one of two forms that `fetch` turns into the same batch inside
+the jitted step:
   {'data': {name: [examples, ...]}, 'rows': int32 [steps, batch]}   the data are there already, only rows are sent
   {'batches': {name: [1, batch, ...]}}                              one batch is sent
 Evaluation feeds also hold `mask` [steps, batch]: 0 where the last batch was padded.
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from mixer_jax.data import sources
+from mixer_jax.data.examples import Source, materialize, stack
 
 CHUNK = 1024  # the most steps one call runs; a fixed shape for `rows`, so that every call is the same program
 
@@ -51,8 +51,8 @@ def fetch(feed: dict, i: jax.Array, sharding: jax.sharding.Sharding) -> dict[str
   return jax.lax.with_sharding_constraint(batch, sharding)
 
 
-class Feeder:
-  """Feeds of one source for training or evaluation on a mesh.
+class Loader:
+  """Loads the examples of one source for training or evaluation on a mesh.
 
   Args:
     seed: of the order of the training examples.
@@ -64,7 +64,7 @@ class Feeder:
 
   def __init__(
     self,
-    source: sources.Source,
+    source: Source,
     *,
     seed: int,
     batch_size: int,
@@ -81,7 +81,7 @@ class Feeder:
     self.resident = size <= resident_mib * 2**20
     self._stream, self._position, self._next = None, -1, None
     if self.resident:
-      arrays = source.arrays if source.arrays is not None else sources.materialize(source)
+      arrays = source.arrays if source.arrays is not None else materialize(source)
       everywhere = jax.sharding.NamedSharding(mesh, axes())
       self._data = {name: _put(array, everywhere) for name, array in arrays.items()}
 
@@ -121,13 +121,12 @@ class Feeder:
     return CHUNK if self.resident else 1
 
   def _read(self, rows: Callable, batches: int | None = None) -> Iterator[dict[str, np.ndarray]]:
-    """This process's share of batch 0, 1, ..., read ahead by Grain."""
+    """This process's part of batch 0, 1, ..., read ahead by Grain."""
     source, local = self.source, self._local_slice()  # not self: this function goes to the worker processes
 
     def read(i):
       index, mask = rows(i)
-      examples = [source[int(row)] for row in index[local]]
-      batch = {name: np.stack([e[name] for e in examples]) for name in examples[0]}
+      batch = stack([source[int(row)] for row in index[local]])
       return batch if mask is None else batch | {'mask': mask[local]}
 
     dataset = grain.MapDataset.range(batches if batches is not None else np.iinfo(np.int32).max).map(read)
