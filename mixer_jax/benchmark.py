@@ -52,8 +52,8 @@ def benchmark(config: dict[str, Any], seconds: float, data_dir: str | None = Non
   import numpy as np
 
   from mixer_jax.analysis import cost
-  from mixer_jax.data import loader
   from mixer_jax.data import examples as data_examples
+  from mixer_jax.data import loader
   from mixer_jax.optim.schedules import Length
   from mixer_jax.training import experiment as experiments
   from mixer_jax.training import mesh as meshes

@@ -97,11 +97,7 @@ class Images:
 
   inputs: ClassVar = ('image',)  # of the batch, in the order in which the model takes them
   schema: ClassVar = None
-  written: ClassVar = (
-    'file',
-    'class',
-    5,
-  )  # predictions: what names an example, what a class is called, how many of them
+  written: ClassVar = ('file', 'class', 5)  # in predictions: the column of examples, of classes, and how many of these
 
   def __post_init__(self):
     if len(self.image) != 3 or min(self.image) < 1:
@@ -193,10 +189,7 @@ class Images:
         key, crop_key = (None, None) if key is None else jax.random.split(key)
         batch = {**batch, 'image': canvas.crop(batch['image'], batch['size'], self.image[:2], crop_key)}
       batch = augmented({**batch, 'image': pixels.to_float(batch['image'])}, key, augmenting)
-      normal = {
-        name: pixels.normalize(batch[name], self.mean, self.std) for name in ('image', 'target') if name in batch
-      }
-      return {**batch, **normal}
+      return {**batch, 'image': pixels.normalize(batch['image'], self.mean, self.std)}
 
     return preprocess
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import importlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -102,7 +101,7 @@ def open_for_training(folder: Path, config: dict, classes: Sequence[str], schema
     if schema is not None:
       write_json(folder / 'schema.json', schema.to_json())
     if modules := {name.partition(':')[0] for name in outside_names(config)}:
-      places = {name: str(getattr(importlib.import_module(name), '__file__', None)) for name in sorted(modules)}
+      places = {name: str(getattr(parts.import_module(name), '__file__', None)) for name in sorted(modules)}
       write_json(folder / 'modules.json', places)
     yield
 

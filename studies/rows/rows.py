@@ -12,13 +12,13 @@ import statistics
 import time
 
 import numpy as np
+from mixer_jax.training.tasks import binary_report
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
 from mixer_jax import config as configs
 from mixer_jax.training import experiment as experiments
-from mixer_jax.training.tasks import binary_report
 
 METRICS = ('accuracy', 'precision', 'recall', 'macro_f1', 'roc_auc')
 TREES, LINEAR = 'trees', 'linear'

@@ -7,8 +7,8 @@ augmentations with their settings, for example
     config.augment = {'flip': {}, 'crop': {'padding': 4}, 'mixup': {'alpha': 0.5}, 'mymodule:solarize': {'below': 0.5}}
 
 They are applied in the order of `AUGMENTATIONS` (geometry, colour, erasing, mixing), whatever the order in the config,
-then the user's own as the config has them, and noise last, so that its target is what the others made. Each draws from
-a key of its own, so that adding one does not change what another draws. All draws are made on whole-batch shapes: a
+then the user's own as the config has them, and noise last. Each draws from a key of its own, so that adding one does
+not change what another draws. All draws are made on whole-batch shapes: a
 result depends on the batch and the key alone, not on how the batch is split over devices.
 
 Every augmentation is named by its maker, in `AUGMENTATIONS` or `module:name`: (features, **settings[, classes]) -> a
@@ -97,7 +97,7 @@ def make_optional(settings: Mapping[str, Mapping], *, features: Features, classe
   def left_alone(batch: Batch, _key) -> Batch:
     if shapes['label'].ndim == 2:
       batch = {**batch, 'label': distribution(batch['label'], classes)}
-    return {**batch, 'target': batch['image']} if 'target' in shapes else batch
+    return batch
 
   def optional(batch: Batch, key: jax.Array | None, augmenting: jax.Array | bool) -> Batch:
     if key is None:

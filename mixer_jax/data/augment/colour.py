@@ -93,19 +93,13 @@ def erasing(
 
 
 def noise(features: Features, *, deviation: float) -> Augment:
-  """Adds normal noise to every pixel, without clipping, after all others; `target` is the image before it.
+  """Adds normal noise to every pixel, without clipping, after all others.
 
-  The task `reconstruction` then asks for the target: a denoising auto-encoder (Vincent et al. 2008, "Extracting and
-  composing robust features with denoising autoencoders").
+  An auto-encoder that is to remove noise has it as a setting of its task, which keeps the target free of it.
   """
   image_shape('noise', features)
   check('noise.deviation', deviation, 0)
-
-  def apply(batch, key):
-    image = batch['image']
-    return {**batch, 'image': image + deviation * jax.random.normal(key, image.shape, image.dtype), 'target': image}
-
-  return apply
+  return to_images(lambda image, key: image + deviation * jax.random.normal(key, image.shape, image.dtype))
 
 
 def _blend(image, other, share):
