@@ -33,29 +33,29 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope='session')
-def open_door():
+def run_command():
   """(name, *arguments) -> the exit code or message of `python -m mixer_jax.NAME ARGUMENTS`, in this process."""
-  from mixer_jax import doors
+  from mixer_jax import cli
 
-  def open_door(name, *arguments):
+  def run_command(name, *arguments):
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(sys, 'argv', [name, *map(str, arguments)])
       try:
-        doors.run(importlib.import_module(f'mixer_jax.{name}').main)
+        cli.run(importlib.import_module(f'mixer_jax.{name}').main)
       except SystemExit as stop:
         return stop.code
     return 0
 
-  return open_door
+  return run_command
 
 
 @pytest.fixture
-def refused(open_door, capsys):
+def refused(run_command, capsys):
   """Opens a door in vain: one line that begins with `error:` and holds all parts, and nothing else on stderr."""
 
   def refused(name, *arguments, parts):
     capsys.readouterr()
-    message = open_door(name, *arguments)
+    message = run_command(name, *arguments)
     assert isinstance(message, str) and message.startswith('error: '), message
     assert '\n' not in message
     assert capsys.readouterr().err == ''

@@ -17,7 +17,7 @@ import sys
 import numpy as np
 from unsw_shift import em
 
-from mixer_jax import doors, predict
+from mixer_jax import cli, predict
 from mixer_jax.errors import MixerError
 from mixer_jax.training import classifying, restore
 
@@ -84,4 +84,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  doors.run(main)
+  cli.run(main)

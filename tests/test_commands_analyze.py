@@ -45,24 +45,24 @@ PRINTED = {
 
 
 @pytest.fixture(scope='module')
-def runs(open_door, tmp_path_factory):
+def runs(run_command, tmp_path_factory):
   """A finished run of every kind of task, by the name of its config."""
   folder = tmp_path_factory.mktemp('runs')
   for name, settings in RUNS.items():
     config = f'--config={ROOT}/configs/{name}.py'
-    assert open_door('train', config, *settings, *SHORT, f'--workdir={folder / name}') == 0
+    assert run_command('train', config, *settings, *SHORT, f'--workdir={folder / name}') == 0
   return folder
 
 
 @pytest.fixture(scope='module')
-def analyzed(open_door):
+def analyzed(run_command):
   """Opens the door; what it printed, and what sharpness.json holds."""
 
   @functools.cache
   def analyzed(workdir, *options):
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-      assert open_door('analyze', 'sharpness', f'--workdir={workdir}', *QUICK, *options) == 0
+      assert run_command('analyze', 'sharpness', f'--workdir={workdir}', *QUICK, *options) == 0
     return json.loads(printed.getvalue()), json.loads((workdir / 'sharpness.json').read_text())
 
   return analyzed
@@ -101,11 +101,11 @@ def test_every_kind_of_run(name, runs, analyzed):
       assert picture.width > 600 and np.asarray(picture.convert('L')).std() > 10
 
 
-def test_the_loss_is_that_of_evaluate_where_training_adds_nothing(open_door, runs, analyzed, capsys):
+def test_the_loss_is_that_of_evaluate_where_training_adds_nothing(run_command, runs, analyzed, capsys):
   workdir = runs / 'breast_cancer'
   printed, _ = analyzed(workdir, '--split=test', '--examples=100000', '--checkpoint=2')
   capsys.readouterr()
-  assert open_door('evaluate', f'--workdir={workdir}', '--checkpoint=2') == 0
+  assert run_command('evaluate', f'--workdir={workdir}', '--checkpoint=2') == 0
   evaluated = json.loads(capsys.readouterr().out)
   for what in ('split', 'step', 'examples'):
     assert printed[what] == evaluated[what]
@@ -169,10 +169,10 @@ def test_bad_options(options, parts, runs, refused):
   refused_sharpness(refused, runs / 'digits', *options, parts=parts)
 
 
-def test_no_run_and_no_study(open_door, tmp_path, refused, capsys):
+def test_no_run_and_no_study(run_command, tmp_path, refused, capsys):
   refused_sharpness(refused, tmp_path / 'nothing', parts=[tmp_path / 'nothing', 'no run directory'])
-  assert open_door('analyze') == 2
-  assert open_door('analyze', 'sharpnes', f'--workdir={tmp_path}') == 2
+  assert run_command('analyze') == 2
+  assert run_command('analyze', 'sharpnes', f'--workdir={tmp_path}') == 2
   assert 'usage: python -m mixer_jax.analyze' in capsys.readouterr().err
 
 
@@ -191,21 +191,21 @@ def test_several_processes_are_refused(runs, refused, monkeypatch):
 # ---- few shots
 
 
-def test_few_shots_of_the_runs_own_data(runs, tmp_path, open_door, capsys):
+def test_few_shots_of_the_runs_own_data(runs, tmp_path, run_command, capsys):
   workdir = shutil.copytree(runs / 'digits', tmp_path / 'run')
   options = ('--shots=2,7', '--draws=3')
-  assert open_door('analyze', 'few_shot', f'--workdir={workdir}', *options) == 0
+  assert run_command('analyze', 'few_shot', f'--workdir={workdir}', *options) == 0
   found = json.loads(capsys.readouterr().out)
   assert found == json.loads((workdir / 'few_shot.json').read_text())
   assert found['train'] == 'train[:80%]' and found['test'] == 'train[80%:]' and list(found['shots']) == ['2', '7']
   assert all(len(of['accuracies']) == 3 for of in found['shots'].values())
   assert found['shots']['7']['mean'] > 0.2  # of ten classes; the network has hardly been trained
   assert (workdir / 'figures' / 'few_shot.png').stat().st_size > 5000
-  assert open_door('analyze', 'few_shot', f'--workdir={workdir}', *options) == 0
+  assert run_command('analyze', 'few_shot', f'--workdir={workdir}', *options) == 0
   assert json.loads(capsys.readouterr().out) == found
 
 
-def test_few_shots_of_a_folder_of_images(runs, tmp_path, open_door, capsys):
+def test_few_shots_of_a_folder_of_images(runs, tmp_path, run_command, capsys):
   """Other data, in colour and of another size, with their own classes."""
   workdir, random = shutil.copytree(runs / 'digits', tmp_path / 'run'), np.random.default_rng(0)
   for split in ('train', 'test'):
@@ -216,7 +216,7 @@ def test_few_shots_of_a_folder_of_images(runs, tmp_path, open_door, capsys):
         pixels = random.integers(level - 20, level + 20, (12, 10, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f'{i}.png')
   data = (f'--data=image_folder:{tmp_path}/images', '--train=train', '--test=test', '--classes=3', '--shots=3')
-  assert open_door('analyze', 'few_shot', f'--workdir={workdir}', *data) == 0
+  assert run_command('analyze', 'few_shot', f'--workdir={workdir}', *data) == 0
   found = json.loads(capsys.readouterr().out.splitlines()[-1])
   assert found['shots']['3']['mean'] > 0.9  # brightness alone tells them
 

@@ -55,15 +55,15 @@ def call(artefact, batches, tmp_path):
 
 
 @pytest.fixture(scope='module')
-def run(open_door, tmp_path_factory):
+def run(run_command, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('runs') / 'digits'
-  assert open_door('train', f'--config={ROOT}/configs/digits.py', *SMALL, *MIXER, f'--workdir={workdir}') == 0
+  assert run_command('train', f'--config={ROOT}/configs/digits.py', *SMALL, *MIXER, f'--workdir={workdir}') == 0
   return workdir
 
 
-def test_images_of_any_batch_as_the_run_itself(open_door, run, tmp_path):
+def test_images_of_any_batch_as_the_run_itself(run_command, run, tmp_path):
   artefact = tmp_path / 'digits.stablehlo'
-  assert open_door('export', f'--workdir={run}', f'--output={artefact}') == 0
+  assert run_command('export', f'--workdir={run}', f'--output={artefact}') == 0
   random = np.random.default_rng(0)
   batches = [[random.integers(0, 256, (size, 8, 8, 1), np.uint8)] for size in (1, 3, 17)]
   classify = classifying.make_classify(restore.restore(run))
@@ -82,14 +82,14 @@ def test_images_of_any_batch_as_the_run_itself(open_door, run, tmp_path):
   assert sorted(path.name for path in tmp_path.glob('digits*')) == ['digits.stablehlo', 'digits.stablehlo.json']
 
 
-def test_rows(open_door, tmp_path):
+def test_rows(run_command, tmp_path):
   workdir, artefact = tmp_path / 'run', tmp_path / 'rows'
   config = f'--config={ROOT}/configs/breast_cancer.py'
   assert (
-    open_door('train', config, *SHORT, '--config.model.blocks=1', '--config.model.hidden=8', f'--workdir={workdir}')
+    run_command('train', config, *SHORT, '--config.model.blocks=1', '--config.model.hidden=8', f'--workdir={workdir}')
     == 0
   )
-  assert open_door('export', f'--workdir={workdir}', f'--output={artefact}', '--platforms=cpu') == 0
+  assert run_command('export', f'--workdir={workdir}', f'--output={artefact}', '--platforms=cpu') == 0
   random = np.random.default_rng(0)
   batches = [[random.normal(size=(n, 30)).astype(np.float32), np.zeros((n, 0), np.int32)] for n in (1, 3, 17)]
   classify = classifying.make_classify(restore.restore(workdir))
@@ -98,12 +98,12 @@ def test_rows(open_door, tmp_path):
     np.testing.assert_allclose(found['probabilities'], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_an_autoencoder(open_door, tmp_path):
+def test_an_autoencoder(run_command, tmp_path):
   workdir, artefact = tmp_path / 'run', tmp_path / 'codes'
   config = f'--config={ROOT}/configs/digits_autoencoder.py'
   small = ('--config.model.encoder_blocks=1', '--config.model.decoder_blocks=1', '--config.model.hidden=8')
-  assert open_door('train', config, *SHORT, *small, *MIXER, f'--workdir={workdir}') == 0
-  assert open_door('export', f'--workdir={workdir}', f'--output={artefact}', '--platforms=cpu') == 0
+  assert run_command('train', config, *SHORT, *small, *MIXER, f'--workdir={workdir}') == 0
+  assert run_command('export', f'--workdir={workdir}', f'--output={artefact}', '--platforms=cpu') == 0
   image = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
   found = call(artefact, [[image], [image[:2]], [image[:1]]], tmp_path)
   run = restore.restore(workdir)
@@ -120,13 +120,13 @@ def export_onnx(workdir, artefact):
 
 
 @pytest.mark.parametrize('task', ['classes', 'codes'])
-def test_onnx(open_door, run, tmp_path, task):
+def test_onnx(run_command, run, tmp_path, task):
   workdir, artefact = run, tmp_path / 'model.onnx'
   if task == 'codes':
     workdir = tmp_path / 'run'
     small = ('--config.model.encoder_blocks=1', '--config.model.decoder_blocks=1', '--config.model.hidden=8')
     config = f'--config={ROOT}/configs/digits_autoencoder.py'
-    assert open_door('train', config, *SHORT, *small, *MIXER, f'--workdir={workdir}') == 0
+    assert run_command('train', config, *SHORT, *small, *MIXER, f'--workdir={workdir}') == 0
   export_onnx(workdir, artefact)
   session = onnxruntime.InferenceSession(artefact)
   restored = restore.restore(workdir)
@@ -145,14 +145,14 @@ def test_onnx(open_door, run, tmp_path, task):
   assert list(about['outputs']) == (['decoded'] if task == 'codes' else ['logits', 'probabilities'])
 
 
-def test_onnx_of_rows(open_door, tmp_path):
+def test_onnx_of_rows(run_command, tmp_path):
   table = tmp_path / 'table.csv'
   random = np.random.default_rng(0)
   lines = [f'{random.normal():.3f},{"abc"[i % 3]},{"no" if i % 2 else "yes"}' for i in range(60)]
   table.write_text('\n'.join(['size,kind,label', *lines]) + '\n')
   workdir, artefact = tmp_path / 'run', tmp_path / 'rows.onnx'
   small = ('--config.model.blocks=1', '--config.model.hidden=8', '--config.batch_size=16')
-  assert open_door('train', f'--config={ROOT}/configs/csv.py:{table}', *SHORT, *small, f'--workdir={workdir}') == 0
+  assert run_command('train', f'--config={ROOT}/configs/csv.py:{table}', *SHORT, *small, f'--workdir={workdir}') == 0
   export_onnx(workdir, artefact)
   categories = np.array([[0], [1], [2], [3], [1]], np.int32)
   session = onnxruntime.InferenceSession(artefact)
@@ -164,10 +164,10 @@ def test_onnx_of_rows(open_door, tmp_path):
   np.testing.assert_allclose(probabilities, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_onnx_of_a_head_that_is_still_zero(open_door, tmp_path):
+def test_onnx_of_a_head_that_is_still_zero(run_command, tmp_path):
   config = f'--config={ROOT}/configs/digits.py'
   still = "--config.layers={'freeze': ('head',)}"
-  assert open_door('train', config, *SMALL, *MIXER, still, f'--workdir={tmp_path}/run') == 0
+  assert run_command('train', config, *SMALL, *MIXER, still, f'--workdir={tmp_path}/run') == 0
   export_onnx(tmp_path / 'run', tmp_path / 'zero.onnx')
   image = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
   logits, _ = onnxruntime.InferenceSession(tmp_path / 'zero.onnx').run(None, {'image': image})

@@ -26,7 +26,7 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import RecordWriter, masked_crc32c
 
 import mixer_jax
-from mixer_jax import doors
+from mixer_jax import cli
 from mixer_jax.data import loader
 from mixer_jax.data.images import decode
 from mixer_jax.training import loop, restore
@@ -52,10 +52,10 @@ def process(name, *arguments, **environment):
 
 
 @pytest.fixture(scope='module')
-def run(open_door, tmp_path_factory):
+def run(run_command, tmp_path_factory):
   """The directory of a finished run."""
   workdir = tmp_path_factory.mktemp('runs') / 'small'
-  assert open_door('train', DIGITS, *SMALL, f'--workdir={workdir}') == 0
+  assert run_command('train', DIGITS, *SMALL, f'--workdir={workdir}') == 0
   return workdir
 
 
@@ -101,7 +101,7 @@ def test_help_is_fast_and_needs_no_jax(name):
 
 
 def test_huge_pages():
-  code = 'import os, sys; from mixer_jax import doors; doors.use_huge_pages(); print(os.environ, os.getpid(), sys.argv)'
+  code = 'import os, sys; from mixer_jax import cli; cli.use_huge_pages(); print(os.environ, os.getpid(), sys.argv)'
   environment = {k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'} | {'PYTHONPATH': str(ROOT)}
   start = lambda e: subprocess.Popen(
     [sys.executable, '-c', code, 'a b', '--c'], env=e, stdout=subprocess.PIPE, text=True
@@ -109,14 +109,14 @@ def test_huge_pages():
   process = start(environment)
   told = process.communicate(timeout=60)[0]
   assert f"{process.pid} ['-c', 'a b', '--c']" in told  # the same process, the same arguments
-  assert (doors.HUGE_PAGES in told) == (platform.libc_ver()[0] == 'glibc')
-  assert doors.HUGE_PAGES not in start(environment | {'GLIBC_TUNABLES': ''}).communicate(timeout=60)[0]
+  assert (cli.HUGE_PAGES in told) == (platform.libc_ver()[0] == 'glibc')
+  assert cli.HUGE_PAGES not in start(environment | {'GLIBC_TUNABLES': ''}).communicate(timeout=60)[0]
 
 
 def test_compiled_programs_are_kept(tmp_path):
   # Large enough to take more than a tenth of a second to compile.
   code = (
-    'from mixer_jax import doors\ndoors.use_compilation_cache()\nimport jax\n'
+    'from mixer_jax import cli\ndoors.use_compilation_cache()\nimport jax\n'
     'print(jax.jit(lambda x: sum(jax.numpy.sort(x + i) for i in range(40)))(jax.numpy.arange(9.0)))'
   )
   environment = {k: v for k, v in os.environ.items() if k != 'JAX_COMPILATION_CACHE_DIR'}
@@ -128,9 +128,9 @@ def test_compiled_programs_are_kept(tmp_path):
   assert files[0] and files[0] == files[1]
 
 
-def test_the_bar_of_a_terminal(open_door, tmp_path, monkeypatch, capsys):
+def test_the_bar_of_a_terminal(run_command, tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(sys.stderr, 'isatty', lambda: True, raising=False)
-  assert open_door('train', DIGITS, *SMALL, f'--workdir={tmp_path}/run') == 0
+  assert run_command('train', DIGITS, *SMALL, f'--workdir={tmp_path}/run') == 0
   shown = capsys.readouterr()
   assert '20/20' in shown.err and 'step 10  test/accuracy' in shown.err.replace('\r', '\n')
   assert 'step 10' not in shown.out
@@ -206,15 +206,15 @@ def test_summary(run):
   assert summary['best']['step'] == best['step'] and summary['best']['test/accuracy'] == best['test/accuracy']
 
 
-def evaluated(open_door, capsys, *arguments):
+def evaluated(run_command, capsys, *arguments):
   capsys.readouterr()
-  assert open_door('evaluate', *arguments) == 0
+  assert run_command('evaluate', *arguments) == 0
   return json.loads(capsys.readouterr().out)
 
 
-def test_evaluate_gives_the_numbers_of_training(open_door, run, capsys):
+def test_evaluate_gives_the_numbers_of_training(run_command, run, capsys):
   before = snapshot(run)
-  result = evaluated(open_door, capsys, f'--workdir={run}')
+  result = evaluated(run_command, capsys, f'--workdir={run}')
   metrics = json.loads((run / 'summary.json').read_text())['metrics']
   assert (result['split'], result['step'], result['examples']) == ('train[80%:]', 20, 359)
   assert {f'test/{k}': result[k] for k in ('loss', 'accuracy', 'top5')} == {
@@ -223,20 +223,20 @@ def test_evaluate_gives_the_numbers_of_training(open_door, run, capsys):
   assert snapshot(run) == before
 
 
-def test_evaluate_another_split_and_checkpoint(open_door, run, capsys):
-  result = evaluated(open_door, capsys, f'--workdir={run}', '--split=train[:10%]', '--checkpoint=10')
+def test_evaluate_another_split_and_checkpoint(run_command, run, capsys):
+  result = evaluated(run_command, capsys, f'--workdir={run}', '--split=train[:10%]', '--checkpoint=10')
   assert (result['split'], result['step'], result['examples']) == ('train[:10%]', 10, 180)
   assert round(result['accuracy'] * 180, 3) % 1 == 0
   best = json.loads((run / 'summary.json').read_text())['best']
-  result = evaluated(open_door, capsys, f'--workdir={run}', '--checkpoint=best')
+  result = evaluated(run_command, capsys, f'--workdir={run}', '--checkpoint=best')
   assert (result['step'], result['accuracy']) == (best['step'], best['test/accuracy'])
 
 
-def test_predict(open_door, run, restored, photos, tmp_path, capsys):
+def test_predict(run_command, run, restored, photos, tmp_path, capsys):
   output = tmp_path / 'classes.csv'
   pattern = str(photos / '*.jpg')
   assert (
-    open_door('predict', f'--workdir={run}', '--input', photos / '2.png', pattern, photos, f'--output={output}') == 0
+    run_command('predict', f'--workdir={run}', '--input', photos / '2.png', pattern, photos, f'--output={output}') == 0
   )
   with output.open(newline='') as file:
     header, *rows = list(csv.reader(file))
@@ -259,8 +259,8 @@ def test_predict(open_door, run, restored, photos, tmp_path, capsys):
   assert [p.name for p in tmp_path.iterdir()] == ['classes.csv']
 
 
-def test_describe(open_door, capsys):
-  assert open_door('describe', DIGITS, *SMALL, '--json') == 0
+def test_describe(run_command, capsys):
+  assert run_command('describe', DIGITS, *SMALL, '--json') == 0
   result = json.loads(capsys.readouterr().out)
   tokens, hidden, blocks, token_mlp, channel_mlp = 16, 16, 1, 8, 24
   assert result['tokens'] == tokens
@@ -272,7 +272,7 @@ def test_describe(open_door, capsys):
   assert result['batch'] == {'image': 'uint8[32, 8, 8, 1]', 'label': 'int32[32]'}
   assert result['eval_batch'] == {'image': 'uint8[128, 8, 8, 1]', 'label': 'int32[128]'}
   assert result['batch_per_device'] * result['devices'] == 32
-  assert open_door('describe', DIGITS, *SMALL, '--config.ema=0') == 0
+  assert run_command('describe', DIGITS, *SMALL, '--config.ema=0') == 0
   text = capsys.readouterr().out
   assert re.search(rf'^parameters +{result["parameters"]:,}$', text, re.M) and re.search(r'^ema bytes +0$', text, re.M)
 
@@ -300,8 +300,8 @@ def test_describe_a_large_model_from_shapes_alone():
   assert described['parameters'] > 430e6 and memory < 1.5 * 2**30 and seconds < 20
 
 
-def test_benchmark(open_door, capsys):
-  assert open_door('benchmark', DIGITS, *SMALL, '--seconds=1', '--json') == 0
+def test_benchmark(run_command, capsys):
+  assert run_command('benchmark', DIGITS, *SMALL, '--seconds=1', '--json') == 0
   result = json.loads(capsys.readouterr().out)
   numbers = {k: v for k, v in result.items() if k not in ('config', 'device')}
   assert set(numbers) == {
@@ -374,13 +374,13 @@ def test_no_such_config(tmp_path, refused):
 
 
 @pytest.mark.parametrize('name', ['train', 'evaluate', 'predict'])
-def test_a_required_option(open_door, name, capsys):
-  assert open_door(name, *([DIGITS] if name == 'train' else [])) == 2
+def test_a_required_option(run_command, name, capsys):
+  assert run_command(name, *([DIGITS] if name == 'train' else [])) == 2
   assert '--workdir' in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_process_without_a_coordinator(open_door, tmp_path, capsys):
-  assert open_door('train', DIGITS, f'--workdir={tmp_path}/run', '--processes=2', '--process=0') == 2
+def test_a_process_without_a_coordinator(run_command, tmp_path, capsys):
+  assert run_command('train', DIGITS, f'--workdir={tmp_path}/run', '--processes=2', '--process=0') == 2
   assert '--coordinator' in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -402,9 +402,9 @@ def test_evaluation_on_devices_that_do_not_divide_the_batch_of_the_training(run)
   assert evaluated['loss'] == pytest.approx(trained['test/loss'], rel=1e-5)
 
 
-def test_debug_shows_the_traceback(open_door, tmp_path):
+def test_debug_shows_the_traceback(run_command, tmp_path):
   with pytest.raises(mixer_jax.errors.MixerError, match='patch 3x3'):
-    open_door('train', DIGITS, *SMALL, '--config.model.patch=3', f'--workdir={tmp_path}/run', '--debug')
+    run_command('train', DIGITS, *SMALL, '--config.model.patch=3', f'--workdir={tmp_path}/run', '--debug')
 
 
 # ---- mistakes in the data
@@ -585,7 +585,7 @@ def test_no_space_for_the_events(tmp_path, monkeypatch, refused):
   refused('train', DIGITS, *SMALL, f'--workdir={tmp_path}/run', parts=[f'{tmp_path}/run', 'No space left on device'])
 
 
-def test_no_space_for_a_checkpoint(open_door, tmp_path, monkeypatch, refused):
+def test_no_space_for_a_checkpoint(run_command, tmp_path, monkeypatch, refused):
   def save(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -594,7 +594,7 @@ def test_no_space_for_a_checkpoint(open_door, tmp_path, monkeypatch, refused):
     patch.setattr(ocp.CheckpointManager, 'save', save)
     refused('train', *arguments, parts=['step 10', 'no space left', f'{tmp_path}/run/checkpoints', 'same command'])
   # The same command goes on once there is space, in the same process too: the lock is gone.
-  assert open_door('train', *arguments) == 0
+  assert run_command('train', *arguments) == 0
   assert json.loads((tmp_path / 'run' / 'summary.json').read_text())['steps'] == 20
 
 

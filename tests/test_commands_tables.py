@@ -117,11 +117,11 @@ def test_a_wide_table_makes_neither_wide_mlps_nor_large_batches(tmp_path):
 
 
 @pytest.fixture(scope='module')
-def run(open_door, tmp_path_factory):
+def run(run_command, tmp_path_factory):
   """A run on a table whose labels are words, with its id dropped."""
   folder = tmp_path_factory.mktemp('table')
   write(folder / 'mine.csv', rows(400, classes=('normal', 'attack')))
-  assert open_door('train', *train(folder / 'mine.csv', folder / 'run', '--config.data.drop=id')) == 0
+  assert run_command('train', *train(folder / 'mine.csv', folder / 'run', '--config.data.drop=id')) == 0
   return folder / 'run'
 
 
@@ -130,14 +130,14 @@ def restored(run):
   return restore.restore(run)
 
 
-def test_the_last_class_in_order_is_the_positive_one(run, open_door, capsys):
+def test_the_last_class_in_order_is_the_positive_one(run, run_command, capsys):
   assert json.loads((run / 'labels.json').read_text()) == ['attack', 'normal']
   schema = json.loads((run / 'schema.json').read_text())
   assert schema['columns'] == ['size', 'weight', 'colour'] and schema['dropped'] == ['id']
   assert schema['categories'] == {'colour': sorted(COLOURS)}
   summary = json.loads((run / 'summary.json').read_text())['metrics']
   capsys.readouterr()
-  assert open_door('evaluate', f'--workdir={run}') == 0
+  assert run_command('evaluate', f'--workdir={run}') == 0
   shown = capsys.readouterr()
   evaluated = json.loads(shown.out)  # and no other line: what was missing is told on stderr
   assert 'cells of weight: missing' in shown.err
@@ -145,12 +145,12 @@ def test_the_last_class_in_order_is_the_positive_one(run, open_door, capsys):
   assert evaluated['roc_auc'] == summary['test/roc_auc']
 
 
-def test_three_classes_by_another_column_from_categories_alone(tmp_path, open_door, capsys):
+def test_three_classes_by_another_column_from_categories_alone(tmp_path, run_command, capsys):
   classes = ('cat', 'dog', 'owl')
   for split, seed in (('train', 0), ('val', 1), ('test', 2)):
     write(tmp_path / f'{split}.csv', rows(60, seed, classes), (*HEADER[:-1], 'kind'))
   drop = '--config.data.drop=("id", "size", "weight")'
-  assert open_door('train', *train(f'{tmp_path}:kind', tmp_path / 'run', drop)) == 0
+  assert run_command('train', *train(f'{tmp_path}:kind', tmp_path / 'run', drop)) == 0
   told = capsys.readouterr().out
   assert "label 'kind': 'cat' 20 rows, 'dog' 20 rows, 'owl' 20 rows\n" in told
   assert '1 columns of categories: colour (3 values)\n' in told and 'dropped columns: id, size, weight\n' in told
@@ -160,20 +160,20 @@ def test_three_classes_by_another_column_from_categories_alone(tmp_path, open_do
   drawn = {path.name for path in (tmp_path / 'run/figures').iterdir()}
   assert drawn == {'curves.png', 'schedule.png', 'confusion_val.png', 'confusion_test.png'}
   capsys.readouterr()
-  assert open_door('evaluate', f'--workdir={tmp_path}/run', f'--data_dir={tmp_path}') == 0
+  assert run_command('evaluate', f'--workdir={tmp_path}/run', f'--data_dir={tmp_path}') == 0
   evaluated = json.loads(capsys.readouterr().out)
   assert evaluated['macro_f1'] == metrics['test/macro_f1']
   assert np.sum(evaluated['confusion']) == 60 and np.trace(evaluated['confusion']) == round(60 * evaluated['accuracy'])
   output = tmp_path / 'classes.csv'
-  assert open_door('predict', f'--workdir={tmp_path}/run', '--input', tmp_path / 'test.csv', f'--output={output}') == 0
+  assert run_command('predict', f'--workdir={tmp_path}/run', '--input', tmp_path / 'test.csv', f'--output={output}') == 0
   predicted = read(output)
   assert len(predicted) == 60 and {row['prediction'] for row in predicted} <= set(classes)
   assert all(1 / 3 <= float(row['probability']) <= 1 for row in predicted)
 
 
-def test_three_rows_and_a_label_of_two_classes_by_an_override(tmp_path, open_door):
+def test_three_rows_and_a_label_of_two_classes_by_an_override(tmp_path, run_command):
   path = write(tmp_path / 'mine.csv', rows(3), (*HEADER[:-1], 'kind'))
-  assert open_door('train', *train(path, tmp_path / 'run', '--config.data.label=kind')) == 0
+  assert run_command('train', *train(path, tmp_path / 'run', '--config.data.label=kind')) == 0
   assert json.loads((tmp_path / 'run/schema.json').read_text())['label'] == 'kind'
 
 
@@ -332,10 +332,10 @@ def predicted(restored, tmp_path):
   return predicted
 
 
-def test_predictions_are_those_of_the_model(run, restored, open_door, tmp_path, capsys):
+def test_predictions_are_those_of_the_model(run, restored, run_command, tmp_path, capsys):
   path = write(tmp_path / 'new.csv', rows(100, seed=5, classes=('normal', 'attack')))
   capsys.readouterr()
-  assert open_door('predict', f'--workdir={run}', '--input', path, f'--output={tmp_path}/out.csv') == 0
+  assert run_command('predict', f'--workdir={run}', '--input', path, f'--output={tmp_path}/out.csv') == 0
   assert '100 rows -> ' in capsys.readouterr().out
   assert sorted(p.name for p in tmp_path.iterdir()) == ['new.csv', 'out.csv']
   found = read(tmp_path / 'out.csv')

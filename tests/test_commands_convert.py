@@ -28,16 +28,16 @@ SCHEDULE_FREE = {'name': 'schedule_free', 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'w
 
 
 @pytest.fixture(scope='module')
-def pretrained(open_door, tmp_path_factory):
+def pretrained(run_command, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('runs') / 'pretrained'
-  assert open_door('train', DIGITS, *SMALL, f'--workdir={workdir}') == 0
+  assert run_command('train', DIGITS, *SMALL, f'--workdir={workdir}') == 0
   return workdir
 
 
 @pytest.fixture(scope='module')
-def finetuned(open_door, pretrained, tmp_path_factory):
+def finetuned(run_command, pretrained, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('runs') / 'finetuned'
-  assert open_door('train', f'{FINETUNE}:{pretrained},digits,adamw', *SHORT, f'--workdir={workdir}') == 0
+  assert run_command('train', f'{FINETUNE}:{pretrained},digits,adamw', *SHORT, f'--workdir={workdir}') == 0
   return workdir
 
 
@@ -54,10 +54,10 @@ def photos(tmp_path_factory):
   return folder
 
 
-def test_any_to_any_and_back(open_door, pretrained, tmp_path, capsys):
+def test_any_to_any_and_back(run_command, pretrained, tmp_path, capsys):
   chain = [pretrained, tmp_path / 'a.npz', tmp_path / 'b.safetensors', tmp_path / 'folder', tmp_path / 'c.npz']
   for source, target in zip(chain, chain[1:], strict=False):
-    assert open_door('convert', f'--from={source}', f'--to={target}', '--check') == 0
+    assert run_command('convert', f'--from={source}', f'--to={target}', '--check') == 0
     out, err = capsys.readouterr()
     assert f'-> {target}' in out and 'logits of 4 random images differ by at most 0,' in err
   original = network.arrays(restore.restore(pretrained).params)
@@ -66,25 +66,25 @@ def test_any_to_any_and_back(open_door, pretrained, tmp_path, capsys):
     assert np.array_equal(again['head/kernel'], original['head.kernel'])
 
 
-def test_a_run_keeps_its_preprocessing_in_a_folder(open_door, pretrained, tmp_path):
-  assert open_door('convert', f'--from={pretrained}', f'--to={tmp_path / "folder"}') == 0
+def test_a_run_keeps_its_preprocessing_in_a_folder(run_command, pretrained, tmp_path):
+  assert run_command('convert', f'--from={pretrained}', f'--to={tmp_path / "folder"}') == 0
   about = json.loads((tmp_path / 'folder' / 'config.json').read_text())
   assert about['data'] == {'image': [8, 8, 1], 'classes': 10, 'mean': [0.305], 'std': [0.376]}
   assert about['model']['gelu'] == 'tanh' and about['labels'] == [str(i) for i in range(10)]
 
 
-def test_a_folder_is_no_run(refused, open_door, pretrained, tmp_path, capsys):
-  assert open_door('convert', f'--from={pretrained}', f'--to={tmp_path / "folder"}') == 0
+def test_a_folder_is_no_run(refused, run_command, pretrained, tmp_path, capsys):
+  assert run_command('convert', f'--from={pretrained}', f'--to={tmp_path / "folder"}') == 0
   capsys.readouterr()
   refused('evaluate', f'--workdir={tmp_path}/folder', parts=['is a model folder', '--config.init_from.weights='])
 
 
-def test_a_new_run_begins_with_the_arrays(open_door, pretrained, tmp_path):
+def test_a_new_run_begins_with_the_arrays(run_command, pretrained, tmp_path):
   """A learning rate of next to nothing, so that a step shows what was there before it."""
   workdir = tmp_path / 'run'
   change = ('--config.ema=0', '--config.schedule.peak=1e-30', '--config.schedule.floor=0', '--config.total=1 steps')
   assert (
-    open_door('train', DIGITS, *SMALL, *change, f'--config.init_from.weights={pretrained}', f'--workdir={workdir}') == 0
+    run_command('train', DIGITS, *SMALL, *change, f'--config.init_from.weights={pretrained}', f'--workdir={workdir}') == 0
   )
   before, after = (network.arrays(restore.restore(run).params) for run in (pretrained, workdir))
   assert all(np.array_equal(before[name], after[name]) for name in before)
@@ -94,11 +94,11 @@ def test_a_new_run_begins_with_the_arrays(open_door, pretrained, tmp_path):
   ('--config.ema=0.9',), ('--config.model.scan=True',),
   (f'--config.optimizer={SCHEDULE_FREE}', '--config.ema=0'),
 ], ids=['average', 'stacked', 'schedule_free'])  # fmt: skip
-def test_averages_and_stacks_begin_with_the_arrays_too(change, open_door, pretrained, tmp_path):
+def test_averages_and_stacks_begin_with_the_arrays_too(change, run_command, pretrained, tmp_path):
   workdir = tmp_path / 'run'
   still = ('--config.schedule.peak=1e-30', '--config.schedule.floor=0', '--config.total=1 steps')
   assert (
-    open_door(
+    run_command(
       'train', DIGITS, *SMALL, *still, *change, f'--config.init_from.weights={pretrained}', f'--workdir={workdir}'
     )
     == 0
@@ -119,7 +119,7 @@ def test_finetuned_says_what_it_did(finetuned, pretrained):
 
 
 def test_finetuned_opened_again_gives_its_own_logits_in_every_bit(
-  open_door, finetuned, pretrained, tmp_path, monkeypatch
+  run_command, finetuned, pretrained, tmp_path, monkeypatch
 ):
   """evaluate and predict know nothing of init_from: the weights may be gone, and the head is the run's."""
   batch = {'image': np.random.default_rng(0).integers(0, 256, (9, 8, 8, 1), np.uint8)}
@@ -132,40 +132,40 @@ def test_finetuned_opened_again_gives_its_own_logits_in_every_bit(
   assert np.abs(head).max() > 0 and not np.array_equal(
     head, network.arrays(restore.restore(pretrained).params)['head.kernel']
   )
-  assert open_door('evaluate', f'--workdir={moved}') == 0
+  assert run_command('evaluate', f'--workdir={moved}') == 0
 
 
-def test_resumed_equals_never_stopped_without_the_weights(open_door, pretrained, finetuned, tmp_path):
+def test_resumed_equals_never_stopped_without_the_weights(run_command, pretrained, finetuned, tmp_path):
   weights, workdir = tmp_path / 'weights', tmp_path / 'run'
   shutil.copytree(pretrained, weights)
   begin = (f'{FINETUNE}:{weights},digits,adamw', *SHORT, f'--workdir={workdir}')
-  assert open_door('train', *begin) == 0
+  assert run_command('train', *begin) == 0
   shutil.rmtree(workdir / 'checkpoints' / '6')
   (workdir / 'summary.json').unlink()
   before = json.loads((workdir / 'init_from.json').read_text())
-  assert open_door('train', *begin) == 0
+  assert run_command('train', *begin) == 0
   ours, theirs = (network.arrays(restore.restore(run).params) for run in (workdir, finetuned))
   assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
   assert json.loads((workdir / 'summary.json').read_text())['init_from'] == before
 
 
-def test_the_probe_moves_the_head_alone(open_door, pretrained, tmp_path):
+def test_the_probe_moves_the_head_alone(run_command, pretrained, tmp_path):
   workdir = tmp_path / 'run'
-  assert open_door('train', f'{FINETUNE}:{pretrained},digits,probe', *SHORT, f'--workdir={workdir}') == 0
+  assert run_command('train', f'{FINETUNE}:{pretrained},digits,probe', *SHORT, f'--workdir={workdir}') == 0
   before, after = (network.arrays(restore.restore(run).params) for run in (pretrained, workdir))
   moved = {name for name in before if not np.array_equal(before[name], after[name])}
   assert moved == {'head.kernel', 'head.bias'}
 
 
-def test_a_folder_of_ones_own(open_door, pretrained, photos, tmp_path, capsys):
+def test_a_folder_of_ones_own(run_command, pretrained, photos, tmp_path, capsys):
   """20 images a class, other size, colour: one command, no file touched."""
   workdir = tmp_path / 'run'
-  assert open_door('train', f'{FINETUNE}:{pretrained},{photos},adamw', *SHORT, f'--workdir={workdir}') == 0
+  assert run_command('train', f'{FINETUNE}:{pretrained},{photos},adamw', *SHORT, f'--workdir={workdir}') == 0
   assert 'head: reinitialised, 10 -> 2 classes' in capsys.readouterr().out
   assert json.loads((workdir / 'labels.json').read_text()) == ['round', 'straight']
 
 
-def test_larger_images_with_resized_weights(open_door, pretrained, tmp_path):
+def test_larger_images_with_resized_weights(run_command, pretrained, tmp_path):
   for name, *change in (
     ('tokens', '--config.init_from.tokens=interpolate'),
     ('copies', '--config.init_from.tokens=tile', '--config.model.token_mlp=24'),
@@ -173,7 +173,7 @@ def test_larger_images_with_resized_weights(open_door, pretrained, tmp_path):
   ):
     workdir = tmp_path / name
     arguments = (f'{FINETUNE}:{pretrained},digits,adamw', *SHORT, '--config.data.image=(16, 16, 1)', *change)
-    assert open_door('train', *arguments, f'--workdir={workdir}') == 0
+    assert run_command('train', *arguments, f'--workdir={workdir}') == 0
 
 
 def test_mistakes(refused, pretrained, finetuned, tmp_path):
@@ -203,15 +203,15 @@ def test_mistakes(refused, pretrained, finetuned, tmp_path):
   assert not (tmp_path / 'run').exists() and not (tmp_path / 'out').exists()
 
 
-def test_a_table_goes_on_with_the_same_rows_only(open_door, refused, tmp_path, capsys):
+def test_a_table_goes_on_with_the_same_rows_only(run_command, refused, tmp_path, capsys):
   """Through a model folder, too; other rows teach other scalings, so the weights would mean something else."""
   small = (f'--config={ROOT}/configs/breast_cancer.py', *SHORT, '--config.model.blocks=1', '--config.model.hidden=4')
-  assert open_door('train', *small, f'--workdir={tmp_path}/first') == 0
-  assert open_door('convert', f'--from={tmp_path}/first', f'--to={tmp_path}/folder', '--check') == 0
+  assert run_command('train', *small, f'--workdir={tmp_path}/first') == 0
+  assert run_command('convert', f'--from={tmp_path}/first', f'--to={tmp_path}/folder', '--check') == 0
   assert 'equal in every bit' in capsys.readouterr().err
   start = f'--config.init_from.weights={tmp_path}/folder'
-  assert open_door('train', *small, start, f'--workdir={tmp_path}/second') == 0
+  assert run_command('train', *small, start, f'--workdir={tmp_path}/second') == 0
   capsys.readouterr()
   other = ('--config.data.train=train[:50%]', f'--workdir={tmp_path}/third')
-  message = open_door('train', *small, start, *other)
+  message = run_command('train', *small, start, *other)
   assert 'of a table of another schema' in message

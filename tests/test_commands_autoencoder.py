@@ -24,10 +24,10 @@ SHORT = (
 
 
 @pytest.fixture(scope='module')
-def run(open_door, tmp_path_factory):
+def run(run_command, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('runs') / 'codes'
   config = f'--config={CONFIGS}/digits_autoencoder.py'
-  assert open_door('train', config, *SMALL, *SHORT, f'--workdir={workdir}') == 0
+  assert run_command('train', config, *SMALL, *SHORT, f'--workdir={workdir}') == 0
   return workdir
 
 
@@ -82,40 +82,40 @@ def test_a_run_logs_errors_and_keeps_the_best(run):
   assert best['chosen_by'] == 'test/mse' and best['test/mse'] == min(line['test/mse'] for line in tested)
 
 
-def test_evaluate_gives_the_numbers_of_training(open_door, run, capsys):
-  assert open_door('evaluate', f'--workdir={run}') == 0
+def test_evaluate_gives_the_numbers_of_training(run_command, run, capsys):
+  assert run_command('evaluate', f'--workdir={run}') == 0
   result = json.loads(capsys.readouterr().out)
   last = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines() if 'test/mse' in line][-1]
   assert result['mse'] == last['test/mse'] and result['ssim'] == last['test/ssim']
 
 
-def test_encode_then_decode(open_door, run, model, scans, tmp_path, capsys):
+def test_encode_then_decode(run_command, run, model, scans, tmp_path, capsys):
   codes, pictures = tmp_path / 'codes.npy', tmp_path / 'pictures'
-  assert open_door('predict', f'--workdir={run}', f'--input={scans}', f'--output={codes}', '--encode') == 0
+  assert run_command('predict', f'--workdir={run}', f'--input={scans}', f'--output={codes}', '--encode') == 0
   assert capsys.readouterr().out == f'70 codes of 5 numbers -> {codes}\n'
   code = np.load(codes, allow_pickle=False)
   image = pixels(scans) / np.float32(255)
   assert code.shape == (70, 5) and code.dtype == np.float32
   np.testing.assert_allclose(code, model.encode(image), rtol=1e-4, atol=1e-5)
-  assert open_door('predict', f'--workdir={run}', f'--input={codes}', f'--output={pictures}', '--decode') == 0
+  assert run_command('predict', f'--workdir={run}', f'--input={codes}', f'--output={pictures}', '--decode') == 0
   assert sorted(p.name for p in pictures.iterdir()) == [f'{i:06d}.png' for i in range(70)]
   close(pixels(pictures), model(image))
 
 
-def test_neither_writes_reconstructions(open_door, run, model, scans, tmp_path, capsys):
+def test_neither_writes_reconstructions(run_command, run, model, scans, tmp_path, capsys):
   pictures = tmp_path / 'pictures'
-  assert open_door('predict', f'--workdir={run}', f'--input={scans}', f'--output={pictures}') == 0
+  assert run_command('predict', f'--workdir={run}', f'--input={scans}', f'--output={pictures}') == 0
   assert capsys.readouterr().out == f'70 images -> {pictures}\n'
   assert sorted(p.name for p in pictures.iterdir()) == [f'{i:06d}_{i:03d}.png' for i in range(70)]
   close(pixels(pictures), model(pixels(scans) / np.float32(255)))
 
 
-def test_codes_of_whole_numbers(open_door, run, model, tmp_path):
+def test_codes_of_whole_numbers(run_command, run, model, tmp_path):
   code = np.arange(10).reshape(2, 5)
   np.save(tmp_path / 'codes.npy', code)
   output = tmp_path / 'pictures'
   assert (
-    open_door('predict', f'--workdir={run}', f'--input={tmp_path}/codes.npy', f'--output={output}', '--decode') == 0
+    run_command('predict', f'--workdir={run}', f'--input={tmp_path}/codes.npy', f'--output={output}', '--decode') == 0
   )
   close(pixels(output), model.decode(code.astype(np.float32)))
 
@@ -192,12 +192,12 @@ def test_an_image_cut_off_leaves_no_pictures(run, scans, tmp_path, refused):
   assert begun.exists()
 
 
-def test_the_run_of_a_classifier_has_no_codes(open_door, scans, tmp_path, refused):
+def test_the_run_of_a_classifier_has_no_codes(run_command, scans, tmp_path, refused):
   workdir = tmp_path / 'digits'
   small = [
     f'--config.model.{key}' for key in ('blocks=1', 'hidden=8', 'token_mlp=4', 'channel_mlp=6', 'stochastic_depth=0.0')
   ]
-  assert open_door('train', f'--config={CONFIGS}/digits.py', *small, *SHORT, f'--workdir={workdir}') == 0
+  assert run_command('train', f'--config={CONFIGS}/digits.py', *small, *SHORT, f'--workdir={workdir}') == 0
   for flag in ('--encode', '--decode'):
     arguments = (f'--input={scans}', f'--output={tmp_path}/out', flag)
     refused('predict', f'--workdir={workdir}', *arguments, parts=[flag, 'classification'])
@@ -238,28 +238,28 @@ def of_photographs(folder, workdir, setting='', *overrides):
   return 'train', f'--config={CONFIGS}/image_autoencoder.py:{name}', *data, *rest
 
 
-def test_a_folder_of_photographs(open_door, tmp_path, capsys):
+def test_a_folder_of_photographs(run_command, tmp_path, capsys):
   folder = photographs(tmp_path / 'photographs')
   Image.fromarray(np.arange(13000, dtype=np.uint16).astype(np.uint8).reshape(130, 100)).save(folder / 'a_grey.png')
   Image.new('RGB', (50, 60)).save(folder / 'a_small.png')
   workdir = tmp_path / 'run'
-  assert open_door(*of_photographs(folder, workdir, '', '--config.batch_size=4')) == 0
+  assert run_command(*of_photographs(folder, workdir, '', '--config.batch_size=4')) == 0
   told = capsys.readouterr().err
   assert '1 turned from grey to colour' in told and 'a_grey.png' in told
   assert '1 smaller than 96x96 enlarged' in told and 'a_small.png' in told
   assert (workdir / 'figures' / 'reconstructions' / '00000004.png').is_file()
   assert (workdir / 'figures' / 'codes.png').is_file()
   output = tmp_path / 'out'
-  assert open_door('predict', f'--workdir={workdir}', f'--input={folder}', f'--output={output}') == 0
+  assert run_command('predict', f'--workdir={workdir}', f'--input={folder}', f'--output={output}') == 0
   assert len(list(output.iterdir())) == 10
   assert '--input: 1 turned from grey to colour' in capsys.readouterr().err
   with Image.open(output / '000000_0.png') as picture:
     assert picture.size == (96, 96) and picture.mode == 'RGB'
 
 
-def test_benchmark_needs_no_photographs(open_door, tmp_path, capsys):
+def test_benchmark_needs_no_photographs(run_command, tmp_path, capsys):
   config = f'--config={CONFIGS}/image_autoencoder.py:{tmp_path}/nothing'
-  assert open_door('benchmark', config, *SMALL, '--config.batch_size=4', '--seconds=1', '--json') == 0
+  assert run_command('benchmark', config, *SMALL, '--config.batch_size=4', '--seconds=1', '--json') == 0
   assert json.loads(capsys.readouterr().out)['examples_per_second'] > 0
 
 
