@@ -90,7 +90,7 @@ def get_config(arg=None):
   }  # fmt: skip
   config.sam = {}
   config.update_noise = {}
-  body = ('stem', 'blocks', 'pre_head_norm') if network['model'].get('pool', 'mean') == 'mean' else ('stem', 'blocks')
+  body = ('stem', 'blocks', 'pre_head_norm') if network['model']['name'] == 'mixer' else ('stem', 'blocks')
   config.layers = {'adamw': {'decay': 0.8}, 'probe': {'freeze': body}}.get(recipe, {})
   config.mesh = {'data': -1, 'fsdp': 1}
   config.watch = {}

@@ -46,7 +46,8 @@ def get_config(arg=None):
     kind, patch, mixing, kernel = match.groups()
     config.model = {
       'name': 'mixing_autoencoder', 'patch': int(patch or 8), 'widths': WIDTHS.get(kind, (64, 64, 64, 564)),
-      'code': 564, 'mixing': mixing, 'after': (2, 4, 6, 8) if kind == 'deep' else (2, 3, 4), 'kernel': int(kernel),
+      'code': 564, 'after': (2, 4, 6, 8) if kind == 'deep' else (2, 3, 4),
+      'mixing': {'name': 'mlp'} if mixing == 'mlp' else {'name': mixing, 'kernel': int(kernel)},
       'encoder_gelu': True, 'output_gelu': False,
     }  # fmt: skip
   elif setting:

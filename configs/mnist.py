@@ -29,7 +29,7 @@ def get_config(arg=None):
   config.accumulate = 1
   config.ema = 0.0
   config.model = {
-    'name': 'mixer', 'patch': 7, 'hidden': 128, 'blocks': 3, 'token_mlp': 64, 'channel_mlp': 64,
+    'name': 'mnist_mixer', 'patch': 7, 'hidden': 128, 'blocks': 3, 'token_mlp': 64, 'channel_mlp': 64,
     'norm_over': 'tokens', 'first': 'channels', 'pool': 'flatten', 'head': (512, 512), 'gelu': 'exact', 'init': 'torch',
     'dropout': 0.0, 'stochastic_depth': 0.0, 'rescale': False, 'dtype': 'float32', 'scan': False, 'remat': False,
   }  # fmt: skip

@@ -31,8 +31,9 @@ def get_config(arg='none'):
   config.ema = 0.0
   config.model = {
     'name': 'mixing_autoencoder', 'patch': 7, 'widths': (64, 64, 64, 16), 'code': 16,
-    'mixing': convolution or linear or 'cnn', 'after': tuple(map(int, of_convolution or of_linear or '')),
-    'kernel': int(kernel or 1), 'encoder_gelu': bool(convolution) and of_convolution == '234',
+    'mixing': {'name': 'mlp'} if linear else {'name': convolution or 'cnn', 'kernel': int(kernel or 1)},
+    'after': tuple(map(int, of_convolution or of_linear or '')),
+    'encoder_gelu': bool(convolution) and of_convolution == '234',
     'output_gelu': '1' in (of_convolution or of_linear or ''),
   }  # fmt: skip
   config.task = {'name': 'reconstruction', 'loss': 'mse'}

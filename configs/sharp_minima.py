@@ -82,8 +82,9 @@ def get_config(arg='digits-adamw'):
     } | {
       'digits': {'patch': 2, 'hidden': 64, 'blocks': 4, 'token_mlp': 32, 'channel_mlp': 256, 'gelu': 'tanh'},
       'mnist': {
-        'patch': 7, 'hidden': 128, 'blocks': 3, 'token_mlp': 64, 'channel_mlp': 64, 'norm_over': 'tokens',
-        'first': 'channels', 'pool': 'flatten', 'head': (512, 512), 'gelu': 'exact', 'init': 'torch',
+        'name': 'mnist_mixer', 'patch': 7, 'hidden': 128, 'blocks': 3, 'token_mlp': 64, 'channel_mlp': 64,
+        'norm_over': 'tokens', 'first': 'channels', 'pool': 'flatten', 'head': (512, 512), 'gelu': 'exact',
+        'init': 'torch',
       },
       'cifar': {'patch': 8, 'hidden': 64, 'blocks': 4, 'token_mlp': 32, 'channel_mlp': 256, 'gelu': 'tanh'},
     }[data]  # fmt: skip

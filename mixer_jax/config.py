@@ -95,6 +95,8 @@ def _fits(value: Any, kind: Any) -> bool:
   origin = typing.get_origin(kind)
   if kind is inspect.Parameter.empty or kind is Any:
     return True
+  if origin is typing.Annotated:  # a part by name, which its model makes
+    return isinstance(value, (str, Mapping))
   if origin in (typing.Union, types.UnionType):
     return any(_fits(value, k) for k in typing.get_args(kind))
   if origin is tuple:

@@ -39,13 +39,13 @@ def make_classify(run: Run) -> Callable[[Arrays, int], np.ndarray]:
 
 
 def features_of(run: Run, source: Source) -> tuple[np.ndarray, np.ndarray]:
-  """What stands before a Mixer's head, [examples, width], of all images of a source, and their labels, [examples]."""
+  """What stands before a model's head, [examples, width], of all images of a source, and their labels, [examples]."""
   experiment = run.experiment
 
   @jax.jit
   def features(params, batch):
     image = experiment.prepare(batch)['image']
-    return nnx.merge(experiment.graphdef, params)(image, intermediates=True)[1]['features']
+    return nnx.merge(experiment.graphdef, params).features(image)
 
   examples = [source[i] for i in range(len(source))]
   raw = {name: np.stack([example[name] for example in examples]) for name in examples[0]}

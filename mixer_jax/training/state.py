@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from mixer_jax.models import params as network
 from mixer_jax.optim.optimizers import averaged
-from mixer_jax.weights import network
 
 
 class TrainState(NamedTuple):
@@ -39,7 +39,7 @@ def init_state(
   """The state before the first step, of a model that is in memory or abstract.
 
   Args:
-    start: arrays that stand in the place of the model's own, by dotted names, see weights/network.py.
+    start: arrays that stand in the place of the model's own, by dotted names, see models/params.py.
   """
   params = network.place(nnx.state(model, nnx.Param), start or {})
   zeros = {name: jnp.zeros((), jnp.float32) for name in metrics}

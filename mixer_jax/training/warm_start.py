@@ -12,9 +12,10 @@ import numpy as np
 from flax import nnx
 
 from mixer_jax.errors import MixerError
+from mixer_jax.models import params as network
 from mixer_jax.training import experiment as experiments
 from mixer_jax.training import restore
-from mixer_jax.weights import fitting, network, reading, remote
+from mixer_jax.weights import fitting, reading, remote
 
 
 def read(address: str, checkpoint: str = 'last') -> reading.Weights:
