@@ -7,6 +7,7 @@ The config is printed whole, with every default.
 """
 
 import json
+import math
 from typing import Any
 
 from mixer_jax import cli
@@ -38,7 +39,7 @@ def describe(config: dict[str, Any], data_dir: str | None = None) -> dict[str, A
   return {
     'config': config,
     'parameters': experiment.parameters,
-    'tokens': getattr(experiment.model, 'tokens', None),
+    'tokens': math.prod(grid) if (grid := getattr(experiment.model, 'grid', None)) else None,
     'forward_flops': cost.matmul_flops(forward, state.params, seen),
     'parameter_bytes': cost.nbytes(state.params),
     'optimizer_bytes': cost.nbytes(state.opt_state),

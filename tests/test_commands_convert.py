@@ -10,8 +10,8 @@ from PIL import Image
 from sklearn import datasets
 
 import mixer_jax
+from mixer_jax.models import params as network
 from mixer_jax.training import classifying, restore, warm_start
-from mixer_jax.weights import network
 
 ROOT = Path(mixer_jax.__file__).parents[1]
 DIGITS, FINETUNE = (f'--config={ROOT}/configs/{name}.py' for name in ('digits', 'finetune'))

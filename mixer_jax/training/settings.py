@@ -7,7 +7,7 @@ from typing import Any
 
 from flax import nnx
 
-from mixer_jax import parts
+from mixer_jax import models, parts
 from mixer_jax.config import plain
 from mixer_jax.data import inputs, own
 from mixer_jax.data.augment import AUGMENTATIONS
@@ -192,17 +192,7 @@ def outside_names(config: Mapping[str, Any]) -> list[str]:
 def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
   """The config.json of a run from before, in the words of today: same network, same training."""
   config = plain(config)
-  model = config.get('model', {})
-  if model.get('name') == 'mixer':
-    paper = {'norm_over': 'channels', 'first': 'tokens', 'pool': 'mean', 'head': []}
-    if any(model.get(key, value) != value for key, value in paper.items()):
-      config['model'] = {**paper, 'gelu': 'tanh', 'init': 'original', **model, 'name': 'mnist_mixer'}
-    else:
-      config['model'] = {key: value for key, value in model.items() if key not in paper}
-  if model.get('name') == 'mixing_autoencoder' and isinstance(model.get('mixing'), str):
-    kernel = {} if model['mixing'] == 'mlp' else {'kernel': model.get('kernel')}
-    config['model'] = {key: value for key, value in model.items() if key != 'kernel'}
-    config['model']['mixing'] = {'name': model['mixing'], **kernel}
+  config['model'] = models.upgrade(config.get('model', {}))
   augment = config.get('augment', {})
   if 'noise' in augment and config['task'].get('name') == 'reconstruction':
     config['task']['noise'] = augment.pop('noise')['deviation']

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from mixer_jax.training.tasks import TASKS
 from PIL import Image
 
 import mixer_jax
@@ -27,6 +28,7 @@ from mixer_jax.data.images import sets
 from mixer_jax.errors import MixerError
 from mixer_jax.models import MODELS
 from mixer_jax.models import layers as model_layers
+from mixer_jax.models import params as network
 from mixer_jax.models.mixer import SIZES, MlpMixer
 from mixer_jax.optim import groups
 from mixer_jax.optim.optimizers import OPTIMIZERS
@@ -36,8 +38,7 @@ from mixer_jax.training import experiment as experiments
 from mixer_jax.training import loop, watch
 from mixer_jax.training import mesh as meshes
 from mixer_jax.training.step import make_train_loop
-from mixer_jax.training.tasks import TASKS
-from mixer_jax.weights import network, reading, writing
+from mixer_jax.weights import reading, writing
 
 FOLDER = Path(mixer_jax.__file__).parents[1] / 'configs'
 # PATH stands for a folder of images, FILE for a table, WEIGHTS for a small Mixer's, which the tests make.

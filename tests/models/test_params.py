@@ -4,8 +4,8 @@ import jax
 import numpy as np
 from flax import nnx
 
+from mixer_jax.models import params as network
 from mixer_jax.models.mixer import MlpMixer
-from mixer_jax.weights import network
 
 SETTINGS = {
   'image': (4, 6, 2), 'patch': 2, 'classes': 3, 'hidden': 8, 'blocks': 3, 'token_mlp': 5, 'channel_mlp': 7,

@@ -21,6 +21,8 @@ PART_BYTES = 2**20  # of what the kernel meets at a time: as much as stays in th
 class Convolution(nnx.Module):
   """Convolution of [batch, height, width, inputs], plus a bias, zeros around the image; starts as torch's does.
 
+  It computes in the type of its input; the parameters are float32.
+
   Args:
     kernel: (height, width).
     padding: zeros around the image, (rows, columns), on each side.
@@ -38,7 +40,7 @@ class Convolution(nnx.Module):
     self.padding = padding
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    return convolve(x, self.kernel[...], self.padding) + self.bias[...]
+    return convolve(x, self.kernel[...].astype(x.dtype), self.padding) + self.bias[...].astype(x.dtype)
 
 
 def same(kernel: tuple[int, int]) -> tuple[int, int]:
@@ -46,10 +48,10 @@ def same(kernel: tuple[int, int]) -> tuple[int, int]:
   return (kernel[0] - 1) // 2, (kernel[1] - 1) // 2
 
 
-def check_odd(kernel: int) -> None:
+def check_odd(kernel: int, key: str = 'model.kernel') -> None:
   """Refuses sides of kernels for which no padding keeps the shape."""
   if kernel < 1 or kernel % 2 == 0:
-    raise MixerError(f'model.kernel is {kernel}, but must be odd and at least 1, or the shape would change')
+    raise MixerError(f'{key} is {kernel}, but must be odd and at least 1, or the shape would change')
 
 
 def convolve(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:
@@ -143,7 +145,7 @@ def by_products(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> ja
   """Rows of the image times rows of the kernel, each of these a matrix with its columns in every place."""
   width = x.shape[2] + 2 * padding[1] - kernel.shape[1] + 1
   y, b, tap = np.ogrid[:width, : x.shape[2], : kernel.shape[1]]
-  places = (b == y + tap - padding[1]).astype(np.float32)  # 1 where output pixel y meets input pixel b at this tap
+  places = (b == y + tap - padding[1]).astype(kernel.dtype)  # 1 where output pixel y meets input pixel b at this tap
   matrices = jnp.einsum('klio,ybl->kbiyo', kernel, places, precision='highest')
   matrices = einops.rearrange(matrices, 'k b i y o -> k (b i) (y o)')
   y = _rows_times(einops.rearrange(x, 'n h w i -> n h (w i)'), matrices, padding[0])
