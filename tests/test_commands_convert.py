@@ -84,7 +84,8 @@ def test_a_new_run_begins_with_the_arrays(run_command, pretrained, tmp_path):
   workdir = tmp_path / 'run'
   change = ('--config.ema=0', '--config.schedule.peak=1e-30', '--config.schedule.floor=0', '--config.total=1 steps')
   assert (
-    run_command('train', DIGITS, *SMALL, *change, f'--config.init_from.weights={pretrained}', f'--workdir={workdir}') == 0
+    run_command('train', DIGITS, *SMALL, *change, f'--config.init_from.weights={pretrained}', f'--workdir={workdir}')
+    == 0
   )
   before, after = (network.arrays(restore.restore(run).params) for run in (pretrained, workdir))
   assert all(np.array_equal(before[name], after[name]) for name in before)

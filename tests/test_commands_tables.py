@@ -165,7 +165,9 @@ def test_three_classes_by_another_column_from_categories_alone(tmp_path, run_com
   assert evaluated['macro_f1'] == metrics['test/macro_f1']
   assert np.sum(evaluated['confusion']) == 60 and np.trace(evaluated['confusion']) == round(60 * evaluated['accuracy'])
   output = tmp_path / 'classes.csv'
-  assert run_command('predict', f'--workdir={tmp_path}/run', '--input', tmp_path / 'test.csv', f'--output={output}') == 0
+  assert (
+    run_command('predict', f'--workdir={tmp_path}/run', '--input', tmp_path / 'test.csv', f'--output={output}') == 0
+  )
   predicted = read(output)
   assert len(predicted) == 60 and {row['prediction'] for row in predicted} <= set(classes)
   assert all(1 / 3 <= float(row['probability']) <= 1 for row in predicted)

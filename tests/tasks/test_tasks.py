@@ -23,9 +23,7 @@ LABEL = RANDOM.integers(0, 8, 64)
 def scores(label=LABEL, *, training=False, **settings):
   settings = {'loss': 'softmax', 'label_smoothing': 0.0} | settings
   batch = {'label': jnp.asarray(label)}
-  result = Classification(classes=8, **settings).scores(
-    jnp.asarray(LOGITS, jnp.float32), batch, training=training
-  )
+  result = Classification(classes=8, **settings).scores(jnp.asarray(LOGITS, jnp.float32), batch, training=training)
   return {name: np.asarray(value) for name, value in result.items()}
 
 
