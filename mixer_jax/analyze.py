@@ -122,12 +122,12 @@ def study_few_shot(known: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str]) -> None:
-  options = cli.parser('analyze', __doc__)
+  options = cli.parser('analyze', __doc__, prints_result=True)
   studies = options.add_subparsers(metavar='STUDY', required=True)
 
   def add(name, about, function, text):
     make = functools.partial(studies.add_parser, name, help=about)
-    study = cli.parser(f'analyze {name}', text, data=True, make=make)
+    study = cli.parser(f'analyze {name}', text, data=True, prints_result=True, make=make)
     study.set_defaults(study=function)
     cli.add_run(study)
     study.add_argument('--raw', action='store_true', help='the parameters that were trained, not the average of them')
@@ -156,4 +156,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main, huge_pages=True, prints_result=True)
+  cli.run(main, huge_pages=True)

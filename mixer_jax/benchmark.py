@@ -120,7 +120,7 @@ def benchmark(config: dict[str, Any], seconds: float, data_dir: str | None = Non
 
 
 def main(arguments: list[str]) -> None:
-  options = cli.parser('benchmark', __doc__, data=True)
+  options = cli.parser('benchmark', __doc__, data=True, prints_result=True)
   cli.add_config(options)
   options.add_argument('--seconds', type=float, default=20.0, help='about how long to time steps')
   options.add_argument('--json', action='store_true', help='print JSON')
@@ -147,4 +147,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main, huge_pages=True, prints_result=True)
+  cli.run(main, huge_pages=True)

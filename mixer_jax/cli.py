@@ -14,12 +14,20 @@ HUGE_PAGES = 'glibc.malloc.hugetlb=1'
 
 
 def parser(
-  command: str, text: str, *, data: bool = False, make: Callable[..., argparse.ArgumentParser] = argparse.ArgumentParser
+  command: str,
+  text: str,
+  *,
+  data: bool = False,
+  prints_result: bool = False,
+  make: Callable[..., argparse.ArgumentParser] = argparse.ArgumentParser,
 ) -> argparse.ArgumentParser:
   """Options of `python -m mixer_jax.COMMAND`: --debug, and --data_dir for those that read data sets.
 
-  `make` is add_parser of the sub-commands of another command, for one of them.
+  Args:
+    prints_result: stdout is for the result alone, so that notes go to stderr.
+    make: add_parser of the sub-commands of another command, for one of them.
   """
+  messages.show(aside=prints_result)
   options = make(
     prog=f'python -m mixer_jax.{command}', description=text, allow_abbrev=False,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -32,15 +40,10 @@ def parser(
   return options
 
 
-def run(main: Callable[[list[str]], None], *, huge_pages: bool = False, prints_result: bool = False) -> None:
-  """Runs a command: a user's mistake is printed as one line and exits with 1.
-
-  Args:
-    prints_result: stdout is for the result alone, so that notes go to stderr.
-  """
+def run(main: Callable[[list[str]], None], *, huge_pages: bool = False) -> None:
+  """Runs a command: a user's mistake is printed as one line and exits with 1."""
   if huge_pages:
     use_huge_pages()
-  messages.show(aside=prints_result)
   try:
     main(sys.argv[1:])
   except MixerError as error:

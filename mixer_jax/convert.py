@@ -20,7 +20,7 @@ TOLERANCE = 1e-5  # of the largest number; the same arrays in another order of f
 
 
 def main(arguments: list[str]) -> None:
-  options = cli.parser('convert', __doc__)
+  options = cli.parser('convert', __doc__, prints_result=True)
   options.add_argument('--from', dest='source', required=True, help='a run, a file, a model folder or an address')
   options.add_argument('--to', required=True, help='NAME.npz, NAME.safetensors, or the name of a model folder')
   options.add_argument('--checkpoint', default='last', help='of a run: last, best or a step')
@@ -47,4 +47,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main, prints_result=True)
+  cli.run(main)

@@ -52,7 +52,7 @@ def describe(config: dict[str, Any], data_dir: str | None = None) -> dict[str, A
 
 
 def main(arguments: list[str]) -> None:
-  options = cli.parser('describe', __doc__, data=True)
+  options = cli.parser('describe', __doc__, data=True, prints_result=True)
   cli.add_config(options)
   options.add_argument('--json', action='store_true', help='print JSON')
   known, rest = options.parse_known_args(arguments)
@@ -73,4 +73,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main, prints_result=True)
+  cli.run(main)

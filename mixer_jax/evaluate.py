@@ -12,7 +12,7 @@ from mixer_jax import cli
 
 
 def main(arguments: list[str]) -> None:
-  options = cli.parser('evaluate', __doc__, data=True)
+  options = cli.parser('evaluate', __doc__, data=True, prints_result=True)
   cli.add_run(options)
   options.add_argument(
     '--split',
@@ -42,4 +42,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main, huge_pages=True, prints_result=True)
+  cli.run(main, huge_pages=True)

@@ -45,7 +45,7 @@ def write_rows(run, inputs: list[str], path: Path) -> str:
 
 
 def main(arguments: list[str]) -> None:
-  options = cli.parser('predict', __doc__)
+  options = cli.parser('predict', __doc__, prints_result=True)
   cli.add_run(options)
   options.add_argument(
     '--input', required=True, nargs='+', help='images, folders of images or patterns; or a CSV or .npy file'
@@ -90,4 +90,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main, huge_pages=True, prints_result=True)
+  cli.run(main, huge_pages=True)

@@ -51,7 +51,7 @@ def run_command():
 
 @pytest.fixture
 def refused(run_command, capsys):
-  """Opens a door in vain: one line that begins with `error:` and holds all parts, and nothing else on stderr."""
+  """Runs a command in vain: one line that begins with `error:` and holds all parts, and nothing else on stderr."""
 
   def refused(name, *arguments, parts):
     capsys.readouterr()
