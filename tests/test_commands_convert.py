@@ -10,8 +10,9 @@ from PIL import Image
 from sklearn import datasets
 
 import mixer_jax
+from mixer_jax.inference import classify
 from mixer_jax.models import params as network
-from mixer_jax.training import classifying, restore, warm_start
+from mixer_jax.training import restore, warm_start
 
 ROOT = Path(mixer_jax.__file__).parents[1]
 DIGITS, FINETUNE = (f'--config={ROOT}/configs/{name}.py' for name in ('digits', 'finetune'))
@@ -112,7 +113,7 @@ def test_averages_and_stacks_begin_with_the_arrays_too(change, run_command, pret
 def test_finetuned_says_what_it_did(finetuned, pretrained):
   summary = json.loads((finetuned / 'summary.json').read_text())
   assert summary['init_from']['weights'] == str(pretrained) and summary['init_from']['kind'] == 'run'
-  assert summary['init_from']['told'] == [
+  assert summary['init_from']['notes'] == [
     'step 6 of the run, averaged parameters',
     'head: reinitialised, 10 -> 10 classes',
   ]
@@ -127,7 +128,9 @@ def test_finetuned_opened_again_gives_its_own_logits_in_every_bit(
   moved = tmp_path / 'moved'
   shutil.copytree(finetuned, moved)
   monkeypatch.setattr(warm_start, 'read', lambda *_: pytest.fail('the weights were read again'))
-  first, second = (classifying.make_classify(restore.restore(run))(batch, 16) for run in (finetuned, moved))
+  first, second = (
+    classify.make_answers(restore.restore(run))(batch, 16)['probabilities'] for run in (finetuned, moved)
+  )
   assert np.array_equal(first, second)
   head = network.arrays(restore.restore(moved).params)['head.kernel']
   assert np.abs(head).max() > 0 and not np.array_equal(

@@ -183,8 +183,8 @@ def test_ten_thousand_columns(tmp_path):
   values = np.random.default_rng(0).normal(size=(20, 10_000))
   body = [[*(f'{value:.6f}' for value in row), '01'[i % 2]] for i, row in enumerate(values)]
   config = loaded(write(tmp_path / 'wide.csv', body, [*(f'c{i}' for i in range(10_000)), 'label']))
-  schema = experiments.learn_schema(config, None)
-  experiment = experiments.build(config, schema=schema)
+  experiment = experiments.build(config)
+  schema = experiment.data.schema
   assert len(schema.columns) == 10_000 and schema.classes == ('0', '1')
   train = experiment.data.table('train[:80%]', None)
   np.testing.assert_allclose(list(schema.fill.values()), np.median(values[train.numbers - 1], axis=0), atol=1e-6)

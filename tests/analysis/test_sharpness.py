@@ -15,12 +15,12 @@ from mixer_jax import config as configs
 from mixer_jax.analysis import sharpness
 from mixer_jax.data.images import sets
 from mixer_jax.errors import MixerError
+from mixer_jax.inference import objective
 from mixer_jax.training import experiment as experiments
-from mixer_jax.training import objective
 
 SETTINGS = {
   'eigenvalues': 3, 'iterations': 12, 'probes': 4, 'rho': 0.1, 'm': 7, 'points': 5, 'span': 1.0, 'seed': 0,
-  'tell': lambda text: None,
+  'note': lambda text: None,
 }  # fmt: skip
 
 

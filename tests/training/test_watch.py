@@ -132,7 +132,7 @@ def test_groups_of_scanned_blocks_are_those_of_single_ones():
 
 def test_groups_of_a_model_for_tables():
   config = configs.load([f'--config={kill.ROOT / "configs" / "breast_cancer.py"}'])
-  experiment = experiments.build(config, schema=experiments.learn_schema(config, None))
+  experiment = experiments.build(config)
   groups = {name.split('/')[1] for name in watch.names(nnx.state(experiment.model, nnx.Param))}
   assert groups == {'stem', 'blocks.0', 'blocks.1', 'norm', 'head'}
 
