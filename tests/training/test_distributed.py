@@ -97,12 +97,14 @@ def test_two_processes_train_as_one(shared, alone, pair):
     np.testing.assert_allclose(state[name], reference[name], rtol=1e-3, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_streamed_over_two_processes(shared, alone, launch):
   texts = finish(shared, 'streamed', launch('streamed', 2, 1, '--config.data.resident_mib=0.0'))
   assert 'streamed' in texts[0]
   assert_same_run(shared, 'alone', 'streamed')
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_of_them_stops_both_and_they_resume_to_the_same_bits(shared, pair, launch):
   flags = '--config.mesh.fsdp=2'
   processes = launch('stopped', 2, 2, flags)

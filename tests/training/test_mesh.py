@@ -34,7 +34,8 @@ LENGTH = Length(60, 22.5)
 def build(layout, **changes):
   data, fsdp = (int(n) for n in layout.split('x'))
   watch = {'change': 1e-8, 'loss': 1e-3, 'lines': 5}  # on, so that its numbers are compared as well
-  config = kill.tiny(optimizer=SGD, mesh={'data': data, 'fsdp': fsdp}, eval_batch_size=64, watch=watch, **changes)
+  mesh = {'data': data, 'fsdp': fsdp}
+  config = kill.tiny(optimizer=SGD, mesh=mesh, eval_batch_size=64, watch=watch, **{'model': small_model()} | changes)
   config['schedule'] = {'name': 'constant', 'peak': 0.1, 'warmup': '0'}
   built = experiment.build(config)
   return built, built.optimizer(LENGTH)[0]
@@ -84,7 +85,7 @@ def work(folder, layouts):
     np.savez(folder / f'{layout}.npz', **flat(state))
     if layout in ('8x1', '1x1'):
       for parts in (1, 4) if layout == '1x1' else (4,):
-        changes = {'accumulate': parts, 'model': plain_model(), 'augment': {}}
+        changes = {'accumulate': parts, 'model': small_model(dropout=0.0, stochastic_depth=0.0), 'augment': {}}
         np.savez(folder / f'{layout}_in_{parts}.npz', **flat(train(layout, 3, **changes)[1].params))
     (folder / f'{layout}.json').write_text(json.dumps(result))
   # What was written on 1x8 is opened on other meshes, the same and one device included.
@@ -99,8 +100,8 @@ def work(folder, layouts):
   (folder / f'reopened_{len(jax.devices())}.json').write_text(json.dumps(reopened))
 
 
-def plain_model():
-  return kill.tiny()['model'] | {'dropout': 0.0, 'stochastic_depth': 0.0}
+def small_model(**changes):
+  return kill.tiny()['model'] | {'blocks': 1} | changes
 
 
 @pytest.fixture(scope='module')

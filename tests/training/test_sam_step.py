@@ -43,10 +43,10 @@ def method(name, **changes):
   return {'name': name, 'rho': RHO, 'sync': True, **METHODS[name], **changes}
 
 
-def build(mesh='1x1', dropout=0.0, **changes):
+def build(mesh='1x1', dropout=0.0, blocks=1, **changes):
   data, fsdp = map(int, mesh.split('x'))
   config = configs.load(['--config=configs/digits.py'])
-  config['model'] |= {'hidden': 16, 'blocks': 2, 'token_mlp': 8, 'channel_mlp': 32, 'dropout': dropout}
+  config['model'] |= {'hidden': 16, 'blocks': blocks, 'token_mlp': 8, 'channel_mlp': 32, 'dropout': dropout}
   config |= {
     'batch_size': 16, 'ema': 0.0, 'augment': {}, 'mesh': {'data': data, 'fsdp': fsdp}, 'sam': SAM,
     'schedule': {'name': 'constant', 'peak': 0.1, 'warmup': '0'},
@@ -65,11 +65,10 @@ def batch(seed=0, size=16):
 
 def start(experiment, optimizer):
   """A state away from the first parameters, where the head is zero and so is the gradient of all before it."""
-  state = experiment.init_state(optimizer)
-  keys = jax.random.split(jax.random.key(3), len(jax.tree.leaves(state.params)))
-  leaves, tree = jax.tree.flatten(state.params)
-  moved = [p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
-  return state._replace(params=jax.tree.unflatten(tree, moved))
+  state, random = experiment.init_state(optimizer), np.random.default_rng(3)
+  noise = lambda p: (0.1 * random.normal(size=p.shape)).astype(np.float32)
+  moved = jax.tree.map(lambda p: jax.device_put(np.asarray(p) + noise(p), p.sharding), state.params)
+  return state._replace(params=moved)
 
 
 def after(mesh='1x1', **changes):
@@ -77,28 +76,29 @@ def after(mesh='1x1', **changes):
   before = start(experiment, optimizer)
   step = jax.jit(experiment.train_step(optimizer, LENGTH))
   data = jax.device_put(batch(), meshes.over_batch(experiment.mesh))
-  return experiment, before, step(before, data), step.lower(before, data)
+  return experiment, before, step(before, data), lambda: step.lower(before, data)
 
 
-def written_out(experiment, params, data, dropout_key):
+def written_out(gradient, params, data):
   """(loss, gradient) at the params, then at SAM's perturbation of them, with one dropout mask."""
-  loss = loss_of(experiment, data, dropout_key)
-  first, g = jax.value_and_grad(loss)(params)
-  norm = optax.tree.norm(g)
-  perturbed = jax.tree.map(lambda p, x: p + RHO * x / norm, params, g)
-  return (first, g), jax.value_and_grad(loss)(perturbed)
+  first, g = gradient(params, data)
+  norm = np.sqrt(sum(np.square(x).sum() for x in jax.tree.leaves(jax.device_get(g))))
+  perturbed = jax.tree.map(lambda p, x: np.asarray(p) + RHO * np.asarray(x) / norm, params, g)
+  return (first, g), gradient(perturbed, data)
 
 
-def loss_of(experiment, data, dropout_key):
-  def loss(params):
+def gradient_of(experiment, dropout_key=None):
+  """(params, data) -> (loss, gradient), compiled once for each number of examples."""
+
+  def loss(params, data):
     rngs = None if dropout_key is None else nnx.Rngs(dropout=dropout_key)
     logits = nnx.merge(experiment.graphdef, params)(data['image'], rngs=rngs)
     return experiment.task.scores(logits, data, training=True)['loss'].mean()
 
-  return loss
+  return jax.jit(jax.value_and_grad(loss))
 
 
-def first_step(name, experiment, params, shares, dropout_key):
+def first_step(name, gradient_at, params, shares):
   """(new params, [loss, sam_loss, sam_norm]) of a method's first step, all in NumPy but the gradients.
 
   Args:
@@ -110,7 +110,7 @@ def first_step(name, experiment, params, shares, dropout_key):
   kernel = np.asarray(ravel_pytree(of_kernel)[0]).astype(bool)
 
   def gradient(x, share):
-    loss, g = jax.value_and_grad(loss_of(experiment, share, dropout_key))(tree(jnp.asarray(x, jnp.float32)))
+    loss, g = gradient_at(tree(jnp.asarray(x, jnp.float32)), share)
     return float(loss), np.asarray(ravel_pytree(g)[0], np.float64)
 
   firsts = [gradient(w, share) for share in shares]
@@ -142,8 +142,8 @@ def assert_close(a, b, **tolerance):
 def test_both_gradients_have_the_same_augmentation_and_dropout():
   experiment, before, state, _ = after(dropout=0.3, augment={'affine': {'degrees': 20.0}})
   augment_key, dropout_key = keys_of(experiment)
-  data = experiment.preprocess(batch(), augment_key, True)
-  (loss, g), (there, second) = written_out(experiment, before.params, data, dropout_key)
+  data = jax.jit(experiment.preprocess, static_argnums=2)(batch(), augment_key, True)
+  (loss, g), (there, second) = written_out(gradient_of(experiment, dropout_key), before.params, data)
   assert_close(state.params, jax.tree.map(lambda p, x: p - 0.1 * x, before.params, second))
   sums = {name: float(value) for name, value in state.sums.items()}
   assert sums['loss'] / 16 == pytest.approx(float(loss), rel=1e-4)
@@ -176,14 +176,14 @@ def test_what_is_frozen_stays_and_is_not_perturbed(sam):
   freeze = ('stem', 'blocks.1.token_*')
   adamw = {'name': 'adamw', 'b1': 0.9, 'b2': 0.999, 'eps': 1e-8, 'weight_decay': 0.5, 'clip': 1.0}
   noise = {'eta': 1e-4, 'gamma': 0.55}
-  experiment, before, state, _ = after(sam=sam, optimizer=adamw, update_noise=noise, layers={'freeze': freeze})
+  changes = {'optimizer': adamw, 'update_noise': noise, 'layers': {'freeze': freeze}}
+  experiment, before, state, _ = after(sam=sam, blocks=2, **changes)
   for (path, old), (_, new) in zip(*(nnx.to_flat_state(s.params) for s in (before, state)), strict=True):
     name = '.'.join(map(str, path))
     moved = not np.array_equal(old[...], new[...])
     assert moved != name.startswith(('stem', 'blocks.1.token')), name
   if sam:
-    _, dropout_key = keys_of(experiment)
-    g = jax.grad(loss_of(experiment, experiment.preprocess(batch(), None, False), dropout_key))(before.params)
+    _, g = gradient_of(experiment, keys_of(experiment)[1])(before.params, experiment.preprocess(batch(), None, False))
     still = lambda path: '.'.join(map(str, path)).startswith(('stem', 'blocks.1.token'))
     free = [x[...] for path, x in nnx.to_flat_state(g) if not still(path)]
     norm = float(np.sqrt(sum(float(jnp.square(x).sum()) for x in free)))
@@ -193,7 +193,7 @@ def test_what_is_frozen_stays_and_is_not_perturbed(sam):
 def test_what_is_frozen_has_every_bit_of_before_also_under_schedule_free():
   """Its own arithmetic would round: x and y of equal z are not equal to it."""
   free = {'name': 'schedule_free', 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8, 'weight_decay': 0.1, 'clip': 1.0}
-  experiment, optimizer = build(optimizer=free, sam=SAM, layers={'freeze': ('stem', 'blocks.0')})
+  experiment, optimizer = build(optimizer=free, sam=SAM, blocks=2, layers={'freeze': ('stem', 'blocks.0')})
   step = jax.jit(experiment.train_step(optimizer, LENGTH))
   before = state = start(experiment, optimizer)
   state = state._replace(opt_state=optimizer.init(state.params))
@@ -208,7 +208,7 @@ def test_one_block_of_a_stack_stays_and_the_others_have_rates_of_their_own():
   model = configs.load(['--config=configs/digits.py'])['model'] | {'scan': True, 'dropout': 0.0}
   model |= {'hidden': 8, 'blocks': 3, 'token_mlp': 4, 'channel_mlp': 8}
   experiment, before, state, _ = after(model=model, sam={}, layers={'freeze': ('blocks.1',), 'decay': 0.5})
-  g = jax.grad(loss_of(experiment, experiment.preprocess(batch(), None, False), None))(before.params)
+  _, g = gradient_of(experiment)(before.params, experiment.preprocess(batch(), None, False))
   squares = 0.0
   flat = (nnx.to_flat_state(tree) for tree in (before.params, state.params, g))
   for (path, old), (_, new), (_, x) in zip(*flat, strict=True):
@@ -251,7 +251,7 @@ def work(path):
   for mesh in ('4x1', '1x4', '2x2'):
     _, _, state, together = after(mesh)
     found[f'sync {mesh}'] = flat(state.params).tolist()
-    experiment, before, state, lowered = after(mesh, sam=SAM | {'sync': False})
+    experiment, before, state, apart = after(mesh, sam=SAM | {'sync': False})
     found[f'own {mesh}'] = flat(state.params).tolist()
     found[f'loss {mesh}'] = [float(state.sums[name]) for name in ('loss', 'sam_loss', 'sam_norm')]
     if mesh == '4x1':
@@ -262,7 +262,7 @@ def work(path):
           state = after(mesh, sam=method(name, sync=sync))[2]
           found[f'{name} {sync}'] = flat(state.params).tolist()
           found[f'{name} {sync} numbers'] = [float(state.sums[of]) for of in ('loss', 'sam_loss', 'sam_norm')]
-      found['gathers'] = [step.compile().as_text().count('all-gather(') for step in (together, lowered)]
+      found['gathers'] = [lower().compile().as_text().count('all-gather(') for lower in (together, apart)]
   Path(path).write_text(json.dumps(found))
 
 
@@ -277,15 +277,21 @@ def on_four_devices(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def on_one_device():
-  """The same written out: one perturbation of the whole batch, and four of its quarters."""
+def on_paper():
+  """(gradient, params, the batch, its quarters) on one device."""
   experiment, optimizer = build()
-  params, key = start(experiment, optimizer).params, keys_of(experiment)[1]
-  data = experiment.preprocess(batch(), None, False)
+  data = jax.device_get(experiment.preprocess(batch(), None, False))
   quarters = [jax.tree.map(lambda x, i=i: x[4 * i : 4 * i + 4], data) for i in range(4)]
-  whole = written_out(experiment, params, data, key)
-  own = [written_out(experiment, params, quarter, key) for quarter in quarters]
-  step = lambda second: jax.tree.map(lambda p, x: p - 0.1 * x, params, second)
+  return gradient_of(experiment, keys_of(experiment)[1]), start(experiment, optimizer).params, data, quarters
+
+
+@pytest.fixture(scope='module')
+def on_one_device(on_paper):
+  """The same written out: one perturbation of the whole batch, and four of its quarters."""
+  gradient, params, data, quarters = on_paper
+  whole = written_out(gradient, params, data)
+  own = [written_out(gradient, params, quarter) for quarter in quarters]
+  step = lambda second: jax.tree.map(lambda p, x: np.asarray(p) - 0.1 * np.asarray(x), params, second)
   mean = jax.tree.map(lambda *x: sum(x) / 4, *[second for _, (_, second) in own])
   flat = lambda tree: np.concatenate([np.asarray(x).ravel() for x in jax.tree.leaves(tree)])
   losses = [sum(float(first[0]) for first, _ in own) / 4 * 16, sum(float(there[0]) for _, there in own) / 4, RHO]
@@ -301,12 +307,9 @@ def test_one_perturbation_or_one_for_every_device(which, mesh, on_four_devices, 
 
 @pytest.mark.parametrize('sync', [True, False])
 @pytest.mark.parametrize('name', WRITTEN_OUT)
-def test_every_method_on_devices_is_what_it_is_on_paper(name, sync, on_four_devices):
-  experiment, optimizer = build()
-  params, key = start(experiment, optimizer).params, keys_of(experiment)[1]
-  data = experiment.preprocess(batch(), None, False)
-  shares = [data] if sync else [jax.tree.map(lambda x, i=i: x[4 * i : 4 * i + 4], data) for i in range(4)]
-  wanted, (loss, sam_loss, norm) = first_step(name, experiment, params, shares, key)
+def test_every_method_on_devices_is_what_it_is_on_paper(name, sync, on_four_devices, on_paper):
+  gradient, params, data, quarters = on_paper
+  wanted, (loss, sam_loss, norm) = first_step(name, gradient, params, [data] if sync else quarters)
   np.testing.assert_allclose(on_four_devices[f'{name} {sync}'], wanted, rtol=1e-3, atol=2e-5)
   np.testing.assert_allclose(on_four_devices[f'{name} {sync} numbers'], (16 * loss, sam_loss, norm), rtol=1e-4)
   other = on_four_devices[f'{name} {not sync}']
