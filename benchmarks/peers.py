@@ -168,16 +168,17 @@ def make_run(config: dict, arrays: dict, schema=None):
   """The same of a config, on arrays of data: the loop that mixer_jax.train runs."""
   import jax
 
-  from mixer_jax.data import batches, sources
+  from mixer_jax.data import loader
+  from mixer_jax.data.examples import Source
   from mixer_jax.optim.schedules import Length
   from mixer_jax.training import experiment as experiments
   from mixer_jax.training import mesh as meshes
   from mixer_jax.training.step import make_train_loop
 
   experiment = experiments.build(config, schema=schema)
-  source = sources.Source((), arrays, lambda i: {name: a[i] for name, a in arrays.items()}, len(arrays['label']))
+  source = Source((), arrays, lambda i: {name: a[i] for name, a in arrays.items()}, len(arrays['label']))
   size = experiment.settings.batch_size
-  feeder = batches.Feeder(source, seed=0, batch_size=size, mesh=experiment.mesh, resident_mib=2048, workers=0)
+  feeder = loader.Loader(source, seed=0, batch_size=size, mesh=experiment.mesh, resident_mib=2048, workers=0)
   length = Length(10**6, 1.0)
   optimizer, _ = experiment.optimizer(length)
   shapes = experiment.init_state(optimizer, abstract=True)
@@ -221,12 +222,13 @@ def make_images(data: dict, examples: int):
 def make_rows():
   import numpy as np
 
-  from mixer_jax.data import tables
+  from mixer_jax.data.tables import Table
+  from mixer_jax.data.tables import schema as schemas
 
   rng = np.random.default_rng(0)
   columns = {f'n{i}': rng.normal(size=20_000) for i in range(42)}
-  table = tables.Table('random', columns | {'label': rng.integers(2, size=20_000).astype(str).astype(object)})
-  schema = tables.fit(table, label='label', dropped=(), categorical=(), scaling='global', column_order=0)
+  table = Table('random', columns | {'label': rng.integers(2, size=20_000).astype(str).astype(object)})
+  schema = schemas.fit(table, label='label', dropped=(), categorical=(), scaling='global', column_order=0)
   return schema.arrays(table)[0] | {'label': schema.labels(table)}, schema
 
 

@@ -72,7 +72,7 @@ def make_method(what: str, name: str, batch: int, steps: int):
 
 
 if __name__ == '__main__':
-  from mixer_jax import doors
+  from mixer_jax import cli
 
-  doors.use_huge_pages()
+  cli.use_huge_pages()
   main()

@@ -25,7 +25,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from mixer_jax.data import held_out, table_sets, tables
+from mixer_jax.data import held_out
+from mixer_jax.data.tables import csv
+from mixer_jax.data.tables import sets as table_sets
 
 # For tables of thousands of columns: training on 320 rows of 10,000 takes 2.4 GiB on a CPU with the smaller batch, 6.3
 # with the batch of 64; a token MLP as wide as the row would have hundreds of millions of parameters.
@@ -39,7 +41,7 @@ def get_config(arg=None):
   train = path / 'train.csv' if path.is_dir() else path
   if not train.is_file():
     raise ValueError(f'{train} is no file; use --config=csv:PATH with a CSV file or a folder with train.csv')
-  columns = len(tables.read_header(train))
+  columns = len(csv.read_header(train))
   classes = max(2, table_sets.count_classes(train, label) or 2)
   config = ConfigDict()
   config.total = '40 epochs'

@@ -5,13 +5,15 @@ python -m mixer_jax.analyze few_shot --workdir=runs/digits --data=mnist --train=
 """
 
 import argparse
+import dataclasses
 import functools
 import json
-import sys
 from pathlib import Path
 
-from mixer_jax import doors
+from mixer_jax import cli
 from mixer_jax.errors import MixerError
+from mixer_jax.files import reported, write_json
+from mixer_jax.messages import logger
 
 SHARPNESS = """How sharp the minimum is in which a run stands. Prints one JSON object.
 
@@ -59,8 +61,8 @@ def study_sharpness(known: argparse.Namespace) -> None:
   import jax
 
   from mixer_jax.analysis import sharpness
-  from mixer_jax.training import objective, restore
-  from mixer_jax.training.logging import cannot_write, write_json
+  from mixer_jax.inference import objective
+  from mixer_jax.training import restore
 
   workdir = Path(known.workdir)
   settings = {name: getattr(known, name) for name, *_ in OPTIONS if name not in OF_EXAMPLES}
@@ -70,26 +72,24 @@ def study_sharpness(known: argparse.Namespace) -> None:
   run = restore.restore(workdir, step=known.checkpoint, raw=known.raw, exact=True)
   split, source = restore.open_split(run, workdir, known.split, known.data_dir)
   batches = objective.stack_examples(run.experiment, source, known.examples, known.batch_size)
-  tell = lambda text: print(text, file=sys.stderr, flush=True)
   figures = workdir / 'figures'
-  try:
+  with reported(figures):
     figures.mkdir(exist_ok=True)  # first, for all that follows takes minutes
     with jax.default_matmul_precision('highest'):
-      numbers = sharpness.analyse(objective.make_losses(run.experiment), run.params, batches, **settings, tell=tell)
+      numbers = sharpness.analyse(
+        objective.make_losses(run.experiment), run.params, batches, **settings, note=logger.info
+      )
     found = {'split': split, 'step': run.step, 'averaged': run.averaged, 'seed': known.seed, **numbers}
     write_json(workdir / 'sharpness.json', found)
     sharpness.draw_lines(found, figures / 'sharpness_line.png')
     sharpness.draw_surface(found, figures / 'sharpness_surface.png')
-  except OSError as error:
-    raise cannot_write(figures, error) from error
   print(json.dumps({name: value for name, value in found.items() if name not in ('line', 'surface')}))
 
 
 def study_few_shot(known: argparse.Namespace) -> None:
   from mixer_jax.analysis import few_shot
-  from mixer_jax.data import sources
-  from mixer_jax.training import classifying, restore
-  from mixer_jax.training.logging import cannot_write, write_json
+  from mixer_jax.inference import classify
+  from mixer_jax.training import restore
 
   workdir = Path(known.workdir)
   try:
@@ -98,46 +98,38 @@ def study_few_shot(known: argparse.Namespace) -> None:
     raise MixerError(f'--shots is {known.shots!r}, but must be numbers such as 5,10,25') from error
   few_shot.check(shots, known.draws, known.ridge)
   run = restore.restore(workdir, step=known.checkpoint, raw=known.raw)
-  data, name = run.experiment.data, run.experiment.settings.model['name']
-  if name != 'mixer':
-    raise MixerError(f'few_shot takes the run of a Mixer of images, but {workdir} is of a {name}')
+  data = run.experiment.data
   if known.data and not (known.train and known.test):
     raise MixerError(f'--data={known.data} needs --train and --test: which of its splits to learn from and to answer')
   splits = {'train': known.train or data.train, 'test': known.test or data.test or data.val}
   if not splits['test']:
     raise MixerError(f'{workdir} has neither test nor val; say with --test what to answer')
-  load = functools.partial(
-    sources.load, known.data or data.name, image=data.image, classes=known.classes or data.classes,
-    crop_from=data.crop_from, data_dir=known.data_dir,
-  )  # fmt: skip
-  train, test = load(splits['train']), load(splits['test'])
-  train_features, train_label = classifying.features_of(run, train)
+  data = dataclasses.replace(data, name=known.data or data.name, classes=known.classes or data.classes)
+  train, test = (data.source(split, known.data_dir) for split in splits.values())
+  train_features, train_label = classify.features_of(run, train)
   found = few_shot.study(
-    train_features, train_label, *classifying.features_of(run, test), train.classes, shots=shots, draws=known.draws,
+    train_features, train_label, *classify.features_of(run, test), train.classes, shots=shots, draws=known.draws,
     ridge=known.ridge, seed=known.seed,
   )  # fmt: skip
   about = {
-    'data': known.data or data.name, **splits, 'step': run.step, 'averaged': run.averaged, 'seed': known.seed,
+    'data': data.name, **splits, 'step': run.step, 'averaged': run.averaged, 'seed': known.seed,
     'width': train_features.shape[1], 'ridge': known.ridge, 'draws': known.draws, 'shots': found,
   }  # fmt: skip
-  try:
+  with reported(workdir / 'figures'):
     write_json(workdir / 'few_shot.json', about)
     few_shot.draw_figure(found, about['data'], workdir / 'figures' / 'few_shot.png')
-  except OSError as error:
-    raise cannot_write(workdir / 'figures', error) from error
   print(json.dumps(about))
 
 
 def main(arguments: list[str]) -> None:
-  options = doors.parser('analyze', __doc__)
+  options = cli.parser('analyze', __doc__, prints_result=True)
   studies = options.add_subparsers(metavar='STUDY', required=True)
 
   def add(name, about, function, text):
     make = functools.partial(studies.add_parser, name, help=about)
-    study = doors.parser(f'analyze {name}', text, data=True, make=make)
+    study = cli.parser(f'analyze {name}', text, data=True, prints_result=True, make=make)
     study.set_defaults(study=function)
-    study.add_argument('--workdir', required=True, help='the run directory')
-    study.add_argument('--checkpoint', default='last', help='last, best or a step')
+    cli.add_run(study)
     study.add_argument('--raw', action='store_true', help='the parameters that were trained, not the average of them')
     return study
 
@@ -159,9 +151,9 @@ def main(arguments: list[str]) -> None:
   study.add_argument('--ridge', type=float, default=1.0, help='weight of the penalty on the regression (default: 1)')
   study.add_argument('--seed', type=int, default=0, help='of the first draw; the next ones follow it (default: 0)')
   known = options.parse_args(arguments)
-  doors.use_compilation_cache()
+  cli.use_compilation_cache()
   known.study(known)
 
 
 if __name__ == '__main__':
-  doors.run(main, huge_pages=True)
+  cli.run(main, huge_pages=True)

@@ -1,7 +1,7 @@
 """Times the training of a config on random data of its shapes, beside a matrix product in the same process.
 
-python -m mixer_jax.benchmark --config=configs/digits.py
-python -m mixer_jax.benchmark --config=configs/imagenet.py:S/16 --config.batch_size=32 --seconds=60 --json
+python -m mixer_jax.benchmark --config=digits
+python -m mixer_jax.benchmark --config=imagenet:S/16 --config.batch_size=32 --seconds=60 --json
 """
 
 import json
@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any
 
-from mixer_jax import doors
+from mixer_jax import cli
 
 
 def matmul_peak(dtype: str) -> float:
@@ -32,7 +32,7 @@ def matmul_peak(dtype: str) -> float:
 
 
 def peak_memory() -> int:
-  """Bytes that this process has held at most: of the device where it tells, of the process on a CPU."""
+  """The most bytes that were held at once: on the device where it reports them, else by this process."""
   import jax
 
   stats = jax.local_devices()[0].memory_stats() or {}
@@ -52,13 +52,16 @@ def benchmark(config: dict[str, Any], seconds: float, data_dir: str | None = Non
   import numpy as np
 
   from mixer_jax.analysis import cost
-  from mixer_jax.data import batches, sources
+  from mixer_jax.data import examples as data_examples
+  from mixer_jax.data import loader
   from mixer_jax.optim.schedules import Length
   from mixer_jax.training import experiment as experiments
   from mixer_jax.training import mesh as meshes
+  from mixer_jax.training.settings import resolve
   from mixer_jax.training.step import make_train_loop
 
-  experiment = experiments.build(config, schema=experiments.learn_schema(config, data_dir))
+  config = resolve(config)
+  experiment = experiments.build(config, data_dir=data_dir)
   settings, mesh = experiment.settings, experiment.mesh
   length = Length(10**6, 1000.0)
   optimizer, _ = experiment.optimizer(length)
@@ -74,9 +77,9 @@ def benchmark(config: dict[str, Any], seconds: float, data_dir: str | None = Non
   }  # fmt: skip
   arrays = {k: draw[k](v.shape).astype(v.dtype) for k, v in experiment.data.batch(examples).items()}
   names = tuple(map(str, range(classes)))
-  source = sources.Source(names, arrays, lambda i: {k: v[i] for k, v in arrays.items()}, examples)
-  feeder = batches.Feeder(source, seed=0, batch_size=examples, mesh=mesh, resident_mib=float('inf'), workers=0)
-  feed = feeder.train(0, 1)
+  source = data_examples.Source(names, arrays, lambda i: {k: v[i] for k, v in arrays.items()}, examples)
+  examples_of = loader.Loader(source, seed=0, batch_size=examples, mesh=mesh, resident_mib=float('inf'), workers=0)
+  feed = examples_of.train(0, 1)
   flops = cost.matmul_flops(train_step, state, experiment.data.batch(examples))
 
   dtype = settings.model.get('dtype', 'float32')
@@ -89,10 +92,10 @@ def benchmark(config: dict[str, Any], seconds: float, data_dir: str | None = Non
   began = time.perf_counter()
   state = loop(state, feed, np.int32(1))
   jax.block_until_ready(state)
-  steps = max(1, min(batches.CHUNK, int(seconds / 10 / (time.perf_counter() - began))))
+  steps = max(1, min(loader.CHUNK, int(seconds / 10 / (time.perf_counter() - began))))
   times = []
   deadline = time.perf_counter() + seconds
-  feed = feeder.train(0, steps)
+  feed = examples_of.train(0, steps)
   while len(times) < 3 or time.perf_counter() < deadline:
     began = time.perf_counter()
     state = loop(state, feed, np.int32(steps))
@@ -117,13 +120,14 @@ def benchmark(config: dict[str, Any], seconds: float, data_dir: str | None = Non
 
 
 def main(arguments: list[str]) -> None:
-  options = doors.parser('benchmark', __doc__, data=True)
+  options = cli.parser('benchmark', __doc__, data=True, prints_result=True)
+  cli.add_config(options)
   options.add_argument('--seconds', type=float, default=20.0, help='about how long to time steps')
   options.add_argument('--json', action='store_true', help='print JSON')
   known, rest = options.parse_known_args(arguments)
   from mixer_jax import config as configs
 
-  result = benchmark(configs.load(rest), known.seconds, known.data_dir)
+  result = benchmark(configs.load(cli.config_arguments(known, rest)), known.seconds, known.data_dir)
   if known.json:
     print(json.dumps(result, indent=2))
     return
@@ -143,4 +147,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  doors.run(main, huge_pages=True)
+  cli.run(main, huge_pages=True)

@@ -10,17 +10,17 @@ folder for a name without an end. --check reads what was written again and compa
 on random images, before it stands in its place.
 """
 
-import sys
 from pathlib import Path
 
-from mixer_jax import doors
+from mixer_jax import cli
 from mixer_jax.errors import MixerError
+from mixer_jax.messages import logger
 
 TOLERANCE = 1e-5  # of the largest number; the same arrays in another order of files give the same bits
 
 
 def main(arguments: list[str]) -> None:
-  options = doors.parser('convert', __doc__)
+  options = cli.parser('convert', __doc__, prints_result=True)
   options.add_argument('--from', dest='source', required=True, help='a run, a file, a model folder or an address')
   options.add_argument('--to', required=True, help='NAME.npz, NAME.safetensors, or the name of a model folder')
   options.add_argument('--checkpoint', default='last', help='of a run: last, best or a step')
@@ -37,15 +37,14 @@ def main(arguments: list[str]) -> None:
     raise MixerError(f'--gelu={known.gelu} is for a Mixer, but {known.source} is a {weights.model["name"]}')
   if known.gelu:
     weights = reading.with_gelu(weights, known.gelu)
-  tell = lambda text: print(text, file=sys.stderr)
   for note in weights.notes:
-    tell(f'{known.source}: {note}')
-  check = (lambda part: checking.compare(weights, part, TOLERANCE, tell)) if known.check else None
+    logger.info(f'{known.source}: {note}')
+  check = (lambda part: checking.compare(weights, part, TOLERANCE, logger.info)) if known.check else None
   for note in writing.write(weights, target, check):
-    tell(f'{target}: {note}')
+    logger.info(f'{target}: {note}')
   count = sum(array.size for array in weights.arrays.values())
   print(f'{weights.kind} {known.source}, {count:,} parameters -> {target}')
 
 
 if __name__ == '__main__':
-  doors.run(main)
+  cli.run(main)

@@ -8,11 +8,11 @@ SHOWN = 60
 
 
 class MixerError(Exception):
-  """A mistake that the user can mend; the message names the thing, the values and the way out."""
+  """A mistake that the user can fix; the message names the thing, the values and the way out."""
 
 
 def check_amount(what: str, value: float, why: str = '') -> None:
-  """Refuses a number below 0, and one that is none."""
+  """Refuses a number that is below 0, infinite or not a number."""
   if not 0 <= value < math.inf:
     raise MixerError(f'{what} is {value}, but must be at least 0 and finite{why}')
 

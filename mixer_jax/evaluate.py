@@ -8,34 +8,33 @@ Where the task reports on whole splits, `confusion` counts [label][prediction].
 
 import json
 
-from mixer_jax import doors
+from mixer_jax import cli
 
 
 def main(arguments: list[str]) -> None:
-  options = doors.parser('evaluate', __doc__, data=True)
-  options.add_argument('--workdir', required=True, help='the run directory')
+  options = cli.parser('evaluate', __doc__, data=True, prints_result=True)
+  cli.add_run(options)
   options.add_argument(
     '--split',
     help="test, val or train as the run's config has them, or a split such as 'train[:10%%]' (default: test, or val"
     ' where the config has no test)',
   )
-  options.add_argument('--checkpoint', default='last', help='last, best or a step')
   known = options.parse_args(arguments)
-  doors.use_compilation_cache()
+  cli.use_compilation_cache()
   from mixer_jax.analysis import classes
-  from mixer_jax.data import batches
-  from mixer_jax.training import loop, restore
+  from mixer_jax.data import loader
+  from mixer_jax.training import hooks, restore
 
   run = restore.restore(known.workdir, step=known.checkpoint)
   experiment, data = run.experiment, run.experiment.data
   split = known.split or ('test' if data.test else 'val')
   split, source = restore.open_split(run, known.workdir, split, known.data_dir)
-  feeder = batches.Feeder(
+  examples = loader.Loader(
     source, seed=0, batch_size=experiment.settings.eval_batch_size, mesh=experiment.mesh,
     resident_mib=data.resident_mib, workers=data.workers,
   )  # fmt: skip
   report = experiment.task.report
-  metrics, kept = loop.evaluate(experiment.eval_loop(), run.params, feeder, report)
+  metrics, kept = hooks.evaluate(experiment.eval_loop(), run.params, examples, report)
   if kept is not None:
     counts = classes.confusion(kept[:, -1], report.predicted(kept[:, :-1]), len(source.classes))
     metrics['confusion'] = counts.tolist()
@@ -43,4 +42,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  doors.run(main, huge_pages=True)
+  cli.run(main, huge_pages=True)

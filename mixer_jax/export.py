@@ -10,18 +10,16 @@ A name that ends in .onnx makes ONNX, by jax2onnx (python -m pip install -e '.[o
 """
 
 import hashlib
-import os
 from pathlib import Path
 
-from mixer_jax import doors
+from mixer_jax import cli
 from mixer_jax.errors import MixerError
 
 
 def main(arguments: list[str]) -> None:
-  options = doors.parser('export', __doc__)
-  options.add_argument('--workdir', required=True, help='the run directory')
+  options = cli.parser('export', __doc__)
+  cli.add_run(options)
   options.add_argument('--output', required=True, help='the file to write')
-  options.add_argument('--checkpoint', default='last', help='last, best or a step')
   options.add_argument('--platforms', help='of StableHLO: of cpu, cuda, rocm, tpu (default: cpu,cuda,tpu)')
   known = options.parse_args(arguments)
   output = Path(known.output)
@@ -30,26 +28,24 @@ def main(arguments: list[str]) -> None:
     raise MixerError(f'--output={output} {what}; choose the name of a file')
   if output.suffix == '.json':
     raise MixerError(f'--output={output}: the artefact is no JSON; choose a name such as {output.stem}.stablehlo')
-  from mixer_jax.training import exporting, restore
-  from mixer_jax.training.logging import write_json
+  from mixer_jax import files
+  from mixer_jax.inference import artefact as artefacts
+  from mixer_jax.training import restore
 
   onnx = output.suffix == '.onnx'
   if onnx and known.platforms is not None:
     raise MixerError(f'--platforms={known.platforms} is for StableHLO, and {output} is ONNX; leave it out')
   platforms = tuple(name for name in (known.platforms or 'cpu,cuda,tpu').split(',') if name)
   run = restore.restore(known.workdir, step=known.checkpoint)
-  artefact, about = exporting.export_onnx(run) if onnx else exporting.export_run(run, platforms)
-  part = output.with_name(f'{output.name}.part')
+  artefact, about = artefacts.export_onnx(run) if onnx else artefacts.export_run(run, platforms)
   try:
-    part.write_bytes(artefact)
-    os.replace(part, output)
+    with files.whole(output) as part:
+      part.write_bytes(artefact)
   except OSError as error:
-    raise MixerError(f'cannot write --output={output} ({error.strerror}); choose another place') from error
-  finally:
-    part.unlink(missing_ok=True)
-  write_json(Path(f'{output}.json'), {**about, 'sha256': hashlib.sha256(artefact).hexdigest()})
+    raise files.cannot_write(f'--output={output}', error, 'choose another place') from error
+  files.write_json(Path(f'{output}.json'), {**about, 'sha256': hashlib.sha256(artefact).hexdigest()})
   print(f'step {run.step} of {known.workdir}, {len(artefact):,} bytes -> {output}, {output}.json')
 
 
 if __name__ == '__main__':
-  doors.run(main)
+  cli.run(main)

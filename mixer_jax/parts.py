@@ -84,18 +84,24 @@ def is_outside(name: str, table: Mapping[str, Callable | str]) -> bool:
   return name not in table and ':' in name
 
 
+def import_module(module: str) -> types.ModuleType:
+  """A module by name, the current folder included; raises what importing it raises."""
+  here = os.getcwd()
+  if here not in sys.path:  # `python -m` has it there, an installed command has not
+    sys.path.insert(0, here)
+  if module not in sys.modules:
+    importlib.invalidate_caches()  # the file may be younger than the last look at its folder
+  return importlib.import_module(module)
+
+
 def _imported(target: str, what: str) -> Callable:
   if not NAME.fullmatch(target):
     raise MixerError(f'{what} is {target!r}, but must be like module:name')
   target = str(target)
   module, _, name = target.partition(':')
   here = os.getcwd()
-  if here not in sys.path:  # `python -m` has it there, an installed command has not
-    sys.path.insert(0, here)
-  if module not in sys.modules:
-    importlib.invalidate_caches()  # the file may be younger than the last look at its folder
   try:
-    importlib.import_module(module)
+    import_module(module)
   except ModuleNotFoundError as error:
     if error.name and (module == error.name or module.startswith(f'{error.name}.')):
       raise MixerError(

@@ -14,108 +14,39 @@ the order of the images or codes; values outside [0, 1] become black or white.
 """
 
 import csv
-import glob
 import os
-import shutil
-import sys
 from pathlib import Path
 
-from mixer_jax import doors
+from mixer_jax import cli, files
 from mixer_jax.errors import MixerError
-
-BATCH = 64  # images
-ROWS = 256  # of a batch: what a Mixer makes of more does not stay in a CPU's cache, and takes almost twice as long
+from mixer_jax.messages import logger
 
 
-def find(inputs: list[str]) -> list[str]:
-  """Files, the images in folders, and what patterns match, in order.
+def write_rows(run, inputs: list[str], path: Path) -> str:
+  """Writes a line of CSV for every example; returns how many there were, in words."""
+  from mixer_jax.inference.classify import make_answers
 
-  Raises:
-    MixerError: an input that leads to no file.
-  """
-  from mixer_jax.data.sources import SUFFIXES
-
-  files: list[str] = []
-  for item in inputs:
-    if Path(item).is_dir():
-      found = [str(p) for p in sorted(Path(item).rglob('*')) if p.suffix.lower() in SUFFIXES]
-    else:
-      found = [item] if Path(item).is_file() else sorted(glob.glob(item))
-    if not found:
-      raise MixerError(f'--input={item}: no such file, and no folder or pattern with images')
-    files += found
-  return files
-
-
-def find_images(run, inputs: list[str]) -> list[str]:
-  """What `find` does; on stderr how many are converted or enlarged for this run."""
-  from mixer_jax.data.sources import tell_of_files
-
-  files, data = find(inputs), run.experiment.data
-  tell_of_files('--input', files, data.image, data.crop_from)
-  return files
-
-
-def classify_images(run, inputs: list[str], write) -> str:
-  """Writes a line for every image; returns how many there were, in words."""
-  import numpy as np
-
-  from mixer_jax.training.classifying import make_classify
-
-  files = find_images(run, inputs)
-  top = min(5, len(run.classes))
-  write(['file', 'class', 'probability', *(f'{k}_{i}' for i in range(2, top + 1) for k in ('class', 'probability'))])
-  classify = make_classify(run)
-  for start in range(0, len(files), BATCH):
-    names = files[start : start + BATCH]
-    for name, row in zip(names, classify(run.experiment.data.read(names), BATCH), strict=True):
-      best = np.argsort(-row, kind='stable')[:top]
-      write([name, *(v for k in best for v in (run.classes[k], f'{row[k]:.6f}'))])
-  return f'{len(files):,} images'
-
-
-def classify_rows(run, inputs: list[str], write) -> str:
-  """Writes a line for every row; tables.rows_at_once of them are in memory at a time."""
-  from mixer_jax.data import tables
-  from mixer_jax.training.classifying import make_classify
-
-  if len(inputs) != 1:
-    raise MixerError(f'--input names {len(inputs)} files, but rows come from one CSV file')
-  path, schema = inputs[0], run.experiment.data.schema
-  header = tables.read_header(path)
-  schema.check_columns(path, header)
-  size = min(ROWS, tables.rows_at_once(len(header)))
-  write(['row', 'prediction', 'probability'])
-  classify = make_classify(run)
+  data, task, classes = run.experiment.data, run.experiment.task, run.classes
+  answer, (example, kind, most) = make_answers(run), data.written
   count, met = 0, {}
-  for first, cells in tables.read_cells(path):
-    used = {name: cells[name] for name in schema.columns}
-    table = tables.to_columns(used, schema.categories, where=str(path), first=first)
-    arrays, counts = schema.arrays(table)
-    met = {name: met.get(name, 0) + counts.get(name, 0) for name in [*met, *counts]}
-    probabilities = classify(arrays, size)
-    found = zip(probabilities.argmax(axis=1).tolist(), probabilities.max(axis=1).tolist(), strict=True)
-    for number, (k, probability) in enumerate(found, first):
-      write([number, run.classes[k], f'{probability:.6f}'])
-    count += len(table)
-  if not count:
-    raise tables.no_rows(path)
+  with path.open('w', newline='') as file:
+    write = csv.writer(file).writerow
+    write([example, *task.header(classes, kind, most)])
+    size, pieces = data.pieces(inputs)
+    for names, arrays, counts in pieces:
+      answers = answer(arrays, size)
+      for i, name in enumerate(names):
+        write([name, *task.row({key: value[i] for key, value in answers.items()}, classes, most)])
+      count += len(names)
+      met = {what: met.get(what, 0) + counts.get(what, 0) for what in [*met, *counts]}
   for what, number in met.items():
-    print(f'{path}: {number:,} cells of {what}', file=sys.stderr)
-  return f'{count:,} rows'
-
-
-def remove(part: Path) -> None:
-  """A file or folder that was begun, if there is one."""
-  if part.is_dir():
-    shutil.rmtree(part)
-  elif part.exists():
-    part.unlink()
+    logger.info(f'{", ".join(inputs)}: {number:,} cells of {what}')
+  return f'{count:,} {"rows" if example == "row" else "images"}'
 
 
 def main(arguments: list[str]) -> None:
-  options = doors.parser('predict', __doc__)
-  options.add_argument('--workdir', required=True, help='the run directory')
+  options = cli.parser('predict', __doc__, prints_result=True)
+  cli.add_run(options)
   options.add_argument(
     '--input', required=True, nargs='+', help='images, folders of images or patterns; or a CSV or .npy file'
   )
@@ -123,42 +54,40 @@ def main(arguments: list[str]) -> None:
   kind = options.add_mutually_exclusive_group()
   kind.add_argument('--encode', action='store_true', help='images to codes')
   kind.add_argument('--decode', action='store_true', help='codes to images')
-  options.add_argument('--checkpoint', default='last', help='last, best or a step')
   known = options.parse_args(arguments)
-  doors.use_compilation_cache()
-  from mixer_jax.data.inputs import Rows
-  from mixer_jax.training import autoencoding, restore
+  cli.use_compilation_cache()
+  from mixer_jax.inference import encode
+  from mixer_jax.training import restore
 
   run = restore.restore(known.workdir, step=known.checkpoint)
-  has_code = run.experiment.has_code
-  if (known.encode or known.decode) and not has_code:
-    flag, task = '--encode' if known.encode else '--decode', run.experiment.settings.task['name']
-    raise MixerError(f'{flag} needs the run of an auto-encoder, but {known.workdir} has the task {task}')
+  data, task = run.experiment.data, run.experiment.task
+  if (known.encode or known.decode) and not task.has_code:
+    flag, name = '--encode' if known.encode else '--decode', run.experiment.settings.task['name']
+    raise MixerError(f'{flag} needs the run of an auto-encoder, but {known.workdir} has the task {name}')
   if any(Path(known.output).exists() and os.path.samefile(known.output, p) for p in known.input if Path(p).exists()):
     raise MixerError(f'--output={known.output} is the --input too, and would be written over; choose another place')
   output = Path(known.output)
-  part = Path(f'{output}.part')
-  autoencoding.check_empty(part)
+  part = output.with_name(f'{output.name}.part')
+  encode.check_empty(part)
+  if known.decode or task.writes == 'pictures' and not known.encode:
+    encode.check_empty(output)
+  inputs = known.input if known.decode else data.find(known.input)
+  for note in () if known.decode else data.notes_of(inputs):
+    logger.info(note)
   try:
-    if known.encode:
-      told = autoencoding.encode_images(run, find_images(run, known.input), part)
-    elif has_code:
-      autoencoding.check_empty(output)
-      if known.decode:
-        told = autoencoding.decode_codes(run, known.input, part)
+    with files.whole(output, part):
+      if known.encode:
+        done = encode.encode_images(run, inputs, part)
+      elif known.decode:
+        done = encode.decode_codes(run, inputs, part)
+      elif task.writes == 'pictures':
+        done = encode.reconstruct_images(run, inputs, part)
       else:
-        told = autoencoding.reconstruct_images(run, find_images(run, known.input), part)
-    else:
-      classify = classify_rows if isinstance(run.experiment.data, Rows) else classify_images
-      with part.open('w', newline='') as file:
-        told = classify(run, known.input, csv.writer(file).writerow)
-    os.replace(part, output)
+        done = write_rows(run, inputs, part)
   except OSError as error:
     raise MixerError(f'cannot write --output={known.output} ({error.strerror}); choose another place') from error
-  finally:
-    remove(part)
-  print(f'{told} -> {known.output}')
+  print(f'{done} -> {known.output}')
 
 
 if __name__ == '__main__':
-  doors.run(main, huge_pages=True)
+  cli.run(main, huge_pages=True)

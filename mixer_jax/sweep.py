@@ -1,7 +1,7 @@
 """Trains every combination of some values with several seeds, and compares them in a table and a figure.
 
-  python -m mixer_jax.sweep --config=configs/digits.py --over='model.blocks=2,4,8' --seeds=3 --workdir=runs/depth
-  python -m mixer_jax.sweep --config=configs/imagenet.py --over='arg=S/32,S/16' --over='schedule.peak=1e-3,3e-3' \\
+  python -m mixer_jax.sweep --config=digits --over='model.blocks=2,4,8' --seeds=3 --workdir=runs/depth
+  python -m mixer_jax.sweep --config=imagenet --over='arg=S/32,S/16' --over='schedule.peak=1e-3,3e-3' \\
     --workdir=runs/sizes
 
 Run again, it does what is missing and resumes what was cut off. --over='model.tokens+model.patch=patches+3,columns+1'
@@ -10,27 +10,27 @@ of up to 8 combinations, curves.png.
 Exit code: 0 when every run is done, or after a saved interruption.
 """
 
-import sys
 from pathlib import Path
 
-from mixer_jax import doors
+from mixer_jax import cli
 from mixer_jax.errors import MixerError
+from mixer_jax.files import reported
+from mixer_jax.messages import logger
 
 MOST_CURVES = 8  # that can be told apart
 
 
 def main(arguments: list[str]) -> None:
-  options = doors.parser('sweep', __doc__, data=True)
-  options.add_argument('--config', required=True, help='FILE or FILE:ARG, as for train')
+  options = cli.parser('sweep', __doc__, data=True)
+  cli.add_config(options, required=True)
   options.add_argument('--over', action='append', default=[], help='KEY=VALUE,VALUE,...; may be given again')
   options.add_argument('--seeds', type=int, default=1, help='how many seeds for each combination, from 0 (default: 1)')
   options.add_argument('--metrics', help="in table.md, such as 'val/loss,val/accuracy' (default: that of best)")
   options.add_argument('--workdir', required=True, help='the folder of all the runs')
   known, rest = options.parse_known_args(arguments)
-  doors.use_compilation_cache()
+  cli.use_compilation_cache()
   from mixer_jax.analysis import curves, results
   from mixer_jax.training import sweep
-  from mixer_jax.training.logging import cannot_write
 
   workdir = Path(known.workdir)
   runs = sweep.plan(known.config, rest, known.over, known.seeds, workdir)
@@ -43,21 +43,19 @@ def main(arguments: list[str]) -> None:
     named = {str(path.relative_to(workdir)): reason for path, reason in (failed or {}).items()}
     text = results.markdown(table, metrics, named)
     written = [f'{workdir}/table.md', 'table.csv', 'table.png']
-    try:
+    with reported(workdir):
       (workdir / 'table.md').write_text(text)
       results.write_csv(table, workdir / 'table.csv')
       results.draw(table, metrics[0], workdir / 'table.png')
       if len(table) <= MOST_CURVES:
         curves.draw_runs(sweep.metrics(done), metrics[0], workdir / 'curves.png')
         written.append('curves.png')
-    except OSError as error:
-      raise cannot_write(workdir, error) from error
     print(f'\n{text}\n{", ".join(written)}')
   if failed is None:
-    print(f'stopped with {len(done)} of {len(runs)} runs done; the same command goes on from here', file=sys.stderr)
+    logger.warning(f'stopped with {len(done)} of {len(runs)} runs done; the same command goes on from here')
   elif failed:
     raise MixerError(f'{len(failed)} of {len(runs)} runs failed: {"; ".join(f"{p}: {r}" for p, r in failed.items())}')
 
 
 if __name__ == '__main__':
-  doors.run(main, huge_pages=True)
+  cli.run(main, huge_pages=True)

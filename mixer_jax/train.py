@@ -1,16 +1,17 @@
-"""Trains what a config says; run again on the same run directory, it goes on where it stopped.
+"""Trains what a config describes; with the same run directory again, it resumes.
 
-  python -m mixer_jax.train --config=configs/digits.py --workdir=runs/digits
-  python -m mixer_jax.train --config=configs/imagenet.py:S/16 --workdir=runs/s16 --config.batch_size=1024
+  python -m mixer_jax.train --config=digits --workdir=runs/digits
+  python -m mixer_jax.train --config=imagenet:S/16 --workdir=runs/s16 --config.batch_size=1024
 
 Any key of the config is set with --config.key=value. Exit code: 0 at the end and after a saved interruption.
 """
 
-from mixer_jax import doors
+from mixer_jax import cli
 
 
 def main(arguments: list[str]) -> None:
-  options = doors.parser('train', __doc__, data=True)
+  options = cli.parser('train', __doc__, data=True)
+  cli.add_config(options)
   options.add_argument('--workdir', required=True, help='the run directory')
   options.add_argument('--distributed', action='store_true', help='join the other hosts, found by the environment')
   options.add_argument('--coordinator', help='HOST:PORT of the first process, instead of the environment')
@@ -22,8 +23,8 @@ def main(arguments: list[str]) -> None:
 
   from mixer_jax import config as configs
 
-  config = configs.load(rest)
-  doors.use_compilation_cache()
+  config = configs.load(cli.config_arguments(known, rest))
+  cli.use_compilation_cache()
   from mixer_jax.training import loop, mesh
 
   if known.distributed or known.coordinator:
@@ -32,4 +33,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  doors.run(main, huge_pages=True)
+  cli.run(main, huge_pages=True)

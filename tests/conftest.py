@@ -1,40 +1,61 @@
-"""What must stand in the environment before anything imports jax; doors opened in this process."""
+"""What must stand in the environment before anything imports jax; the order of files; commands in this process."""
 
+import atexit
 import importlib
 import os
+import shutil
 import sys
+import tempfile
 
 import pytest
 
-os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', '')  # nothing of the user's cache is read or written
 # Compiling is most of what the tests do, and most of that is optimising programs that run once.
 os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true')
+# A compilation cache of this run's own, never the user's: pytest's workers and the commands that tests start inherit
+# it through the environment. '' turns it off.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='mixer-jax-tests-')
+  atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES', '-1')
+# A process that a test killed may have left half an entry, or another may be writing it: jax warns and compiles.
+os.environ.setdefault('PYTHONWARNINGS', 'ignore:Error reading persistent compilation cache entry')
+
+# The files that take longest, in that order: each goes to one worker as a whole, so none may be the last to start.
+LONGEST = (
+  'test_doors.py', 'test_resume.py', 'test_configs.py', 'test_sam_step.py', 'test_tabular.py',
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+  order = {name: i for i, name in enumerate(LONGEST)}
+  items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
 
 
 @pytest.fixture(scope='session')
-def open_door():
+def run_command():
   """(name, *arguments) -> the exit code or message of `python -m mixer_jax.NAME ARGUMENTS`, in this process."""
-  from mixer_jax import doors
+  from mixer_jax import cli
 
-  def open_door(name, *arguments):
+  def run_command(name, *arguments):
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(sys, 'argv', [name, *map(str, arguments)])
       try:
-        doors.run(importlib.import_module(f'mixer_jax.{name}').main)
+        cli.run(importlib.import_module(f'mixer_jax.{name}').main)
       except SystemExit as stop:
         return stop.code
     return 0
 
-  return open_door
+  return run_command
 
 
 @pytest.fixture
-def refused(open_door, capsys):
-  """Opens a door in vain: one line that begins with `error:` and holds all parts, and nothing else on stderr."""
+def refused(run_command, capsys):
+  """Runs a command in vain: one line that begins with `error:` and holds all parts, and nothing else on stderr."""
 
   def refused(name, *arguments, parts):
     capsys.readouterr()
-    message = open_door(name, *arguments)
+    message = run_command(name, *arguments)
     assert isinstance(message, str) and message.startswith('error: '), message
     assert '\n' not in message
     assert capsys.readouterr().err == ''

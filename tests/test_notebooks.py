@@ -27,6 +27,7 @@ def test_no_outputs_are_committed(name):
   assert code and all(not cell.outputs and cell.execution_count is None for cell in code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', NAMES)
 def test_runs_from_top_to_bottom(name, tmp_path):
   """As a user's: with programs that are optimised, and without what the tests set for theirs."""

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 WRITTEN = 12  # up to so many classes have their counts written into the cells
@@ -22,7 +21,6 @@ def draw_confusion(label: np.ndarray, predicted: np.ndarray, names: Sequence[str
   counts = confusion(label, predicted, len(names))
   share = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
   figure = Figure(figsize=(3.6, 3.2) if len(names) <= 4 else (6, 5.4), layout='constrained')
-  FigureCanvasAgg(figure)
   axes = figure.subplots()
   image = axes.imshow(100 * share, cmap='Greys', vmin=0, vmax=100)
   few = len(names) <= 2 * WRITTEN
@@ -44,7 +42,6 @@ def draw_thresholds(label: np.ndarray, probability: np.ndarray, path: Path) -> N
   from sklearn import metrics
 
   figure = Figure(figsize=(7, 3.2), layout='constrained')
-  FigureCanvasAgg(figure)
   roc, pr = figure.subplots(1, 2)
   false_alarms, hits, _ = metrics.roc_curve(label, probability)
   roc.plot(false_alarms, hits, color='black', label=f'area {metrics.roc_auc_score(label, probability):.4f}')

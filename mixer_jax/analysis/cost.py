@@ -9,8 +9,8 @@ import jax
 def matmul_flops(function: Callable, *arguments) -> int:
   """Floating-point operations of all matrix products and convolutions of function(*arguments), 2 per multiply-add.
 
-  Bodies of scans count once a turn; of the branches of a condition the dearest counts, of jax.lax.platform_dependent's
-  the default; a while loop, whose turns cannot be known, counts one turn.
+  Bodies of scans count once a turn; of the branches of a condition the most expensive one counts, of those of
+  jax.lax.platform_dependent the default; a while loop, whose turns cannot be known, counts one turn.
 
   Args:
     arguments: arrays or ShapeDtypeStructs.

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
@@ -24,7 +23,6 @@ def draw(lines: Sequence[dict[str, float]], path: Path, *, panels: Sequence[tupl
     panels: for each (metric, what its axis is called, `log` or `linear`).
   """
   figure = Figure(figsize=(7, 2.8), layout='constrained')
-  FigureCanvasAgg(figure)
   for axes, (metric, label, scale) in zip(figure.subplots(1, len(panels)), panels, strict=True):
     for split, (colour, dash) in STYLES.items():
       points = [(line['step'], line[f'{split}/{metric}']) for line in lines if f'{split}/{metric}' in line]
@@ -54,7 +52,6 @@ def draw(lines: Sequence[dict[str, float]], path: Path, *, panels: Sequence[tupl
 def draw_schedule(rates: Sequence[float], total: int, path: Path) -> None:
   """Draws the learning rate of a run of `total` steps into a PNG; `rates` are evenly spaced, from first to last."""
   figure = Figure(figsize=(3.5, 2.4), layout='constrained')
-  FigureCanvasAgg(figure)
   axes = figure.subplots()
   axes.plot(np.linspace(0, total - 1, len(rates)), rates, color='black')
   axes.set(xlabel='step', ylabel='learning rate', ylim=(0, None))
@@ -73,7 +70,6 @@ def draw_watch(lines: Sequence[dict[str, float]], path: Path) -> None:
   natural = lambda name: [(int(part), '') if part.isdecimal() else (-1, part) for part in name.split('.')]
   styles = _group_styles(sorted({group for of in numbers.values() for group, _ in of}, key=natural))
   figure = Figure(figsize=(11, 3.4), layout='constrained')
-  FigureCanvasAgg(figure)
   panels = {
     'change': 'largest change of a weight in a step',
     'grad_norm': 'norm of the gradient',
@@ -112,7 +108,6 @@ def draw_runs(runs: Mapping[str, Sequence[Sequence[dict[str, float]]]], metric: 
     metric: SPLIT/NAME; of accuracies the errors are drawn.
   """
   figure = Figure(figsize=(11, 3.4), layout='constrained')
-  FigureCanvasAgg(figure)
   unit = ' (nats)' if metric.endswith('accuracy') else ''
   panels = {'train/learning_rate': 'rate', 'train/loss': f'train loss{unit}', metric: error_label(metric)}
   shades = colormaps['viridis'](np.linspace(0, 0.85, len(runs)))

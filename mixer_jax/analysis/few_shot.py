@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.linear_model import Ridge
 
@@ -13,7 +12,7 @@ from mixer_jax.errors import MixerError
 
 
 def check(shots: Sequence[int], draws: int, ridge: float) -> None:
-  """Refuses settings that cannot be, as options of the door."""
+  """Refuses impossible settings, named as options of the command."""
   if not shots or min(shots) < 1:
     raise MixerError(f'--shots is {",".join(map(str, shots))!r}, but must be numbers of at least 1, such as 5,10,25')
   if draws < 1:
@@ -68,7 +67,6 @@ def study(
 def draw_figure(found: Mapping[str, Mapping[str, Any]], data: str, path: Path) -> None:
   """Draws accuracy over the number of shots into a PNG, with deviations over the draws."""
   figure = Figure(figsize=(3.6, 2.8), layout='constrained')
-  FigureCanvasAgg(figure)
   axes = figure.subplots()
   shots = [int(count) for count in found]
   mean, spread = ([100 * (of[key] or 0) for of in found.values()] for key in ('mean', 'deviation'))

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
@@ -36,7 +35,6 @@ def draw_codes(code: np.ndarray, label: np.ndarray, names: Sequence[str], path: 
   from sklearn.decomposition import PCA
 
   figure = Figure(figsize=(5.2, 4.2), layout='constrained')
-  FigureCanvasAgg(figure)
   axes = figure.subplots()
   at, share = np.zeros((len(code), 2)), np.zeros(2)
   if np.ptp(code, axis=0).any():  # one code, or equal ones, have no components

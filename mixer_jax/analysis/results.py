@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 
@@ -96,7 +95,6 @@ def draw(table: Sequence[Mapping[str, Any]], metric: str, path: Path) -> None:
   scale = 100 if metric.endswith('accuracy') else 1
   whiskers = [scale * d if (d := row[f'{metric} deviation']) == d else 0.0 for row in table]
   figure = Figure(figsize=(7, max(2.8, 0.17 * len(table) + 1)), layout='constrained')
-  FigureCanvasAgg(figure)
   by_name, by_size = figure.subplots(1, 2, width_ratios=(3, 2))
   by_name.errorbar(errors, range(len(table)), xerr=whiskers, fmt='o', color='black', ecolor='0.6', markersize=4)
   by_name.set_yticks(range(len(table)), names, fontsize=7)

@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from scipy import linalg
@@ -231,7 +230,7 @@ def check(
   """Refuses settings of `analyse` that cannot be, before anything is read.
 
   Raises:
-    MixerError: names the setting, as an option of the door.
+    MixerError: names the setting, as an option of the command.
   """
   for what, value, least in (
     ('eigenvalues', eigenvalues, 1), ('iterations', iterations, 1), ('probes', probes, 2), ('m', m, 1),
@@ -253,7 +252,7 @@ def check(
 
 def analyse(
   losses: Losses, params: Any, batches: Batch, *, eigenvalues: int, iterations: int, probes: int, rho: float,
-  m: int | None, points: int, span: float, seed: int, tell: Callable[[str], None],
+  m: int | None, points: int, span: float, seed: int, note: Callable[[str], None],
 ) -> dict[str, Any]:  # fmt: skip
   """Everything above in numbers, a function of its arguments alone.
 
@@ -264,7 +263,7 @@ def analyse(
     rho, m: of `m_sharpness`; m None for 128, or all examples if there are fewer.
     points: along each side of the surface, odd, so that one of them is at the parameters; lines have 2 points - 1.
     span: how far lines and surface reach on each side, in lengths of a filter-normalised direction.
-    tell: hears what is being done.
+    note: is given what is being done, in words.
 
   Returns:
     `parameters`, `examples`, `loss`, `gradient_norm`;
@@ -303,13 +302,13 @@ def analyse(
     return result
 
   iterations = min(iterations, size)
-  tell(f'{size:,} parameters, {examples:,} examples; Lanczos, {iterations} products with the Hessian')
+  note(f'{size:,} parameters, {examples:,} examples; Lanczos, {iterations} products with the Hessian')
   spectrum = lanczos(product, size, count=eigenvalues, iterations=iterations, seed=(seed, 0))
-  tell(f'trace, {probes} products')
+  note(f'trace, {probes} products')
   mean, error = trace(product, size, probes=probes, seed=(seed, 1))
-  tell(f'm-sharpness, {examples // m} groups of {m}')
+  note(f'm-sharpness, {examples // m} groups of {m}')
   rises = m_sharpness(losses, params, batches, rho=rho, m=m)
-  tell(f'two lines and a surface, {points**2 + 4 * points - 2:,} losses')
+  note(f'two lines and a surface, {points**2 + 4 * points - 2:,} losses')
   first, second = (filter_normalised(params, (seed, 2 + i)) for i in range(2))
   sharpest = ravel_pytree(params)[1](spectrum.vector)
   # As far as the parabola of this curvature adds four times the loss.
@@ -355,7 +354,6 @@ def _listed(losses: np.ndarray) -> list:
 def draw_lines(found: Mapping[str, Any], path: Path) -> None:
   """Draws the loss along both lines of `analyse` into a PNG, each with the parabola of its slope and curvature."""
   figure = Figure(figsize=(7, 3.1), layout='constrained')
-  FigureCanvasAgg(figure)
   labels = {
     'random': 'along a random direction\n(in lengths of the filters)',
     'sharpest': f'along the sharpest direction\n(distance; eigenvalue {found["eigenvalues"][0]:.3g})',
@@ -387,7 +385,6 @@ def draw_surface(found: Mapping[str, Any], path: Path) -> None:
   levels = spaced(low, high, 10)
   levels[0], levels[-1] = low, high
   figure = Figure(figsize=(4.4, 3.6), layout='constrained')
-  FigureCanvasAgg(figure)
   axes = figure.subplots()
   shades = LinearSegmentedColormap.from_list('shades', ['1', '0.3'])
   filled = axes.contourf(at, at, losses, levels, cmap=shades, norm=BoundaryNorm(levels, shades.N))

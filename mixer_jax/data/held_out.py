@@ -1,4 +1,4 @@
-"""The splits of your own files, for configs: val and test where they are there, else a part of the training data."""
+"""The splits of your own files, for a config: val and test where they are there, else a part of the training split."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -2,41 +2,102 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import glob
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixer_jax.data import augment, sources, table_sets, tables
-from mixer_jax.errors import MixerError
+from mixer_jax.data import augment, own
+from mixer_jax.data.examples import Arrays, Source, stack
+from mixer_jax.data.images import canvas, decode, folder, pixels
+from mixer_jax.data.images import sets as image_sets
+from mixer_jax.data.tables import csv, report
+from mixer_jax.data.tables import schema as schemas
+from mixer_jax.data.tables import sets as table_sets
+from mixer_jax.data.tables.schema import Schema
+from mixer_jax.data.tables.table import Table, rows_at_once, some
+from mixer_jax.errors import MixerError, unknown
 
 Batch = dict[str, jax.Array]
+Pieces = Iterator[tuple[Sequence[Any], Arrays, dict[str, int]]]  # names, a raw batch, what was counted
+
+AT_ONCE = 64  # images
+ROWS = 256  # of a batch: what a Mixer makes of more does not stay in a CPU's cache, and takes almost twice as long
+
+# What a data set implies, where a config does not say otherwise.
+DEFAULTS: dict[str, dict[str, Any]] = {
+  'digits': {
+    'image': (8, 8, 1), 'classes': 10, 'mean': (0.305,), 'std': (0.376,), 'train': 'train[:80%]',
+    'test': 'train[80%:]',
+  },
+  'mnist': {'image': (28, 28, 1), 'classes': 10, 'mean': (0.1307,), 'std': (0.3081,), 'train': 'train', 'test': 'test'},
+  'fashion_mnist': {
+    'image': (28, 28, 1), 'classes': 10, 'mean': (0.286,), 'std': (0.353,), 'train': 'train', 'test': 'test',
+  },
+  'cifar10': {
+    'image': (32, 32, 3), 'classes': 10, 'mean': (0.4914, 0.4822, 0.4465), 'std': (0.2470, 0.2435, 0.2616),
+    'train': 'train', 'test': 'test',
+  },
+  'cifar100': {
+    'image': (32, 32, 3), 'classes': 100, 'mean': (0.5071, 0.4865, 0.4409), 'std': (0.2673, 0.2564, 0.2762),
+    'train': 'train', 'test': 'test',
+  },
+  'breast_cancer': {'classes': 2, 'categorical': (), 'drop': ()},
+  'unsw_nb15': {
+    'classes': 2, 'categorical': ('proto', 'service', 'state'), 'drop': ('id',), 'train': 'train', 'test': 'test',
+  },
+}  # fmt: skip
+
+
+def defaults(name: str) -> dict[str, Any]:
+  """Keys of config.data that a known data set implies; {} for others."""
+  if name.startswith('images:'):
+    return {'classes': 1, 'train': 'all'}
+  return dict(DEFAULTS.get(name, {}))
+
+
+def kind_of(name: str) -> 'type[Images] | type[Rows]':
+  """What class has the keys of config.data for that data set.
+
+  Raises:
+    MixerError: an unknown name, a function of the user's that cannot be imported.
+  """
+  if table_sets.is_table(name):
+    return Rows
+  if name in image_sets.SOURCES or own.is_function(name) or own.is_form(name):
+    return Images
+  known = [*image_sets.SOURCES, *table_sets.KNOWN, *table_sets.FUNCTIONS, *own.FORMS]
+  raise unknown('data set', name, known, 'or module:function of your own')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Images:
   """The keys of config.data for images.
 
-  `crop_from`: 0, or for files of images a side in pixels: each is made so small that its longer side is that long, its
-  shorter one at least as long as `image` needs, and a crop of the size of `image` is cut out of it, at random in
-  training, in the middle otherwise.
+  `crop_from`: 0, or for files of images a side in pixels: each is shrunk until its longer side is that long and its
+  shorter one still long enough for `image`; a crop of the size of `image` is cut out of it, at random in training, in
+  the middle otherwise.
   """
 
   name: str
-  train: str
-  val: str
-  test: str
   image: tuple[int, int, int]
   classes: int
   mean: tuple[float, ...]
   std: tuple[float, ...]
-  resident_mib: float
-  workers: int
+  train: str = 'train'
+  val: str = ''
+  test: str = ''
+  resident_mib: float = 2048.0
+  workers: int = 0
   crop_from: int = 0
 
   inputs: ClassVar = ('image',)  # of the batch, in the order in which the model takes them
+  schema: ClassVar = None
+  written: ClassVar = ('file', 'class', 5)  # in predictions: the column of examples, of classes, and how many of these
 
   def __post_init__(self):
     if len(self.image) != 3 or min(self.image) < 1:
@@ -46,15 +107,54 @@ class Images:
         f'data.crop_from is {self.crop_from}, but the crop {self.image[0]}x{self.image[1]} is larger; 0 for none'
       )
 
-  def source(self, split: str, data_dir: str | None) -> sources.Source:
-    return sources.load(
+  def fit(self, data_dir: str | None) -> None:
+    """Nothing is learnt from images."""
+
+  def with_schema(self, schema: None) -> 'Images':
+    return self
+
+  def report(self, data_dir: str | None) -> list[str]:
+    """Nothing is reported of images."""
+    return []
+
+  def without_crop(self) -> 'Images':
+    """Images of the size that the model takes."""
+    return dataclasses.replace(self, crop_from=0)
+
+  def source(self, split: str, data_dir: str | None) -> Source:
+    return image_sets.load(
       self.name, split, image=self.image, classes=self.classes, crop_from=self.crop_from, data_dir=data_dir
     )
 
-  def read(self, files: Sequence[str]) -> dict[str, np.ndarray]:
+  def find(self, inputs: Sequence[str]) -> list[str]:
+    """Files, the images in folders, and what patterns match, in order.
+
+    Raises:
+      MixerError: an input that leads to no file.
+    """
+    files: list[str] = []
+    for item in inputs:
+      if Path(item).is_dir():
+        found = [str(p) for p in sorted(Path(item).rglob('*')) if p.suffix.lower() in folder.SUFFIXES]
+      else:
+        found = [item] if Path(item).is_file() else sorted(glob.glob(item))
+      if not found:
+        raise MixerError(f'--input={item}: no such file, and no folder or pattern with images')
+      files += found
+    return files
+
+  def notes_of(self, files: Sequence[str]) -> tuple[str, ...]:
+    """How many of these files are converted, enlarged or cut for the model; a line for each kind."""
+    return folder.notes_of('--input', files, self.image, self.crop_from)
+
+  def read(self, files: Sequence[str]) -> Arrays:
     """A raw batch, without labels, of image files."""
-    examples = [sources.read_file(file, self.image, self.crop_from) for file in files]
-    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+    return stack([decode.read_file(file, self.image, self.crop_from) for file in files])
+
+  def pieces(self, files: Sequence[str]) -> tuple[int, Pieces]:
+    """Raw batches of files, with their names: (the size of all but the last, the batches)."""
+    parts = (files[start : start + AT_ONCE] for start in range(0, len(files), AT_ONCE))
+    return AT_ONCE, ((part, self.read(part), {}) for part in parts)
 
   @property
   def for_model(self) -> dict[str, Any]:
@@ -64,7 +164,9 @@ class Images:
   @property
   def for_task(self) -> dict[str, Any]:
     """What the data tell a task."""
-    return {'classes': self.classes, 'image': self.image, 'mean': self.mean, 'std': self.std}
+    return {
+      'classes': self.classes, 'inputs': self.inputs, 'image': self.image, 'mean': self.mean, 'std': self.std
+    }  # fmt: skip
 
   def batch(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """A raw batch, as it reaches the device."""
@@ -73,77 +175,53 @@ class Images:
     batch = {'image': image, 'label': jax.ShapeDtypeStruct((size,), jnp.int32)}
     return batch | ({'size': jax.ShapeDtypeStruct((size, 2), jnp.int32)} if side else {})
 
-  def make_prepare(self, augmentations: Mapping[str, Mapping], batch_size: int) -> Callable[..., Batch]:
+  def make_preprocess(self, augmentations: Mapping[str, Mapping], batch_size: int) -> Callable[..., Batch]:
     """(raw batch, key=None, augmenting=True) -> pixels in [0, 1], augmented when there is a key, then normalised.
 
     `augmenting` is True, or a traced bool: then both ways are compiled.
     """
     features = self.batch(batch_size)
     features['image'] = jax.ShapeDtypeStruct((batch_size, *self.image), jnp.float32)
-    augmented = augment.make_augment(augmentations, features=features, classes=self.classes)
-    shapes = jax.eval_shape(augmented, features, jax.random.key(0))
+    augmented = augment.make_optional(augmentations, features=features, classes=self.classes)
 
-    def left_alone(batch: Batch, _key) -> Batch:
-      if shapes['label'].ndim == 2:
-        batch = {**batch, 'label': augment.distribution(batch['label'], self.classes)}
-      return {**batch, 'target': batch['image']} if 'target' in shapes else batch
-
-    def prepare(batch: Batch, key: jax.Array | None = None, augmenting: jax.Array | bool = True) -> Batch:
+    def preprocess(batch: Batch, key: jax.Array | None = None, augmenting: jax.Array | bool = True) -> Batch:
       if self.crop_from:
         key, crop_key = (None, None) if key is None else jax.random.split(key)
-        batch = {**batch, 'image': crop(batch['image'], batch['size'], self.image[:2], crop_key)}
-      batch = {**batch, 'image': augment.to_float(batch['image'])}
-      if key is not None and augmenting is True:
-        batch = augmented(batch, key)
-      elif key is not None:
-        batch = jax.lax.cond(augmenting, augmented, left_alone, batch, key)
-      normal = {
-        name: augment.normalize(batch[name], self.mean, self.std) for name in ('image', 'target') if name in batch
-      }
-      return {**batch, **normal}
+        batch = {**batch, 'image': canvas.crop(batch['image'], batch['size'], self.image[:2], crop_key)}
+      batch = augmented({**batch, 'image': pixels.to_float(batch['image'])}, key, augmenting)
+      return {**batch, 'image': pixels.normalize(batch['image'], self.mean, self.std)}
 
-    return prepare
-
-
-def crop(image: jax.Array, size: jax.Array, shape: tuple[int, int], key: jax.Array | None) -> jax.Array:
-  """Windows of `shape` of the filled parts of canvases, at random, or with no key in the middle.
-
-  Args:
-    image: [batch, side, side, channels].
-    size: [batch, 2], (height, width) that is filled of each, from its first corner on.
-  """
-  room = size - jnp.array(shape)
-  start = room // 2 if key is None else jax.random.randint(key, size.shape, 0, room + 1)
-  cut = lambda picture, at: jax.lax.dynamic_slice(picture, (*at, 0), (*shape, picture.shape[-1]))
-  return jax.vmap(cut)(image, start)
+    return preprocess
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rows:
   """The keys of config.data for tables.
 
-  `drop` names columns that are not used, `categorical` those that hold categories (None: those whose cells are no
-  numbers). `scaling` is a key of tables.SCALINGS, learnt from the training split only. `column_order` is 0 for the
-  file's, else the seed of a random one. `schema` is no key: it is what was learnt, see `fit`.
+  `drop` names columns that are not used, `categorical` those that hold categories (None: those whose cells are not
+  numbers). `scaling` is a key of scaling.SCALINGS or `module:name`, learnt from the training split only. `column_order`
+  is 0 for that of the file, else the seed of a random one. `classes` is None for as many as the training split has.
+  `schema` is not a key: it is what was learnt, see `fit`.
   """
 
   name: str
-  train: str
-  val: str
-  test: str
-  label: str
-  drop: tuple[str, ...]
-  categorical: tuple[str, ...] | None
-  scaling: str
-  column_order: int
-  classes: int
-  resident_mib: float
-  workers: int
-  schema: tables.Schema | None = None
+  train: str = 'train'
+  val: str = ''
+  test: str = ''
+  label: str = 'label'
+  drop: tuple[str, ...] = ()
+  categorical: tuple[str, ...] | None = None
+  scaling: str = 'quantile'
+  column_order: int = 0
+  classes: int | None = None
+  resident_mib: float = 2048.0
+  workers: int = 0
+  schema: Schema | None = None
 
   inputs: ClassVar = ('features', 'categories')
+  written: ClassVar = ('row', 'prediction', 1)
 
-  def fit(self, data_dir: str | None) -> tables.Schema:
+  def fit(self, data_dir: str | None) -> Schema:
     """The schema of the training rows.
 
     Raises:
@@ -153,34 +231,79 @@ class Rows:
       raise MixerError(f'data.column_order is {self.column_order}, but must be 0 or a seed in [1, 2**32)')
     table = self.table(self.train, data_dir)
     categorical = [name for name, column in table.columns.items() if column.dtype == object and name != self.label]
-    schema = tables.fit(
+    schema = schemas.fit(
       table, label=self.label, dropped=self.drop, categorical=categorical, scaling=self.scaling,
       column_order=self.column_order,
     )  # fmt: skip
-    if len(schema.classes) != self.classes:
+    if self.classes not in (None, len(schema.classes)):
       raise MixerError(
         f'{table.where}: the label {self.label!r} has {len(schema.classes)} values in {self.train}'
-        f' ({tables.some(schema.classes, 8)}), but data.classes is {self.classes}; mend the labels, or set data.classes'
+        f' ({some(schema.classes, 8)}), but data.classes is {self.classes}; fix the labels, or set data.classes'
         ' and a task for so many'
       )
     return schema
 
-  def source(self, split: str, data_dir: str | None) -> sources.Source:
+  def with_schema(self, schema: Schema) -> 'Rows':
+    """These rows with what their training split taught."""
+    return dataclasses.replace(self, schema=schema, classes=len(schema.classes))
+
+  def without_crop(self) -> 'Rows':
+    return self
+
+  def source(self, split: str, data_dir: str | None) -> Source:
     table = self.table(split, data_dir)
     arrays, counts = self.schema.arrays(table)
     arrays['label'] = self.schema.labels(table)
-    if jax.process_index() == 0:
-      for what, count in counts.items():
-        print(f'{self.name}, {split}: {count:,} cells of {what}')
-    read = functools.partial(_read_row, arrays)
-    return sources.Source(self.schema.classes, arrays, read, len(table))
+    notes = tuple(f'{self.name}, {split}: {count:,} cells of {what}' for what, count in counts.items())
+    return Source(self.schema.classes, arrays, functools.partial(_read_row, arrays), len(table), notes)
 
-  def table(self, split: str, data_dir: str | None) -> tables.Table:
+  def table(self, split: str, data_dir: str | None) -> Table:
     """The rows of a split, before any scaling."""
     return table_sets.load(
       self.name, split, label=self.label, drop=self.drop, categorical=self.categorical, data_dir=data_dir,
       schema=self.schema,
     )  # fmt: skip
+
+  def report(self, data_dir: str | None) -> list[str]:
+    """What to look at before trusting the table, a line each. The files are read again unless they are kept."""
+    heldout = {split: self.table(split, data_dir) for split in (self.val, self.test) if split}
+    return report.report(self.schema, self.train, self.table(self.train, data_dir), heldout)
+
+  def find(self, inputs: Sequence[str]) -> list[str]:
+    """The one CSV file that rows come from."""
+    if len(inputs) != 1:
+      raise MixerError(f'--input names {len(inputs)} files, but rows come from one CSV file')
+    return list(inputs)
+
+  def notes_of(self, files: Sequence[str]) -> tuple[str, ...]:
+    return ()
+
+  def read(self, files: Sequence[str]) -> Arrays:
+    """The rows of CSV files, scaled, without labels."""
+    parts = [arrays for file in files for _, arrays, _ in self.pieces([file])[1]]
+    return {name: np.concatenate([part[name] for part in parts]) for name in self.inputs}
+
+  def pieces(self, files: Sequence[str]) -> tuple[int, Pieces]:
+    """Rows of a CSV file, scaled, with their numbers and counts of unknown cells: (the size of a batch, the rows).
+
+    They are read rows_at_once at a time, which may be more than the size of a batch.
+
+    Raises:
+      MixerError: a file whose columns are not those of the training rows, cells that cannot be read, no rows.
+    """
+    (path,) = self.find(files)
+    header = csv.read_header(path)
+    self.schema.check_columns(path, header)
+    return min(ROWS, rows_at_once(len(header))), self._read_rows(path)
+
+  def _read_rows(self, path: str) -> Pieces:
+    first = None
+    for first, cells in csv.read_cells(path):
+      used = {name: cells[name] for name in self.schema.columns}
+      table = csv.to_columns(used, self.schema.categories, where=str(path), first=first)
+      yield (table.numbers.tolist(), *self.schema.arrays(table))
+    if first is None:
+      raise csv.no_rows(path)
 
   @property
   def for_model(self) -> dict[str, Any]:
@@ -190,7 +313,7 @@ class Rows:
 
   @property
   def for_task(self) -> dict[str, Any]:
-    return {'classes': self.classes, 'image': None, 'mean': None, 'std': None}
+    return {'classes': self.classes, 'inputs': self.inputs}
 
   def batch(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
     return {
@@ -199,15 +322,11 @@ class Rows:
       'label': jax.ShapeDtypeStruct((size,), jnp.int32),
     }
 
-  def make_prepare(self, augmentations: Mapping[str, Mapping], batch_size: int) -> Callable[..., Batch]:
-    """Rows are scaled when they are read; what augments images is refused."""
-    augment.make_augment(augmentations, features=self.batch(batch_size), classes=self.classes)
-    return lambda batch, _key=None, _augmenting=True: batch
+  def make_preprocess(self, augmentations: Mapping[str, Mapping], batch_size: int) -> Callable[..., Batch]:
+    """Rows are scaled when they are read, and augmented by the user's own; what augments images is refused."""
+    augmented = augment.make_optional(augmentations, features=self.batch(batch_size), classes=self.classes)
+    return lambda batch, key=None, augmenting=True: augmented(batch, key, augmenting)
 
 
-def _read_row(arrays: dict[str, np.ndarray], index: int) -> dict[str, Any]:
+def _read_row(arrays: Arrays, index: int) -> dict[str, Any]:
   return {name: array[index] for name, array in arrays.items()}
-
-
-def kind_of(name: str) -> type:
-  return Rows if table_sets.is_table(name) else Images

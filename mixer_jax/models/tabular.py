@@ -6,17 +6,21 @@ of its own (Gorishniy et al. 2021, arXiv 2106.11959; 2022, arXiv 2203.05556).
 """
 
 import itertools
+from typing import Annotated
 
 import einops
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mixer_jax.errors import MixerError, unknown
-from mixer_jax.models import layers
+from mixer_jax.errors import MixerError
+from mixer_jax.models import blocks as stack
+from mixer_jax.models import checks, layers
+from mixer_jax.models import mixing as mixings
 from mixer_jax.models.mixer import MixerBlock
 
 ACTIVATIONS = {'gelu': layers.exact_gelu, 'tanh': jnp.tanh}
+TOKEN_EXPANSION = 4.0
 
 
 class ColumnTokens(nnx.Module):
@@ -74,6 +78,8 @@ class TabularMixer(nnx.Module):
       the quantile scaling.
     hidden, blocks: width of a token, number of Mixer blocks.
     token_expansion, channel_expansion: hidden widths of the two MLPs, as multiples of tokens and of `hidden`.
+    mixing: what mixes the tokens, a grid of one row, see models/mixing; with another than the paper's MLP leave
+      token_expansion out.
     activation: `gelu` (exact) or `tanh`, the hyperbolic tangent in its place.
     dropout: rate after every linear layer of the MLPs.
     stochastic_depth: rate of the last block; it rises linearly from 0. Kept branches are divided by their probability.
@@ -86,27 +92,18 @@ class TabularMixer(nnx.Module):
   """
 
   def __init__(
-    self, *, columns: int, vocabularies: tuple[tuple[int, int], ...], outputs: int, tokens: str, patch: int = 1,
-    bins: int = 0, hidden: int, blocks: int, token_expansion: float = 4.0, channel_expansion: float = 0.5,
+    self, *, columns: int, vocabularies: tuple[tuple[int, int], ...], outputs: int, tokens: str = 'columns',
+    patch: int = 1, bins: int = 0, hidden: int, blocks: int, token_expansion: float = TOKEN_EXPANSION,
+    channel_expansion: float = 0.5, mixing: Annotated[dict, mixings.MIXINGS] = mixings.TOKEN_MLP,
     activation: str = 'gelu', dropout: float = 0.0, stochastic_depth: float = 0.0, pool: str = 'mean',
     init: str = 'torch', rngs: nnx.Rngs,
   ):  # fmt: skip
-    for what, value, known in (
-      ('tokens', tokens, ('patches', 'columns')),
-      ('activation', activation, ACTIVATIONS),
-      ('pool', pool, ('mean', 'flatten')),
-    ):
-      if value not in known:
-        raise unknown(f'model.{what}', value, known)
-    for what, rate in (('dropout', dropout), ('stochastic_depth', stochastic_depth)):
-      if not 0 <= rate < 1:
-        raise MixerError(f'model.{what} is {rate}, but a rate must be in [0, 1)')
-    for what, size in (('hidden', hidden), ('blocks', blocks)):
-      if size < 1:
-        raise MixerError(f'model.{what} is {size}, but must be at least 1')
-    for what, size in (('token_expansion', token_expansion), ('channel_expansion', channel_expansion)):
-      if size <= 0:
-        raise MixerError(f'model.{what} is {size}, but must be above 0')
+    checks.choice('tokens', tokens, ('patches', 'columns'))
+    checks.choice('activation', activation, ACTIVATIONS)
+    checks.choice('pool', pool, ('mean', 'flatten'))
+    checks.rates(dropout=dropout, stochastic_depth=stochastic_depth)
+    checks.sizes(hidden=hidden, blocks=blocks)
+    checks.positive(token_expansion=token_expansion, channel_expansion=channel_expansion)
     if bins < 0 or bins and tokens == 'patches':
       raise MixerError(
         f"model.bins is {bins} with model.tokens {tokens!r}, but must be 0 for 'patches' and at least 0 for 'columns'"
@@ -117,28 +114,27 @@ class TabularMixer(nnx.Module):
       raise MixerError(
         f'model.patch is {patch}, which does not divide the {columns} columns; choose a divisor, or drop columns'
       )
-    self.patch, self.pool, self.depth, self.stochastic_depth = patch, pool, blocks, stochastic_depth
-    count = columns // patch if tokens == 'patches' else columns
+    self.patch, self.pool, self.depth, self.drop_rate = patch, pool, blocks, stochastic_depth
+    count = columns // patch
     if tokens == 'patches':
       self.stem = layers.linear(patch, hidden, init=init, dtype=jnp.float32, rngs=rngs)
     else:
       self.stem = ColumnTokens(columns, vocabularies, hidden, bins=bins, rngs=rngs)
-    widths = max(1, round(token_expansion * count)), max(1, round(channel_expansion * hidden))
-    self.blocks = nnx.List(
-      [
-        MixerBlock(
-          count, hidden, *widths, norm_over='channels', first='tokens', activation=ACTIVATIONS[activation],
-          dropout=dropout, rescale=True, init=init, dtype=jnp.float32, rngs=rngs,
-        )
-        for _ in range(blocks)
-      ]
+    token_mlp, channel_mlp = max(1, round(token_expansion * count)), max(1, round(channel_expansion * hidden))
+    mixing = mixings.with_hidden(
+      mixing, token_mlp, key='token_expansion', value=token_expansion, unused=TOKEN_EXPANSION
+    )
+    block = lambda rngs: MixerBlock(
+      (1, count), hidden, channel_mlp, mixing=mixing, activation=ACTIVATIONS[activation], dropout=dropout,
+      rescale=True, init=init, dtype=jnp.float32, rngs=rngs,
     )  # fmt: skip
+    self.blocks = stack.make(block, blocks, rngs=rngs)
     self.norm = nnx.LayerNorm(hidden, epsilon=layers.EPSILON, rngs=rngs)
     width = hidden if pool == 'mean' else hidden * count
     self.head = layers.linear(width, outputs, init=init, dtype=jnp.float32, rngs=rngs, zero=True)
 
-  def __call__(self, features: jax.Array, categories: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-    """Logits [batch, outputs] of rows.
+  def features(self, features: jax.Array, categories: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+    """What the head sees, [batch, width], of rows.
 
     Args:
       features: [batch, columns], float32, scaled.
@@ -149,11 +145,9 @@ class TabularMixer(nnx.Module):
       x = self.stem(features, categories)
     else:
       x = self.stem(einops.rearrange(features, 'b (t p) -> t b p', p=self.patch))
-    keys = None if rngs is None else jax.random.split(rngs.dropout(), self.depth)
-    rates = jnp.linspace(0, self.stochastic_depth, self.depth) if self.stochastic_depth else None
-    for i, block in enumerate(self.blocks):
-      rate = None if rates is None else rates[i]
-      x = block(x, drop_rate=rate, rngs=None if keys is None else nnx.Rngs(dropout=keys[i]))
-    x = self.norm(x)
-    x = x.mean(axis=0) if self.pool == 'mean' else einops.rearrange(x, 't b c -> b (t c)')
-    return self.head(x)
+    x = self.norm(stack.run(self.blocks, x, self.depth, drop_rate=self.drop_rate, rngs=rngs)[0])
+    return x.mean(axis=0) if self.pool == 'mean' else einops.rearrange(x, 't b c -> b (t c)')
+
+  def __call__(self, features: jax.Array, categories: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+    """Logits [batch, outputs] of rows, see `features`."""
+    return self.head(self.features(features, categories, rngs=rngs))

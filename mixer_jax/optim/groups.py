@@ -1,7 +1,7 @@
 """Parameters by the layer they are in: what is frozen, and a learning rate of its own for every layer."""
 
 import fnmatch
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -68,9 +68,15 @@ def hold(params: Any, frozen: Any) -> Any:
   return _where(frozen, jax.lax.stop_gradient, params)
 
 
-def stay(updates: Any, frozen: Any) -> Any:
-  """The updates, 0 where the parameters are frozen."""
-  return _where(frozen, jnp.zeros_like, updates)
+def freeze(optimizer: optax.GradientTransformation, frozen: Any) -> optax.GradientTransformationExtraArgs:
+  """An optimizer whose updates are 0 where the parameters are frozen: schedule_free moves nothing there, but rounds."""
+  optimizer = optax.with_extra_args_support(optimizer)
+
+  def update(grads, state, params=None, **extra):
+    updates, state = optimizer.update(grads, state, params, **extra)
+    return _where(frozen, jnp.zeros_like, updates), state
+
+  return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
 
 def _where(frozen: Any, function: Callable, tree: Any) -> Any:
@@ -80,47 +86,55 @@ def _where(frozen: Any, function: Callable, tree: Any) -> Any:
   return jax.tree.map(of_leaf, tree, frozen)
 
 
-def scale(params: Any, *, decay: float = 1.0, freeze: tuple[str, ...] = ()) -> optax.GradientTransformation:
-  """Multiplies updates: by 0 what is frozen, the rest by a power of `decay`, the lower the nearer to the stem.
+def scale(
+  params: Any, *, decay: float = 1.0, freeze: tuple[str, ...] = (), order: Sequence[str] = ('stem', 'blocks')
+) -> optax.GradientTransformation:
+  """Multiplies updates: by 0 what is frozen, the rest by a power of `decay`, the lower the nearer to the input.
 
-  Of N blocks the stem has decay^(N + 1), block i, the first being 0, decay^(N - i), and all that follows them 1 (Bao et
-  al. 2022, arXiv 2106.08254). It multiplies a whole update, so also its weight decay.
+  Of N blocks behind a stem the stem has decay^(N + 1), block i, the first being 0, decay^(N - i), and all that follows
+  them 1 (Bao et al. 2022, arXiv 2106.08254). A model without `blocks` has a layer for each attribute with parameters,
+  and for each member of a list; those of the head have 1. It multiplies a whole update, so also its weight decay.
 
   Args:
     params: of the model, in memory or abstract.
     decay: from one layer to the one before it, in (0, 1].
     freeze: patterns, see `frozen`.
+    order: the model's attributes in the order in which an example goes through them.
 
   Raises:
-    MixerError: decay out of its range, or of a model that is not a stem and blocks in a row; a wrong pattern.
+    MixerError: decay out of its range, or of a model that has no layers before its head; a wrong pattern.
   """
   if not 0 < decay <= 1:
     raise MixerError(f'layers.decay is {decay}, but must be in (0, 1]')
-  count = _count(params, decay) if decay != 1 else 0
+  layers = _layers(params, order, decay) if decay != 1 else []
 
   def factor(path, leaf, still):
-    first, *rest = name(path)
-    rate = 1.0
-    if first == 'stem':
-      rate = decay ** (count + 1)
-    elif first == 'blocks' and isinstance(rest[0], int):
-      rate = decay ** (count - rest[0])
-    elif first == 'blocks':
-      rate = (decay ** np.arange(leaf.shape[0], 0, -1)).reshape(-1, *[1] * (leaf.ndim - 1))
+    own = [
+      layers.index(parts[:2]) if parts[:2] in layers else layers.index(parts[:1]) if parts[:1] in layers else None
+      for parts in _names(name(path), leaf)
+    ]
+    rates = [1.0 if place is None else decay ** (len(layers) - place) for place in own]
+    rate = rates[0] if len(rates) == 1 else np.reshape(rates, (-1, *[1] * (leaf.ndim - 1)))
     return jnp.asarray(np.where(still, 0, rate), jnp.float32)
 
   factors = jax.tree.map_with_path(factor, params, frozen(params, freeze))
   return optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f.astype(u.dtype), updates, factors))
 
 
-def _count(params: Any, decay: float) -> int:
-  """How many blocks there are, listed or stacked."""
-  leaves = [(name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
-  blocks = [leaf.shape[0] if isinstance(path[1], str) else path[1] + 1 for path, leaf in leaves if path[0] == 'blocks']
-  if not blocks or not any(path[0] == 'stem' for path, _ in leaves):
-    names = ', '.join(sorted({str(path[0]) for path, _ in leaves}))
+def _layers(params: Any, order: Sequence[str], decay: float) -> list[tuple[str, ...]]:
+  """The layers in front of the head by the first parts of their names, ('stem',), ('blocks', '0'), ..., in order."""
+  named = [parts for path, leaf in jax.tree_util.tree_leaves_with_path(params) for parts in _names(name(path), leaf)]
+  of = {first: [parts for parts in named if parts[0] == first] for first in dict.fromkeys(p[0] for p in named)}
+  before = [first for first in order if first in of and first.split('_')[0] != 'head']
+  before = before[: before.index('blocks') + 1] if 'blocks' in before else before
+  layers = []
+  for first in before:
+    members = {parts[1] for parts in of[first] if len(parts) > 1}
+    listed = bool(members) and all(map(str.isdecimal, members))
+    layers += [(first, member) for member in sorted(members, key=int)] if listed else [(first,)]
+  if not layers:
     raise MixerError(
-      f'layers.decay is {decay}, but only models of a stem and blocks in a row have layers to count, and this one is of'
-      f' {names}; set layers.decay to 1'
+      f'layers.decay is {decay}, but this model has no layers before a head: its parameters are in'
+      f' {", ".join(of)}; set layers.decay to 1'
     )
-  return max(blocks)
+  return layers

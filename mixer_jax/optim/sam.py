@@ -74,6 +74,11 @@ class SamState(NamedTuple):
   report: Report
 
 
+def measures(state: SamState) -> dict[str, jax.Array]:
+  """What is logged of the last step: its report, as `sam_norm`, `sam_loss` and `sam_taken`."""
+  return {f'sam_{name}': value for name, value in state.report._asdict().items()}
+
+
 def sam(
   base: optax.GradientTransformation, *, rho: float, sync: bool = True, has_loss: bool = False
 ) -> optax.GradientTransformationExtraArgs:

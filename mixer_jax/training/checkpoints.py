@@ -1,9 +1,8 @@
-"""Orbax in and out: asynchronous, the best and the last kept, a damaged one passed over aloud."""
+"""Orbax in and out: asynchronous, the best and the last kept, a damaged one skipped with a warning."""
 
 import contextlib
 import logging
 import shutil
-import sys
 from pathlib import Path
 
 import jax
@@ -12,6 +11,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from mixer_jax.errors import MixerError
+from mixer_jax.messages import logger
 from mixer_jax.training.state import TrainState
 
 NOT_DAMAGE = ('RESOURCE_EXHAUSTED', 'PERMISSION_DENIED', 'Permission denied', 'Too many open files')
@@ -19,7 +19,7 @@ OVERHEAD = 2**20  # bytes of a checkpoint beside its arrays, amply
 
 
 def checkpoints_in(workdir: Path) -> bool:
-  """Whether a run directory has a checkpoint, be it damaged."""
+  """Whether a run directory has a checkpoint, even a damaged one."""
   return any(path.name.isdecimal() for path in (Path(workdir) / 'checkpoints').glob('*'))
 
 
@@ -33,7 +33,7 @@ class Checkpoints:
   """
 
   def __init__(self, workdir: Path, *, best: str | None = None, highest: bool = True, read_only: bool = False):
-    # Orbax tells every step of every save, and it and its tasks print what they raise.
+    # Orbax logs every step of every save, and it and its tasks print what they raise.
     for name in ('absl', 'asyncio'):
       logging.getLogger(name).setLevel(logging.CRITICAL)
     self.folder = Path(workdir).resolve() / 'checkpoints'
@@ -46,7 +46,7 @@ class Checkpoints:
       handlers = {'state': ocp.StandardCheckpointHandler()}
       self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
     for step in self.steps():
-      with contextlib.suppress(Exception):  # Unreadable metadata: whoever restores that step will hear of it.
+      with contextlib.suppress(Exception):  # Unreadable metadata: restoring that step says so.
         self._note(step, self._written(step).get('metrics', {}))
 
   def steps(self) -> list[int]:
@@ -84,8 +84,8 @@ class Checkpoints:
   def restore_last(self, shapes: TrainState, *, set_aside: bool) -> TrainState | None:
     """The newest state that can be read; None when there is no checkpoint at all.
 
-    A damaged checkpoint is reported and passed over for the one before; when that one can be read, `set_aside` moves
-    the damaged one out of the way, so that the run can write that step again.
+    A damaged checkpoint is skipped with a warning for the one before; when that one can be read, `set_aside` moves the
+    damaged one out of the way, so that the run can write that step again.
 
     Raises:
       MixerError: there are checkpoints, but none can be read, or the machine cannot read them now.
@@ -100,10 +100,10 @@ class Checkpoints:
         reason = ' '.join(str(error).split())[:200]
         if isinstance(error, MemoryError) or any(sign in str(error) for sign in NOT_DAMAGE):
           raise MixerError(
-            f'the checkpoint of step {step} in {self.folder} cannot be read here and now ({reason}); mend that, then'
+            f'the checkpoint of step {step} in {self.folder} cannot be read here and now ({reason}); fix that, then'
             ' run the same command again'
           ) from error
-        print(f'warning: the checkpoint of step {step} is damaged ({reason}); trying the one before', file=sys.stderr)
+        logger.warning(f'the checkpoint of step {step} is damaged ({reason}); trying the one before')
         damaged.append(step)
       else:
         if set_aside and damaged:
@@ -114,6 +114,12 @@ class Checkpoints:
         f'none of the checkpoints {damaged[::-1]} in {self.folder} can be read; start again in another --workdir'
       )
     return None
+
+  def last_good(self) -> str:
+    """Which one to go back to, in words; waits until it is on the disk, and closes."""
+    self.close()
+    last = self.steps()[-1:]
+    return f'the last good checkpoint is of step {last[0]}' if last else 'there is no checkpoint yet'
 
   def _set_aside(self, steps: list[int]) -> None:
     if jax.process_index() == 0:
@@ -191,7 +197,7 @@ class Checkpoints:
       reason = 'no space left on the device' if full else reason[:300]
       raise MixerError(
         f'the checkpoint could not be {what} in {self.folder} ({reason}); the ones before it are intact: free'
-        ' space or mend the permissions, then run the same command again'
+        ' space or fix the permissions, then run the same command again'
       ) from error
 
 

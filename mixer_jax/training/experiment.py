@@ -7,49 +7,56 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import nnx
 
 from mixer_jax import parts
-from mixer_jax.data import tables
 from mixer_jax.data.inputs import Images, Rows, kind_of
 from mixer_jax.errors import MixerError
 from mixer_jax.optim import groups
-from mixer_jax.optim.sam import Report
+from mixer_jax.optim import sam as sams
 from mixer_jax.optim.schedules import Length, steps
+from mixer_jax.tasks.task import Task, model_inputs
 from mixer_jax.training import mesh as meshes
+from mixer_jax.training import step as train_steps
 from mixer_jax.training import watch
 from mixer_jax.training.settings import Settings, make, read
 from mixer_jax.training.state import TrainState, init_state
-from mixer_jax.training.step import make_eval_loop, make_eval_step, make_train_step
-from mixer_jax.training.tasks import Task
+
+ANY_LENGTH = Length(10**9, 1.0)  # of a run that is not trained: shapes do not depend on it
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """What every door needs of a config; nothing here holds parameters or data."""
+  """What every command needs of a config; nothing here holds parameters or data."""
 
   settings: Settings
   data: Images | Rows
   mesh: jax.sharding.Mesh
-  model: Any  # abstract: shapes, no arrays
+  model: nnx.Module  # abstract: shapes, no arrays
   task: Task
-  prepare: Callable  # (raw batch, key=None, augmenting=True) -> what the model sees
+  preprocess: Callable  # (raw batch, key=None, augmenting=True) -> what the model sees
+  order: tuple[str, ...]  # the model's attributes, as its constructor sets them
 
   @property
   def graphdef(self) -> nnx.GraphDef:
     return nnx.split(self.model, nnx.Param)[0]
 
   @property
+  def params(self) -> nnx.State:
+    """The parameters, abstract."""
+    return nnx.state(self.model, nnx.Param)
+
+  @property
   def parameters(self) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.model, nnx.Param)))
+    return sum(leaf.size for leaf in jax.tree.leaves(self.params))
 
   def metrics(self, *, training: bool = False) -> tuple[str, ...]:
     """The names of the task's numbers."""
-    prepared = jax.eval_shape(self.prepare, self.data.batch(1))
-    output = jax.ShapeDtypeStruct((1, *self.task.output), jnp.float32)
-    return tuple(jax.eval_shape(functools.partial(self.task.scores, training=training), output, prepared))
+    loss = lambda params, batch: self.task.loss(
+      nnx.merge(self.graphdef, params), self.preprocess(batch), training=training
+    )
+    return ('loss', *jax.eval_shape(loss, self.params, self.data.batch(1))[1])
 
   @property
   def best(self) -> str | None:
@@ -57,27 +64,22 @@ class Experiment:
     split = 'val' if self.data.val else 'test' if self.data.test else None
     return split and f'{split}/{self.task.best}'
 
-  @property
-  def has_code(self) -> bool:
-    """Whether the model is an auto-encoder, with `encode` and `decode`."""
-    return hasattr(self.model, 'encode')
-
   def best_of(self, lines: Sequence[dict[str, float]]) -> dict[str, float]:
     """The line of the log, of some, with the best value; the first of several; {} where none has one."""
     sign = 1 if self.task.highest else -1
     return max((line for line in lines if self.best in line), key=lambda line: sign * line[self.best], default={})
 
   @property
-  def sam(self) -> dict:
-    """Its settings. A rho of 0 is no perturbation of any device, so that `sync` shall change no bit, either."""
+  def devices_of_sam(self) -> int:
+    """How many devices have a perturbation of their own; 0 for one of all. A rho of 0 perturbs nothing."""
     sam = self.settings.sam
-    return sam | {'sync': True} if sam.get('rho') == 0 and sam.get('sync') is False else sam
+    return 0 if sam.get('sync', True) or sam.get('rho') == 0 else self.mesh.size
 
-  def init_model(self) -> Any:
+  def init_model(self) -> nnx.Module:
     """The model with its first parameters."""
     return make_model(self.settings, self.data, self.task)
 
-  def optimizer(self, length: Length) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  def optimizer(self, length: Length = ANY_LENGTH) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """What takes the steps: the optimizer, noise and layers' rates behind it, SAM around it; and the learning rate."""
     s = self.settings
     schedule = make('schedule', s.schedule, length=length)
@@ -85,13 +87,19 @@ class Experiment:
     if s.update_noise:
       after.append(make('update_noise', s.update_noise, seed=s.seed))
     if s.layers:
-      after.append(make('layers', s.layers, params=nnx.state(self.model, nnx.Param)))
+      after.append(make('layers', s.layers, params=self.params, order=self.order))
     optimizer = make('optimizer', s.optimizer, schedule=schedule, after=after)
     if s.sam:
-      given = {'schedule': schedule, 'length': length, 'seed': s.seed}
-      given |= {'peak': s.schedule['peak']} if 'peak' in s.schedule else {}
-      optimizer = make('sam', self.sam, base=optimizer, has_loss=True, **given)
-    return optimizer, schedule
+      settings = s.sam | ({'sync': True} if not self.devices_of_sam else {})
+      known = {'schedule': schedule, 'length': length, 'seed': s.seed}
+      known |= {'peak': s.schedule['peak']} if 'peak' in s.schedule else {}
+      optimizer = make('sam', settings, base=optimizer, has_loss=True, **known)
+    return optimizer if self.frozen is None else groups.freeze(optimizer, self.frozen), schedule
+
+  @functools.cached_property
+  def frozen(self) -> nnx.State | None:
+    patterns = tuple(self.settings.layers.get('freeze', ()))
+    return groups.frozen(self.params, patterns) if patterns else None
 
   def init_state(
     self, optimizer: optax.GradientTransformation, *, abstract: bool = False, start: Mapping[str, Any] | None = None
@@ -102,8 +110,8 @@ class Experiment:
       abstract: only its shapes and shardings.
       start: arrays that stand in the place of the model's own, by dotted names, see warm_start.
     """
-    watched = watch.names(nnx.state(self.model, nnx.Param)) if self.settings.watch else ()
-    sam = [f'sam_{name}' for name in Report._fields] if self.settings.sam else []
+    watched = watch.names(self.params) if self.settings.watch else ()
+    sam = [f'sam_{name}' for name in sams.Report._fields] if self.settings.sam else []
     names = (*self.metrics(training=True), 'grad_norm', 'steps', 'examples', *sam, *watched)
     ema = self.settings.ema > 0
     first = lambda start: init_state(self.init_model(), optimizer, ema=ema, metrics=names, start=start)
@@ -119,21 +127,26 @@ class Experiment:
       raise MixerError(
         f"augment_until is {s.augment_until!r}, but the run has {length.total} steps; '100%' is all of it"
       )
-    patterns = s.layers.get('freeze', ())
-    return make_train_step(
-      self.graphdef, inputs=self.data.inputs, scores=self.task.scores, optimizer=optimizer, prepare=self.prepare,
-      seed=s.seed, ema=s.ema, accumulate=s.accumulate, watched=bool(s.watch),
-      augment_until=until if until < length.total else None,
-      frozen=groups.frozen(nnx.state(self.model, nnx.Param), tuple(patterns)) if patterns else None,
-      shares=0 if self.sam.get('sync', True) else self.mesh.size,
-    )  # fmt: skip
+    gradient = train_steps.make_gradient(self.graphdef, self.task, frozen=self.frozen)
+    gradient = train_steps.accumulated(gradient, s.accumulate)
+    if self.devices_of_sam:
+      gradient = train_steps.per_device(gradient, self.devices_of_sam)
+    always = until == length.total
+    preprocess = lambda batch, key, step: self.preprocess(batch, key, True if always else step < until)
+    return train_steps.make_train_step(gradient, optimizer, preprocess, seed=s.seed, ema=s.ema, measure=self._measure)
 
-  def eval_step(self) -> Callable:
-    return make_eval_step(self.graphdef, inputs=self.data.inputs, scores=self.task.scores, prepare=self.prepare)
+  def _measure(self, before, after, grads, updates, opt_state) -> dict[str, jax.Array]:
+    """What is summed over the steps of a line of the log, beside what the task measures."""
+    if self.devices_of_sam:
+      grads = jax.tree.map(lambda g: g.mean(axis=0), grads)
+    numbers = {'grad_norm': optax.tree.norm(grads)}
+    numbers |= sams.measures(opt_state) if self.settings.sam else {}
+    return numbers | (watch.numbers(before, after, grads, updates) if self.settings.watch else {})
 
   def eval_loop(self) -> Callable:
-    logits = math.prod(self.task.output) if self.task.report else 0
-    return make_eval_loop(self.eval_step(), self.metrics(), meshes.over_batch(self.mesh), logits=logits)
+    eval_step = train_steps.make_eval_step(self.graphdef, self.task, self.preprocess)
+    outputs = math.prod(self.task.outputs) if self.task.report else 0
+    return train_steps.make_eval_loop(eval_step, self.metrics(), meshes.over_batch(self.mesh), outputs=outputs)
 
   def alarm(self) -> watch.Alarm | None:
     """The alarm of the watch before the first line of the log; None when nothing is watched."""
@@ -145,30 +158,19 @@ class Experiment:
     return Length(steps(self.settings.total, 'total', epoch=epoch), epoch)
 
 
-def read_data(config: Mapping[str, Any], *, schema: tables.Schema | None = None) -> Images | Rows:
-  """config.data, checked; `schema` is what a table's training rows taught."""
-  return _make_data(read(config), schema)
+def build(config: Mapping[str, Any], *, data_dir: str | None = None, schema: Any = None) -> Experiment:
+  """Everything of a config.
 
-
-def _make_data(settings: Settings, schema: tables.Schema | None) -> Images | Rows:
-  kind = kind_of(settings.data['name'])
-  return parts.call(kind, settings.data, 'data', **({'schema': schema} if kind is Rows else {}))
-
-
-def learn_schema(config: Mapping[str, Any], data_dir: str | None) -> tables.Schema | None:
-  """What the training rows of a table teach; None for images."""
-  data = read_data(config)
-  return data.fit(data_dir) if isinstance(data, Rows) else None
-
-
-def build(config: Mapping[str, Any], *, schema: tables.Schema | None = None) -> Experiment:
-  """Everything of a config that needs no data but, for a table, their schema.
+  Args:
+    data_dir: where data sets lie; a table's training rows are read, for what they teach.
+    schema: what they taught, for a run that was trained: nothing is read then.
 
   Raises:
     MixerError: whatever is wrong with the config, by the name of the key.
   """
   settings = read(config)
-  data = _make_data(settings, schema)
+  data = parts.call(kind_of(settings.data['name']), settings.data, 'data', schema=None)
+  data = data.with_schema(data.fit(data_dir) if schema is None else schema)
   if not 0 <= settings.seed < 2**32:
     raise MixerError(f'seed is {settings.seed}, but must be in [0, 2**32)')
   if not 0 <= settings.ema < 1:
@@ -182,37 +184,35 @@ def build(config: Mapping[str, Any], *, schema: tables.Schema | None = None) -> 
   meshes.check_batch('eval_batch_size', settings.eval_batch_size, mesh)
   make('init_from', settings.init_from)
   task = make('task', settings.task, **data.for_task)
-  model = nnx.eval_shape(lambda: make_model(settings, data, task))
-  prepare = data.make_prepare(settings.augment, settings.batch_size)
-  experiment = Experiment(settings, data, mesh, model, task, prepare)
-  check_output(experiment)
-  experiment.optimizer(Length(10**9, 1.0))
+  if not isinstance(task, Task):
+    raise MixerError(f'task.name is {settings.task["name"]!r}, which is no mixer_jax.tasks.task.Task; make it one')
+  order: list[str] = []  # eval_shape sorts them
+
+  def made():
+    model = make_model(settings, data, task)
+    order[:] = vars(model)
+    return model
+
+  model = nnx.eval_shape(made)
+  preprocess = data.make_preprocess(settings.augment, settings.batch_size)
+  experiment = Experiment(settings, data, mesh, model, task, preprocess, tuple(order))
+  task.check(model, settings.model['name'], _output_shape(experiment))
+  experiment.optimizer()
   experiment.alarm()
   steps(settings.augment_until, 'augment_until', epoch=1.0, total=10**9)
   if not settings.augment and settings.augment_until != '100%':
     raise MixerError(f"augment_until is {settings.augment_until!r}, but augment is empty; set augment_until to '100%'")
-  jax.eval_shape(prepare, data.batch(1))
   return experiment
 
 
-def check_output(experiment: Experiment) -> None:
-  """Refuses a model that does not give what the task scores, such as logits for an image."""
-  s, data = experiment.settings, experiment.data
+def _output_shape(experiment: Experiment) -> tuple[int, ...]:
   graphdef, params = nnx.split(experiment.model, nnx.Param)
-
-  def run(params, batch):
-    prepared = experiment.prepare(batch)
-    return nnx.merge(graphdef, params)(*(prepared[name] for name in data.inputs))
-
-  given, wanted = jax.eval_shape(run, params, data.batch(1)).shape[1:], experiment.task.output
-  if given != wanted:
-    raise MixerError(
-      f'model {s.model["name"]} gives numbers of shape {given} for an example, but task {s.task["name"]} takes'
-      f' {wanted}; set model.name or task.name'
-    )
+  run = lambda params, batch: nnx.merge(graphdef, params)(*model_inputs(experiment.preprocess(batch)))
+  return jax.eval_shape(run, params, experiment.data.batch(1)).shape[1:]
 
 
-def make_model(settings: Settings, data: Images | Rows, task: Task) -> Any:
+def make_model(settings: Settings, data: Images | Rows, task: Task) -> nnx.Module:
+  """The model of a config: it has as many outputs as the task wants, and is a function of the seed."""
   rngs = nnx.Rngs(jax.random.fold_in(jax.random.key(settings.seed), 2**31))
-  context = {**data.for_model, 'outputs': math.prod(task.output), 'rngs': rngs}
-  return make('model', settings.model, **context)
+  outputs = math.prod(task.outputs)
+  return make('model', settings.model, **{**data.for_model, 'classes': outputs, 'outputs': outputs, 'rngs': rngs})

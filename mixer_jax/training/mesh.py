@@ -68,7 +68,7 @@ def connect(coordinator: str | None, processes: int | None, process: int | None)
   """Joins the other processes of a run; with no arguments, as the cluster's environment says (TPU pods, Slurm).
 
   Raises:
-    MixerError: the others could not be found.
+    MixerError: the other processes cannot be found.
   """
   try:
     jax.distributed.initialize(coordinator, processes, process)

@@ -1,21 +1,21 @@
 """A run directory -> the model that was trained there, on whatever devices are here."""
 
-import contextlib
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 from flax import nnx
 
-from mixer_jax.data import sources, tables
+from mixer_jax.data.examples import Source
+from mixer_jax.data.tables.schema import Schema
 from mixer_jax.errors import MixerError
-from mixer_jax.optim.schedules import Length
+from mixer_jax.files import read_json
+from mixer_jax.messages import logger
 from mixer_jax.training import experiment as experiments
 from mixer_jax.training import state as states
 from mixer_jax.training.checkpoints import Checkpoints
-from mixer_jax.training.logging import read_metrics
-from mixer_jax.training.workdir import check_classes, read_config, read_json
+from mixer_jax.training.log import read_metrics
+from mixer_jax.training.workdir import check_classes, read_config
 from mixer_jax.weights.reading import is_model_folder
 
 
@@ -29,7 +29,7 @@ class Run(NamedTuple):
   classes: list[str]
 
 
-def restore(workdir: str | Path, *, step: str = 'last', raw: bool = False, exact: bool = False) -> Run:
+def restore(folder: str | Path, *, step: str = 'last', raw: bool = False, exact: bool = False) -> Run:
   """Rebuilds a run's model from its config.json and loads a checkpoint.
 
   Args:
@@ -40,55 +40,54 @@ def restore(workdir: str | Path, *, step: str = 'last', raw: bool = False, exact
   Raises:
     MixerError: no run directory, no such checkpoint, none that can be read.
   """
-  workdir = Path(workdir)
-  if is_model_folder(workdir):
+  folder = Path(folder)
+  if is_model_folder(folder):
     raise MixerError(
-      f'{workdir} is a model folder, which is no run; start one from it with --config.init_from.weights={workdir}'
+      f'{folder} is a model folder, which is no run; start one from it with --config.init_from.weights={folder}'
     )
-  config = read_config(workdir)
-  if exact and 'dtype' in config.get('model', {}):
+  config = read_config(folder)
+  if exact and 'dtype' in config['model']:
     config['model']['dtype'] = 'float32'
   # What the devices of the training divided, those here may not: nothing is trained, and evaluation batches may grow.
   devices = jax.device_count()
-  evaluated = -(-config.get('eval_batch_size', 1) // devices) * devices
+  evaluated = -(-config['eval_batch_size'] // devices) * devices
   here = {'mesh': {'data': -1, 'fsdp': 1}, 'batch_size': devices, 'accumulate': 1, 'eval_batch_size': evaluated}
-  schema = workdir / 'schema.json'
-  schema = tables.Schema.from_json(read_json(schema)) if schema.exists() else None
+  schema = folder / 'schema.json'
+  schema = Schema.from_json(read_json(schema)) if schema.exists() else None
   experiment = experiments.build(config | here, schema=schema)
-  shapes = experiment.init_state(experiment.optimizer(Length(10**9, 1.0))[0], abstract=True)
-  if not (workdir / 'checkpoints').is_dir():
-    raise MixerError(f'{workdir} has no checkpoints; train there first')
-  checkpoints = Checkpoints(workdir, read_only=True)
+  shapes = experiment.init_state(experiment.optimizer()[0], abstract=True)
+  if not (folder / 'checkpoints').is_dir():
+    raise MixerError(f'{folder} has no checkpoints; train there first')
+  checkpoints = Checkpoints(folder, read_only=True)
   if step == 'last':
     state = checkpoints.restore_last(shapes, set_aside=False)
   else:
     steps = checkpoints.steps()
     if step == 'best':
-      wanted = experiment.best_of([line for line in read_metrics(workdir) if line['step'] in steps]).get('step')
+      wanted = experiment.best_of([line for line in read_metrics(folder) if line['step'] in steps]).get('step')
     else:
       wanted = int(step) if step.isdecimal() else None
     if wanted not in steps:
-      raise MixerError(f'{workdir} has no checkpoint {step!r}; it has last, best and the steps {steps}')
+      raise MixerError(f'{folder} has no checkpoint {step!r}; it has last, best and the steps {steps}')
     state = checkpoints.restore(shapes, wanted)
   if state is None:
-    raise MixerError(f'{workdir} has no checkpoint yet; train there first')
+    raise MixerError(f'{folder} has no checkpoint yet; train there first')
   found = states.evaluated(state)
   averaged = 'raw_' in found and not raw
   params = found.get('raw_', found['']) if raw else found['']
-  return Run(experiment, params, averaged, int(state.step), read_json(workdir / 'labels.json'))
+  return Run(experiment, params, averaged, int(state.step), read_json(folder / 'labels.json'))
 
 
-def open_split(run: Run, workdir: str | Path, split: str, data_dir: str | None) -> tuple[str, sources.Source]:
+def open_split(run: Run, folder: str | Path, split: str, data_dir: str | None) -> tuple[str, Source]:
   """A split for a run, `train`, `val` and `test` as its config has them, and what it is called in full.
-
-  What the data have to say goes to stderr.
 
   Raises:
     MixerError: no such split, or data of other classes than those of the run.
   """
   data = run.experiment.data
   split = (split in ('train', 'val', 'test') and getattr(data, split)) or split
-  with contextlib.redirect_stdout(sys.stderr):
-    source = data.source(split, data_dir)
-  check_classes(Path(workdir), run.classes, source.classes)
+  source = data.source(split, data_dir)
+  for note in source.notes:
+    logger.info(note)
+  check_classes(Path(folder), source.classes)
   return split, source

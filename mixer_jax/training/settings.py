@@ -2,24 +2,24 @@
 
 import dataclasses
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from flax import nnx
 
-from mixer_jax import parts
+from mixer_jax import models, parts
 from mixer_jax.config import plain
-from mixer_jax.data import inputs
+from mixer_jax.data import inputs, own
 from mixer_jax.data.augment import AUGMENTATIONS
 from mixer_jax.errors import MixerError
+from mixer_jax.messages import logger
 from mixer_jax.models import MODELS
 from mixer_jax.optim import groups
 from mixer_jax.optim.optimizers import OPTIMIZERS, noise
 from mixer_jax.optim.sam import SAMS
 from mixer_jax.optim.schedules import SCHEDULES
+from mixer_jax.tasks import TASKS
 from mixer_jax.training import mesh, watch
-from mixer_jax.training.tasks import TASKS
 from mixer_jax.weights.fitting import InitFrom
 
 
@@ -74,7 +74,7 @@ KINDS = {
 # Those without one, likewise.
 FUNCTIONS = {
   'update_noise': (noise, ('seed',)),
-  'layers': (groups.scale, ('params',)),
+  'layers': (groups.scale, ('params', 'order')),
   'watch': (watch.Alarm, ()),
   'mesh': (mesh.make_mesh, ()),
   'init_from': (InitFrom, ()),
@@ -96,7 +96,8 @@ def resolve(config: Mapping[str, Any], notes: list[str] | None = None) -> dict[s
 
   Args:
     config: as config.load gives it; what the command line set is typed here.
-    notes: is given a line for what is left out because the command line names another part; without it, stderr is.
+    notes: is given a line for what is left out because the command line names another part; without it, that is a
+      warning.
 
   Raises:
     parts.Missing: all keys that the config lacks.
@@ -131,8 +132,9 @@ def resolve(config: Mapping[str, Any], notes: list[str] | None = None) -> dict[s
     result['eval_batch_size'] = result['batch_size']
   if notes is not None:
     notes += said
-  elif said:
-    print('\n'.join(said), file=sys.stderr)
+  else:
+    for line in said:
+      logger.warning(line)
   return {field.name: plain(result[field.name]) for field in dataclasses.fields(Settings)}
 
 
@@ -178,22 +180,21 @@ def make(kind: str, settings: Mapping[str, Any], **given: Any) -> Any:
     ) from error
 
 
+def outside_names(config: Mapping[str, Any]) -> list[str]:
+  """The names in a resolved config that stand for modules of the user's own."""
+  data, model = config['data'], config['model']
+  found = [config[kind].get('name', '') for kind in NAMED] + list(config['augment']) + [data.get('scaling', '')]
+  found += [part['name'] for part in model.values() if isinstance(part, Mapping) and 'name' in part]
+  found += [data['name']] if own.is_function(data['name']) else []
+  return [name for name in found if parts.NAME.fullmatch(name)]
+
+
 def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
   """The config.json of a run from before, in the words of today: same network, same training."""
   config = plain(config)
-  model = config.get('model', {})
-  if model.get('name') == 'mixer':
-    paper = {'norm_over': 'channels', 'first': 'tokens', 'pool': 'mean', 'head': []}
-    if any(model.get(key, value) != value for key, value in paper.items()):
-      config['model'] = {**paper, 'gelu': 'tanh', 'init': 'original', **model, 'name': 'mnist_mixer'}
-    else:
-      config['model'] = {key: value for key, value in model.items() if key not in paper}
-  if model.get('name') == 'mixing_autoencoder' and isinstance(model.get('mixing'), str):
-    kernel = {} if model['mixing'] == 'mlp' else {'kernel': model.get('kernel')}
-    config['model'] = {key: value for key, value in model.items() if key != 'kernel'}
-    config['model']['mixing'] = {'name': model['mixing'], **kernel}
+  config['model'] = models.upgrade(config.get('model', {}))
   augment = config.get('augment', {})
-  if 'noise' in augment:
+  if 'noise' in augment and config['task'].get('name') == 'reconstruction':
     config['task']['noise'] = augment.pop('noise')['deviation']
     config |= {} if augment else {'augment_until': '100%'}
   return config

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from mixer_jax.models import params as names
 from mixer_jax.optim.optimizers import averaged
-from mixer_jax.weights import network
 
 
 class TrainState(NamedTuple):
@@ -27,7 +27,7 @@ class TrainState(NamedTuple):
 
 
 def evaluated(state: TrainState) -> dict[str, nnx.State]:
-  """The parameters to evaluate: `''` the average where there is one, then with the others as `raw_`."""
+  """The parameters to evaluate: `''`, which is the average where there is one, and then `raw_` for the others."""
   average = averaged(state.opt_state, state.params) if state.ema is None else state.ema
   return {'': state.params} if average is None else {'': average, 'raw_': state.params}
 
@@ -39,9 +39,9 @@ def init_state(
   """The state before the first step, of a model that is in memory or abstract.
 
   Args:
-    start: arrays that stand in the place of the model's own, by dotted names, see weights/network.py.
+    start: arrays that stand in the place of the model's own, by dotted names, see models/params.py.
   """
-  params = network.place(nnx.state(model, nnx.Param), start or {})
+  params = names.place(nnx.state(model, nnx.Param), start or {})
   zeros = {name: jnp.zeros((), jnp.float32) for name in metrics}
   average = jax.tree.map(jnp.copy, params) if ema else None
   return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average, zeros)

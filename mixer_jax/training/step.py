@@ -1,7 +1,11 @@
-"""The train step and the evaluation step: pure functions, and the jitted loops over many of them."""
+"""The train step and the evaluation step: pure functions, and the jitted loops over many of them.
+
+A train step is composed of a gradient, (params, batch, key) -> (gradient, sums over the batch), and of what is done
+with it: `accumulated` and `per_device` make other gradients of a gradient, `make_train_step` makes the step.
+"""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import einops
 import jax
@@ -9,116 +13,110 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from mixer_jax.data import batches
+from mixer_jax.data import loader
 from mixer_jax.optim import groups
-from mixer_jax.optim.sam import SamState
-from mixer_jax.training import watch
+from mixer_jax.tasks.task import Task
 from mixer_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
+Gradient = Callable[..., tuple[nnx.State, dict[str, jax.Array]]]
+
+
+def make_gradient(graphdef: nnx.GraphDef, task: Task, *, frozen: nnx.State | None = None) -> Gradient:
+  """The gradient of the mean loss over a batch, and the sums of what the task measures.
+
+  Args:
+    frozen: as groups.frozen gives it: what has no gradient, and so no part in norms and in SAM.
+  """
+
+  def loss_fn(params, batch: Batch, key):
+    if frozen is not None:
+      params = groups.hold(params, frozen)
+    model = nnx.merge(graphdef, params)
+    loss, scores, _ = task.loss(model, batch, rngs=nnx.Rngs(dropout=key), training=True)
+    return loss.mean(), {name: value.sum() for name, value in ({'loss': loss} | scores).items()}
+
+  return jax.grad(loss_fn, has_aux=True)
+
+
+def accumulated(gradient: Gradient, parts: int) -> Gradient:
+  """The mean gradient of `parts` parts of a batch, one after the other: the same update, less memory."""
+
+  def mean_gradient(params, batch: Batch, key):
+    # Every device keeps its own share of each part, hence the interleaved cut.
+    cut = jax.tree.map(lambda x: einops.rearrange(x, '(b k) ... -> k b ...', k=parts), batch)
+
+    def add(total, inputs):
+      return jax.tree.map(jnp.add, total, gradient(params, *inputs)), None
+
+    keys = jax.random.split(key, parts)
+    zeros = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], cut), keys[0])
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), zeros)
+    grads, sums = jax.lax.scan(add, zeros, (cut, keys))[0]
+    return jax.tree.map(lambda g: g / parts, grads), sums
+
+  return gradient if parts == 1 else mean_gradient
+
+
+def per_device(gradient: Gradient, devices: int) -> Gradient:
+  """The gradients of as many equal parts of a batch as there are devices, along an axis in front; sums are of all."""
+
+  def gradients(params, batch: Batch, key):
+    cut = jax.tree.map(lambda x: einops.rearrange(x, '(d b) ... -> d b ...', d=devices), batch)
+    grads, sums = jax.vmap(gradient, in_axes=(None, 0, 0))(params, cut, jax.random.split(key, devices))
+    return grads, jax.tree.map(lambda x: x.sum(axis=0), sums)
+
+  return gradients
 
 
 def make_train_step(
-  graphdef: nnx.GraphDef, *, inputs: Sequence[str], scores: Callable, optimizer: optax.GradientTransformation,
-  prepare: Callable, seed: int, ema: float, accumulate: int, watched: bool, augment_until: int | None,
-  frozen: nnx.State | None = None, shares: int = 0,
+  gradient: Gradient, optimizer: optax.GradientTransformation, preprocess: Callable, *, seed: int, ema: float,
+  measure: Callable[..., dict[str, jax.Array]],
 ) -> Callable[[TrainState, Batch], TrainState]:  # fmt: skip
   """One step of training, (state, batch) -> state.
 
   Args:
-    graphdef: of the model; its parameters are in the state.
-    inputs: what of a batch the model takes, in that order.
-    scores: of the task, (logits, batch, training=) -> numbers per example, with `loss` among them.
     optimizer: also one of optim/sam.py, whose second gradient is of the same batch, augmentation and dropout.
-    prepare: (raw batch, key, augmenting) -> what the model sees: augmentation and normalisation.
+    preprocess: (raw batch, key, step) -> what the model sees: augmentation and normalisation.
     seed: all randomness is a function of (seed, state.step).
     ema: decay of the average of the parameters, at most (1 + step) / (10 + step); 0 keeps none.
-    accumulate: the batch is cut into so many parts, whose gradients are averaged: the same update, less memory.
-    watched: also sum the numbers of watch.py.
-    augment_until: the step from which on nothing is augmented; None for never.
-    frozen: as groups.frozen gives it: what has no gradient, and so no part in norms and in SAM, and does not move.
-    shares: the optimizer takes the gradient of each of so many equal parts of the batch, those of the devices, with an
-      axis of them in front; 0 for the mean of all.
+    measure: (params before, params after, gradient, updates, optimizer's state) -> numbers that are summed over steps.
   """
-
-  def loss_fn(params, part: Batch, key):
-    if frozen is not None:
-      params = groups.hold(params, frozen)
-    model = nnx.merge(graphdef, params)
-    result = scores(model(*(part[name] for name in inputs), rngs=nnx.Rngs(dropout=key)), part, training=True)
-    return result['loss'].mean(), {name: value.sum() for name, value in result.items()}
-
-  grad_fn = jax.grad(loss_fn, has_aux=True)
   optimizer = optax.with_extra_args_support(optimizer)
-
-  def gradient(params, batch: Batch, key):
-    """The mean over the batch, in `accumulate` parts, and the sums."""
-    if accumulate == 1:
-      return grad_fn(params, batch, key)
-    # Every device keeps its own share of each part, hence the interleaved cut.
-    parts = jax.tree.map(lambda x: einops.rearrange(x, '(b k) ... -> k b ...', k=accumulate), batch)
-
-    def add(total, inputs):
-      return jax.tree.map(jnp.add, total, grad_fn(params, *inputs)), None
-
-    keys = jax.random.split(key, accumulate)
-    zeros = jax.eval_shape(grad_fn, params, jax.tree.map(lambda x: x[0], parts), keys[0])
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), zeros)
-    grads, sums = jax.lax.scan(add, zeros, (parts, keys))[0]
-    return jax.tree.map(lambda g: g / accumulate, grads), sums
 
   def train_step(state: TrainState, batch: Batch) -> TrainState:
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
-    batch = prepare(batch, augment_key, augment_until is None or state.step < augment_until)
+    batch = preprocess(batch, augment_key, state.step)
     examples = jax.tree.leaves(batch)[0].shape[0]
-    if shares:
-      cut = jax.tree.map(lambda x: einops.rearrange(x, '(d b) ... -> d b ...', d=shares), batch)
-      keys = jax.random.split(dropout_key, shares)
-      grads, sums = jax.vmap(gradient, in_axes=(None, 0, 0))(state.params, cut, keys)
-      sums = jax.tree.map(lambda x: x.sum(axis=0), sums)
-      again = lambda params: jax.vmap(gradient)(params, cut, keys)
-    else:
-      grads, sums = gradient(state.params, batch, dropout_key)
-      again = lambda params: gradient(params, batch, dropout_key)
+    grads, sums = gradient(state.params, batch, dropout_key)
 
     def loss_and_gradient(params, _):
-      second, second_sums = again(params)
-      return second_sums['loss'] * max(shares, 1) / examples, second
+      second, second_sums = gradient(params, batch, dropout_key)
+      return second_sums['loss'] / examples, second
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params, grad_fn=loss_and_gradient)
-    if frozen is not None:
-      # Where schedule_free moves nothing, it still rounds.
-      updates = groups.stay(updates, frozen)
-    if shares:
-      grads = jax.tree.map(lambda g: g.mean(axis=0), grads)
     params = optax.apply_updates(state.params, updates)
     average = state.ema
     if ema:
       # A short memory at first, or the average would hold on to the first parameters for 1 / (1 - ema) steps.
       decay = jnp.minimum(ema, (1 + state.step) / (10 + state.step))
       average = optax.incremental_update(params, state.ema, 1 - decay)
-    sums |= {'grad_norm': optax.tree.norm(grads), 'steps': jnp.float32(1)}
-    sums |= {'examples': jnp.float32(examples)}
-    if isinstance(opt_state, SamState):
-      sums |= {f'sam_{name}': value for name, value in opt_state.report._asdict().items()}
-    if watched:
-      sums |= watch.numbers(state.params, params, grads, updates)
+    sums |= {'steps': jnp.float32(1), 'examples': jnp.float32(examples)}
+    sums |= measure(state.params, params, grads, updates, opt_state)
     sums = jax.tree.map(jnp.add, state.sums, {name: sums[name] for name in state.sums})
     return TrainState(state.step + 1, params, opt_state, average, sums)
 
   return train_step
 
 
-def make_eval_step(
-  graphdef: nnx.GraphDef, *, inputs: Sequence[str], scores: Callable, prepare: Callable
-) -> Callable[..., tuple[Batch, jax.Array]]:
-  """(params, batch with `mask`) -> sums over the examples that the mask lets count with their number, and logits."""
+def make_eval_step(graphdef: nnx.GraphDef, task: Task, preprocess: Callable) -> Callable[..., tuple[Batch, jax.Array]]:
+  """(params, batch with `mask`) -> sums over the examples that the mask lets count with their number, and outputs."""
 
   def eval_step(params, batch: Batch) -> tuple[Batch, jax.Array]:
-    mask, prepared = batch['mask'], prepare(batch)
-    logits = nnx.merge(graphdef, params)(*(prepared[name] for name in inputs))
-    sums = {name: (value * mask).sum() for name, value in scores(logits, batch | prepared).items()}
-    return sums | {'examples': mask.sum()}, logits
+    mask, prepared = batch['mask'], preprocess(batch)
+    loss, scores, output = task.loss(nnx.merge(graphdef, params), batch | prepared)
+    sums = {name: (value * mask).sum() for name, value in ({'loss': loss} | scores).items()}
+    return sums | {'examples': mask.sum()}, output
 
   return eval_step
 
@@ -139,17 +137,17 @@ def make_train_loop(train_step: Callable, state_shardings, batch_sharding) -> Ca
   @functools.partial(jax.jit, donate_argnums=0, out_shardings=state_shardings)
   def train_loop(state, feed, count):
     go_on = lambda carry: (carry[0] < count) & is_finite(carry[1].sums)
-    body = lambda carry: (carry[0] + 1, train_step(carry[1], batches.fetch(feed, carry[0], batch_sharding)))
+    body = lambda carry: (carry[0] + 1, train_step(carry[1], loader.fetch(feed, carry[0], batch_sharding)))
     return jax.lax.while_loop(go_on, body, (jnp.int32(0), state))[1]
 
   return train_loop
 
 
-def make_eval_loop(eval_step: Callable, names: tuple[str, ...], batch_sharding, *, logits: int = 0) -> Callable:
-  """(params, feed, count) -> sums of eval_step over the first `count` batches of a feed, and their logits.
+def make_eval_loop(eval_step: Callable, names: tuple[str, ...], batch_sharding, *, outputs: int = 0) -> Callable:
+  """(params, feed, count) -> sums of eval_step over the first `count` batches of a feed, and their outputs.
 
   Args:
-    logits: how many there are, which come with the label as [batches of the feed, batch, logits + 1]; 0 for nothing.
+    outputs: how many there are, which come with the label as [batches of the feed, batch, outputs + 1]; 0 for nothing.
   """
 
   @jax.jit
@@ -158,13 +156,13 @@ def make_eval_loop(eval_step: Callable, names: tuple[str, ...], batch_sharding, 
 
     def body(i, carry):
       sums, kept = carry
-      batch = batches.fetch(feed, i, batch_sharding)
+      batch = loader.fetch(feed, i, batch_sharding)
       more, given = eval_step(params, batch)
-      if logits:
+      if outputs:
         kept = kept.at[i].set(jnp.concatenate([given, batch['label'][:, None].astype(jnp.float32)], axis=-1))
       return jax.tree.map(jnp.add, sums, more), kept
 
     zeros = {name: jnp.zeros(()) for name in (*names, 'examples')}
-    return jax.lax.fori_loop(0, count, body, (zeros, jnp.zeros((*mask.shape, logits + 1) if logits else 0)))
+    return jax.lax.fori_loop(0, count, body, (zeros, jnp.zeros((*mask.shape, outputs + 1) if outputs else 0)))
 
   return eval_loop

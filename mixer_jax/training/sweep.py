@@ -10,9 +10,12 @@ from typing import NamedTuple
 
 from mixer_jax import config as configs
 from mixer_jax.errors import MixerError
+from mixer_jax.files import reported
+from mixer_jax.messages import logger
 from mixer_jax.training import loop
 from mixer_jax.training import workdir as workdirs
-from mixer_jax.training.logging import cannot_write, read_metrics
+from mixer_jax.training.log import read_metrics
+from mixer_jax.training.settings import resolve
 
 COMMA = r',(?![^(\[{]*[)\]}])'  # not within brackets: (512,512) is one value
 
@@ -51,7 +54,7 @@ def plan(config: str, rest: Sequence[str], overs: Sequence[str], seeds: int, wor
   Args:
     config: FILE or FILE:ARG; a key `arg` among the values stands for ARG.
     rest: further --config.key=value, for all runs.
-    overs: see parse_over; every combination of them is one row of the table. An ARG with commas stands in brackets:
+    overs: see parse_over; every combination of them is one row of the table. Put an ARG with commas in brackets:
       'arg=(photos,script),photos'.
     seeds: each combination runs with the seeds 0, ..., seeds - 1.
 
@@ -91,12 +94,12 @@ def execute(runs: Sequence[Run], data_dir: str | None) -> dict[Path, str] | None
   """
   failed: dict[Path, str] = {}
   for number, run in enumerate(runs, start=1):
-    print(f'run {number} of {len(runs)}: {run.workdir}', flush=True)
+    logger.info(f'run {number} of {len(runs)}: {run.workdir}')
     try:
-      config = configs.load(run.arguments)
-      workdirs.check_workdir(run.workdir, config)
+      config = resolve(configs.load(run.arguments))
+      workdirs.check_config(run.workdir, config)
       if (run.workdir / 'summary.json').exists():
-        print('done before')
+        logger.info('done before')
       elif loop.train_and_evaluate(config, run.workdir, data_dir=data_dir) is None:
         return None
     except MixerError as error:
@@ -105,7 +108,7 @@ def execute(runs: Sequence[Run], data_dir: str | None) -> dict[Path, str] | None
       failed[run.workdir] = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
       _keep_traceback(run.workdir)
     if run.workdir in failed:
-      print(f'failed: {failed[run.workdir]}', flush=True)
+      logger.info(f'failed: {failed[run.workdir]}')
   return failed
 
 
@@ -128,8 +131,6 @@ def metrics(runs: Sequence[Run]) -> dict[str, list[list[dict[str, float]]]]:
 
 
 def _keep_traceback(workdir: Path) -> None:
-  try:
+  with reported(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / 'error.txt').write_text(traceback.format_exc())
-  except OSError as error:
-    raise cannot_write(workdir, error) from error

@@ -6,15 +6,24 @@ That is not how a run is resumed or evaluated: training/restore opens a run as i
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from flax import nnx
 
 from mixer_jax.errors import MixerError
+from mixer_jax.files import write_json
+from mixer_jax.messages import logger
+from mixer_jax.models import params as names
 from mixer_jax.training import experiment as experiments
 from mixer_jax.training import restore
-from mixer_jax.weights import fitting, network, reading, remote
+from mixer_jax.weights import fitting, reading, remote
+
+
+class Start(NamedTuple):
+  """What a run starts from: arrays by dotted names that replace the model's own, and where they came from."""
+
+  arrays: dict[str, np.ndarray]
+  about: dict[str, Any] | None
 
 
 def read(address: str, checkpoint: str = 'last') -> reading.Weights:
@@ -35,48 +44,61 @@ def read(address: str, checkpoint: str = 'last') -> reading.Weights:
   return reading.read(address)
 
 
-def of_run(workdir: Path, checkpoint: str = 'last') -> reading.Weights:
+def of_run(folder: Path, checkpoint: str = 'last') -> reading.Weights:
   """A run as weights: the averaged ones where it kept an average."""
-  run = restore.restore(workdir, step=checkpoint)
-  settings, schema = run.experiment.settings, getattr(run.experiment.data, 'schema', None)
+  run = restore.restore(folder, step=checkpoint)
+  settings = run.experiment.settings
   data = {key: settings.data[key] for key in ('image', 'classes', 'mean', 'std') if key in settings.data}
   return reading.Weights(
-    arrays=network.arrays(run.params), model=dict(settings.model), data=data, labels=list(run.classes),
-    schema=None if schema is None else json.loads(json.dumps(schema.to_json())), source=str(workdir), kind='run',
+    arrays=names.arrays(run.params), model=dict(settings.model), data=data, labels=list(run.classes),
+    schema=_plain_schema(run.experiment), source=str(folder), kind='run',
     notes=(f'step {run.step} of the run' + (', averaged parameters' if run.averaged else ''),),
   )  # fmt: skip
 
 
-def start(experiment: experiments.Experiment, classes: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-  """What a run starts from: arrays by dotted names, and what is told of them, as summary.json has it.
+def start(experiment: experiments.Experiment, classes: Sequence[str]) -> Start:
+  """What a run starts from; without weights in config.init_from, the model's own parameters.
 
   Raises:
     MixerError: as `read` and fitting.fit.
   """
   settings = experiment.settings
+  if not settings.init_from['weights']:
+    return Start({}, None)
   init_from = fitting.InitFrom(**settings.init_from)
   weights = read(init_from.weights, init_from.checkpoint)
-  params = nnx.state(experiment.model, nnx.Param)
-  schema = getattr(experiment.data, 'schema', None)
-  if weights.schema != (None if schema is None else json.loads(json.dumps(schema.to_json()))):
+  if weights.schema != _plain_schema(experiment):
     raise MixerError(
       f'{weights.source} is of a table of another schema (columns, categories, scaling): its numbers would mean'
       ' something else here; give the run the same training rows'
     )
-  arrays, told = fitting.fit(weights, params, settings.model, settings.data, init_from, list(classes))
-  return arrays, {'weights': weights.source, 'kind': weights.kind, 'sha256': weights.sha256, 'told': told}
+  arrays, notes = fitting.fit(weights, experiment.params, settings.model, settings.data, init_from, list(classes))
+  return Start(arrays, {'weights': weights.source, 'kind': weights.kind, 'sha256': weights.sha256, 'notes': notes})
+
+
+def record(folder: Path, about: dict[str, Any]) -> None:
+  """Keeps where a run's first weights came from in init_from.json, and logs it."""
+  write_json(folder / 'init_from.json', about)
+  notes = ''.join(f'\n  {note}' for note in about['notes'])
+  logger.info(f'init_from {about["weights"]} ({about["kind"]}){notes}')
 
 
 def network_of(address: str) -> dict[str, Any]:
-  """The Mixer in weights of any kind: `model` as in config.model, `image`, `mean` and `std` as in config.data.
+  """The model in weights of any kind: `model` as in config.model, `image`, `mean` and `std` as in config.data.
 
   For configs that start from weights. `mean` and `std` are None where they are not known.
 
   Raises:
-    MixerError: weights that cannot be read, or of something else than a Mixer of images.
+    MixerError: weights that cannot be read, or of a model that does not take images.
   """
   weights = read(address)
-  if not weights.is_mixer:
-    raise MixerError(f'{address} is a {weights.model["name"]}; this takes a Mixer of images')
+  if weights.schema is not None:
+    raise MixerError(f'{address} is a {weights.model["name"]} of a table; this takes a model of images')
   data = {key: weights.data.get(key) and tuple(weights.data[key]) for key in ('mean', 'std')}
   return {'model': dict(weights.model), 'image': weights.image, **data}
+
+
+def _plain_schema(experiment: experiments.Experiment) -> dict | None:
+  """The schema of a table's columns as JSON has it; None for images."""
+  schema = experiment.data.schema
+  return None if schema is None else json.loads(json.dumps(schema.to_json()))

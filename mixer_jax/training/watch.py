@@ -66,17 +66,17 @@ def means(sums: Mapping[str, float]) -> dict[str, float]:
 
 
 def smallest(line: Mapping[str, float]) -> str:
-  """What the reader of the console is told."""
+  """What the console shows of it."""
   changes = _changes(line)
   group = min(changes, key=changes.get, default='')
   return f'smallest change {changes[group]:.2g} in {group}' if changes else ''
 
 
 class Alarm:
-  """Tells of every group, once, that its weights stand still while the loss does.
+  """Warns once of every group whose weights stand still while the loss does.
 
-  What it tells is a function of the lines of the log that it was given, so that a resumed run, which gives it those of
-  metrics.jsonl first, tells the same.
+  Its warnings are a function of the lines of the log that it was given, so that a resumed run, which first gives it
+  those of metrics.jsonl, warns of the same.
 
   Args:
     change: a group stands still when its `change`, the mean over the steps of a line, is below this ...
@@ -92,10 +92,10 @@ class Alarm:
       if not value > 0:
         raise MixerError(f'watch.{what} is {value}, but must be above 0')
     if lines < 2:
-      raise MixerError(f'watch.lines is {lines}, but must be at least 2: one line does not tell if the loss moves')
+      raise MixerError(f'watch.lines is {lines}, but must be at least 2: one line cannot show whether the loss moves')
     self.change, self.loss = change, loss
     self._recent = collections.deque(maxlen=lines)
-    self._told = set()
+    self._warned = set()
 
   def __call__(self, line: Mapping[str, float]) -> list[str]:
     """The groups whose alarm begins with this line; a line that is not of training counts for nothing."""
@@ -105,8 +105,8 @@ class Alarm:
     losses, changes = zip(*self._recent, strict=True)
     if len(losses) < self._recent.maxlen or max(losses) - min(losses) >= self.loss * max(map(abs, losses)):
       return []
-    still = [g for g in changes[-1] if g not in self._told and all(of[g] < self.change for of in changes)]
-    self._told.update(still)
+    still = [g for g in changes[-1] if g not in self._warned and all(of[g] < self.change for of in changes)]
+    self._warned.update(still)
     return still
 
   def text(self, step: int, groups: list[str]) -> str:
@@ -114,7 +114,7 @@ class Alarm:
     return (
       f'at step {step} the weights of {", ".join(groups)} stand still, and so does the loss: over the last'
       f' {self._recent.maxlen} lines of the log they changed by less than {self.change:g} in a step, and it by less'
-      f' than {100 * self.loss:g}%; their grad_norm in metrics.jsonl tells whether the gradient or the update vanished'
+      f' than {100 * self.loss:g}%; their grad_norm in metrics.jsonl shows whether the gradient or the update vanished'
     )
 
 

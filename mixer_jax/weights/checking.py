@@ -8,8 +8,9 @@ import numpy as np
 from flax import nnx
 
 from mixer_jax.errors import MixerError
+from mixer_jax.models import params as network
 from mixer_jax.models.mixer import MlpMixer
-from mixer_jax.weights import network, reading
+from mixer_jax.weights import reading
 
 IMAGES = 4
 

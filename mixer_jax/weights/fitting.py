@@ -8,8 +8,9 @@ import numpy as np
 from flax import nnx
 
 from mixer_jax.errors import MixerError, unknown
+from mixer_jax.models import params as network
 from mixer_jax.models.layers import patch_grid
-from mixer_jax.weights import network, resize
+from mixer_jax.weights import resize
 from mixer_jax.weights.reading import Weights, mixer_defaults
 
 # What changes how a network is trained or computed, but not what it computes.

@@ -9,7 +9,7 @@ import functools
 import inspect
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ import numpy as np
 from flax import nnx
 
 from mixer_jax.errors import MixerError
+from mixer_jax.models import mixing, upgrade
+from mixer_jax.models import params as network
 from mixer_jax.models.layers import GELUS
 from mixer_jax.models.mixer import MlpMixer
-from mixer_jax.weights import archives, layouts, network, remote
+from mixer_jax.weights import archives, layouts, remote
 
 FORMAT = 'mixer_jax model folder 1'  # `format` in the config.json of a model folder
-MIXER = {'norm_over': 'channels', 'first': 'tokens', 'pool': 'mean', 'head': []}  # what the published layouts stand for
 NOTED = ('image', 'mean', 'std', 'labels')  # beside `gelu` in the notes of a .safetensors file
 PUBLISHED = {'mean': [0.5, 0.5, 0.5], 'std': [0.5, 0.5, 0.5]}  # pixels to [-1, 1], the original's and timm's
 
@@ -55,7 +56,8 @@ class Weights:
 
   @property
   def is_mixer(self) -> bool:
-    return self.model['name'] == 'mixer'
+    """Whether it is what the published layouts hold: a Mixer with the paper's token MLP."""
+    return _is_mixer(self.model)
 
   @property
   def patch(self) -> tuple[int, int]:
@@ -77,6 +79,10 @@ class Weights:
         " timm's layout as this project writes it"
       )
     return tuple(self.data['image'])
+
+
+def _is_mixer(model: Mapping[str, Any]) -> bool:
+  return model['name'] == 'mixer' and mixing.is_token_mlp(model.get('mixing', mixing.TOKEN_MLP))
 
 
 def read(address: str) -> Weights:
@@ -179,7 +185,7 @@ def _describe(address: str, layout: str, shapes: dict[str, tuple], blocks: int) 
   _compare_shapes(address, one, {name: _shape_here(layout, name, shape) for name, shape in shapes.items()})
   root = math.isqrt(tokens)
   square = {'image': [patch[0] * root, patch[1] * root, patch[2]]} if root * root == tokens else {}
-  model = {'name': 'mixer', 'patch': patch[0] if patch[0] == patch[1] else list(patch[:2]), **sizes, **MIXER}
+  model = {'name': 'mixer', 'patch': patch[0] if patch[0] == patch[1] else list(patch[:2]), **sizes}
   published = PUBLISHED if patch[2] == 3 else {}
   return model, {'classes': classes if 'head.kernel' in shapes else None, **square, **published}
 
@@ -223,9 +229,10 @@ def _read_folder(path: Path, address: str) -> Weights:
       raise MixerError(f'{config}: {key} is {about.get(key)!r:.80}, of the wrong type; get the folder again')
   if not isinstance(about['model'].get('name'), str):
     raise MixerError(f'{config}: model.name is {about["model"].get("name")!r:.80}, not a name; get the folder again')
+  about['model'] = upgrade(about['model'])
   file = path / 'model.safetensors'
   archive = archives.read(file)
-  if about['model']['name'] == 'mixer':
+  if _is_mixer(about['model']):
     _check_mixer(address, config, about, {name: array.shape for name, array in archive.arrays.items()})
   else:
     _check_data(str(config), about['data'], about['labels'])

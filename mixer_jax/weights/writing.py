@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from mixer_jax.errors import MixerError
 from mixer_jax.weights import layouts
-from mixer_jax.weights.reading import FORMAT, MIXER, Weights, is_model_folder
+from mixer_jax.weights.reading import FORMAT, Weights, is_model_folder
 
 WRITES = "the original's layout to FILE.npz, timm's to FILE.safetensors, a model folder to a name without an end"
 
@@ -112,14 +112,10 @@ def to_folder(weights: Weights, folder: Path) -> tuple[str, ...]:
 
 def _as_layout(layout: str, weights: Weights) -> dict[str, np.ndarray]:
   if not weights.is_mixer:
-    raise MixerError(f'{weights.source} is a {weights.model["name"]}, which only a model folder can hold: --to=FOLDER')
-  for key, value in MIXER.items():
-    found = weights.model.get(key, value)
-    if (list(found) if isinstance(found, (list, tuple)) else found) != value:
-      raise MixerError(
-        f'{weights.source} has model.{key} {found!r}, but the layout {layout} stands for {value!r}: write a model'
-        ' folder, --to=FOLDER'
-      )
+    mixing = f' with model.mixing {weights.model["mixing"]}' if weights.model['name'] == 'mixer' else ''
+    raise MixerError(
+      f'{weights.source} is a {weights.model["name"]}{mixing}, which only a model folder can hold: --to=FOLDER'
+    )
   pixels = len(weights.arrays['stem.kernel'])
   patch = weights.patch
   return layouts.from_ours(

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullFormatter, NullLocator
 
 from mixer_jax.describe import describe
+from mixer_jax.models import upgrade
 
 # https://github.com/defgsus/nn-experiments, "MLP-Mixer re-invented for auto-encoding", after 1,000,000 images.
 KERNELS = (1, 3, 5, 7, 9, 11, 13)
@@ -121,8 +122,9 @@ def name(config: dict) -> str:
   model = config['model']
   if model['name'] == 'mixing_autoencoder':
     layers = ''.join(map(str, model['after']))
-    kernel = '' if model['mixing'] == 'mlp' else f'-k{model["kernel"]}'
-    return f'{model["mixing"]}-{layers}{kernel}' if layers else 'none'
+    model = upgrade(model)
+    kernel = f'-k{model["mixing"]["kernel"]}' if 'kernel' in model['mixing'] else ''
+    return f'{model["mixing"]["name"]}-{layers}{kernel}' if layers else 'none'
   if model['name'] == 'cnn_autoencoder':
     return f'convolutions-k{model["kernel"]}'
   if model['name'] == 'mixer_autoencoder':

@@ -12,13 +12,13 @@ import statistics
 import time
 
 import numpy as np
+from mixer_jax.training.tasks import binary_report
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
 from mixer_jax import config as configs
 from mixer_jax.training import experiment as experiments
-from mixer_jax.training.tasks import binary_report
 
 METRICS = ('accuracy', 'precision', 'recall', 'macro_f1', 'roc_auc')
 TREES, LINEAR = 'trees', 'linear'
@@ -35,15 +35,16 @@ MODELS = {
 def read(config: dict, data_dir: str | None) -> dict[str, tuple[dict[str, np.ndarray], np.ndarray]]:
   """Inputs for each kind of model and labels, by split."""
   config = config | {'data': config['data'] | {'scaling': 'log'}}
-  schema = experiments.learn_schema(config, data_dir)
-  data = experiments.read_data(config, schema=schema)
-  numbers = [i for i, name in enumerate(schema.columns) if name not in schema.categories]
+  data = experiments.build(config, data_dir=data_dir).data
+  numbers = [i for i, name in enumerate(data.schema.columns) if name not in data.schema.categories]
   result = {}
   for split in ('train', 'val', 'test'):
     if not getattr(data, split):
       continue
     arrays = data.source(getattr(data, split), data_dir).arrays
-    hot = [np.eye(len(values) + 1)[arrays['categories'][:, i]] for i, values in enumerate(schema.categories.values())]
+    hot = [
+      np.eye(len(values) + 1)[arrays['categories'][:, i]] for i, values in enumerate(data.schema.categories.values())
+    ]
     inputs = {TREES: arrays['features'], LINEAR: np.concatenate([arrays['features'][:, numbers], *hot], axis=1)}
     result[split] = inputs, arrays['label']
   return result

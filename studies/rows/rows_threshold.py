@@ -10,24 +10,24 @@ accuracy on val and test, mean and deviation over the runs.
 """
 
 import argparse
-import contextlib
 import statistics
-import sys
 
 import numpy as np
 from unsw_shift import em
 
-from mixer_jax import doors, predict
+from mixer_jax import cli
+from mixer_jax.data import inputs as data_inputs
 from mixer_jax.errors import MixerError
-from mixer_jax.training import classifying, restore
+from mixer_jax.inference.classify import make_answers
+from mixer_jax.training import restore
 
 
 def score(run, split: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
   """Probabilities of the positive class, and labels."""
-  with contextlib.redirect_stdout(sys.stderr):  # what the data have to say is no part of the table
-    arrays = run.experiment.data.source(split, data_dir).arrays
+  arrays = run.experiment.data.source(split, data_dir).arrays
   inputs = {name: arrays[name] for name in run.experiment.data.inputs}
-  return classifying.make_classify(run)(inputs, predict.ROWS)[:, 1].astype(np.float64), arrays['label']
+  probabilities = make_answers(run)(inputs, data_inputs.ROWS)['probabilities']
+  return probabilities[:, 1].astype(np.float64), arrays['label']
 
 
 def accuracy(probability: np.ndarray, label: np.ndarray, threshold: float = 0.5) -> float:
@@ -84,4 +84,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  doors.run(main)
+  cli.run(main)

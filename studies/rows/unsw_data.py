@@ -9,7 +9,10 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.preprocessing import OneHotEncoder, QuantileTransformer
 
-from mixer_jax.data import sources, table_sets, tables
+from mixer_jax.data.splits import split_base
+from mixer_jax.data.tables import Table
+from mixer_jax.data.tables import schema as schemas
+from mixer_jax.data.tables import sets as table_sets
 
 COUNTERS = (
   'ct_srv_src', 'ct_dst_ltm', 'ct_src_dport_ltm', 'ct_dst_sport_ltm', 'ct_dst_src_ltm', 'ct_src_ltm', 'ct_srv_dst'
@@ -60,10 +63,10 @@ class Data:
 def read(config: dict, data_dir: str | None) -> Data:
   of = config['data']
   keys = {'label': of['label'], 'drop': of['drop'], 'categorical': of['categorical'], 'data_dir': data_dir}
-  train, test = (table_sets.load(of['name'], sources.split_base(of[split]), **keys) for split in ('train', 'test'))
-  schema = tables.fit(train, label=of['label'], dropped=of['drop'], categorical=of['categorical'], scaling='standard')
+  train, test = (table_sets.load(of['name'], split_base(of[split]), **keys) for split in ('train', 'test'))
+  schema = schemas.fit(train, label=of['label'], dropped=of['drop'], categorical=of['categorical'], scaling='standard')
 
-  def matrix(table: tables.Table) -> np.ndarray:  # not schema.arrays' float32, in which rows that differ can be equal
+  def matrix(table: Table) -> np.ndarray:  # not schema.arrays' float32, in which rows that differ can be equal
     codes = iter(schema.arrays(table)[0]['categories'].T)
     columns = [next(codes) if name in schema.categories else table.columns[name] for name in schema.columns]
     return np.stack(columns, axis=1).astype(np.float64)

@@ -13,14 +13,14 @@ from PIL import Image
 
 from mixer_jax import config as configs
 from mixer_jax.analysis import sharpness
-from mixer_jax.data import sources
+from mixer_jax.data.images import sets
 from mixer_jax.errors import MixerError
+from mixer_jax.inference import objective
 from mixer_jax.training import experiment as experiments
-from mixer_jax.training import objective
 
 SETTINGS = {
   'eigenvalues': 3, 'iterations': 12, 'probes': 4, 'rho': 0.1, 'm': 7, 'points': 5, 'span': 1.0, 'seed': 0,
-  'tell': lambda text: None,
+  'note': lambda text: None,
 }  # fmt: skip
 
 
@@ -206,7 +206,7 @@ def parameters(experiment, seed=0):
 
 @pytest.fixture(scope='module')
 def digits():
-  return sources.load('digits', 'train', image=(8, 8, 1), classes=10)
+  return sets.load('digits', 'train', image=(8, 8, 1), classes=10)
 
 
 @pytest.mark.parametrize('scan, blocks', [(False, 1), (True, 2)])

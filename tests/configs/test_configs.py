@@ -17,14 +17,18 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from mixer_jax.training.tasks import TASKS
 from PIL import Image
 
 import mixer_jax
 from mixer_jax import config as configs
-from mixer_jax.data import augment, batches, sources
+from mixer_jax.data import augment, loader
+from mixer_jax.data.examples import Source
+from mixer_jax.data.images import sets
 from mixer_jax.errors import MixerError
 from mixer_jax.models import MODELS
 from mixer_jax.models import layers as model_layers
+from mixer_jax.models import params as network
 from mixer_jax.models.mixer import SIZES, MlpMixer
 from mixer_jax.optim import groups
 from mixer_jax.optim.optimizers import OPTIMIZERS
@@ -34,8 +38,7 @@ from mixer_jax.training import experiment as experiments
 from mixer_jax.training import loop, watch
 from mixer_jax.training import mesh as meshes
 from mixer_jax.training.step import make_train_loop
-from mixer_jax.training.tasks import TASKS
-from mixer_jax.weights import network, reading, writing
+from mixer_jax.weights import reading, writing
 
 FOLDER = Path(mixer_jax.__file__).parents[1] / 'configs'
 # PATH stands for a folder of images, FILE for a table, WEIGHTS for a small Mixer's, which the tests make.
@@ -190,8 +193,8 @@ def step_and_evaluate(config, rows):
   }  # fmt: skip
   arrays = {k: draw[k](v.shape).astype(v.dtype) for k, v in experiment.data.batch(size + size // 2).items()}
   read = lambda i: {k: v[i] for k, v in arrays.items()}
-  source = sources.Source(tuple(map(str, range(experiment.data.classes))), arrays, read, size + size // 2)
-  feeder = batches.Feeder(source, seed=0, batch_size=size, mesh=experiment.mesh, resident_mib=math.inf, workers=0)
+  source = Source(tuple(map(str, range(experiment.data.classes))), arrays, read, size + size // 2)
+  feeder = loader.Loader(source, seed=0, batch_size=size, mesh=experiment.mesh, resident_mib=math.inf, workers=0)
   length = Length(100, 10.0)
   optimizer, _ = experiment.optimizer(length)
   state = experiment.init_state(optimizer)
@@ -339,7 +342,7 @@ def test_image_folder_takes_the_splits_that_are_there(load, images, tmp_path):
 
 @pytest.fixture(scope='session')
 def digits():
-  return functools.cache(lambda split: sources.load('digits', split, image=(8, 8, 1), classes=10))
+  return functools.cache(lambda split: sets.load('digits', split, image=(8, 8, 1), classes=10))
 
 
 def after_three_steps(config, digits):
@@ -351,7 +354,7 @@ def after_three_steps(config, digits):
   state = experiment.init_state(optimizer)
   step = jax.jit(experiment.train_step(optimizer, length))
   for i in range(3):
-    rows = batches.rows_of_step(config['seed'], i, config['batch_size'], len(source))
+    rows = loader.rows_of_step(config['seed'], i, config['batch_size'], len(source))
     state = step(state, {name: array[rows] for name, array in source.arrays.items()})
   return state.params, state.ema
 
@@ -373,7 +376,7 @@ def of_task(config, _):
 def of_pixels(config, digits):
   """What the model sees in training."""
   batch = {name: array[:16] for name, array in digits('train').arrays.items()}
-  return jax.jit(experiments.build(config).prepare)(batch, jax.random.key(2))
+  return jax.jit(experiments.build(config).preprocess)(batch, jax.random.key(2))
 
 
 def of_optimizer(config, digits):

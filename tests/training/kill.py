@@ -9,7 +9,6 @@ before the kills are used up is compared, and the next one takes the rest. Exit 
 """
 
 import argparse
-import contextlib
 import json
 import os
 import re
@@ -49,8 +48,8 @@ def start(config: str, workdir: Path, extra: list[str], out: Path, **environment
   """A training process, whose output goes to a file; what it compiles is kept beside the run."""
   cache = os.environ.get('JAX_COMPILATION_CACHE_DIR') or str(Path(workdir).parent / 'xla')
   environment = {
-    **os.environ, 'JAX_COMPILATION_CACHE_DIR': cache,
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1', 'PYTHONUNBUFFERED': '1',
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1', **os.environ, 'JAX_COMPILATION_CACHE_DIR': cache,
+    'PYTHONUNBUFFERED': '1',
     'PYTHONPATH': os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]), **environment,
   }  # fmt: skip
   command = [sys.executable, '-m', 'mixer_jax.train', f'--config={config}', f'--workdir={workdir}', *extra]
@@ -61,30 +60,6 @@ def start(config: str, workdir: Path, extra: list[str], out: Path, **environment
 def devices(count: int) -> str:
   """XLA_FLAGS that simulate so many devices, beside those of the environment."""
   return f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={count}'
-
-
-@contextlib.contextmanager
-def compilation_cache(folder: Path):
-  """Programs that this process and those it starts compile are kept there, so that a second run is quick."""
-  import jax
-  from jax.experimental.compilation_cache import compilation_cache as cache
-
-  settings = {
-    'jax_compilation_cache_dir': str(folder), 'jax_persistent_cache_min_compile_time_secs': 0.1,
-    'jax_persistent_cache_min_entry_size_bytes': -1,
-  }  # fmt: skip
-  before = {name: getattr(jax.config, name) for name in settings}, os.environ.get('JAX_COMPILATION_CACHE_DIR', '')
-  try:
-    for name, value in settings.items():
-      jax.config.update(name, value)
-    os.environ['JAX_COMPILATION_CACHE_DIR'] = str(folder)
-    cache.reset_cache()
-    yield
-  finally:
-    for name, value in before[0].items():
-      jax.config.update(name, value)
-    os.environ['JAX_COMPILATION_CACHE_DIR'] = before[1]
-    cache.reset_cache()
 
 
 def wait(process: subprocess.Popen, seconds: float) -> int | None:

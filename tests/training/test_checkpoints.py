@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from kill import compilation_cache, differences, log_lines, tiny
+from kill import differences, log_lines, tiny
 from orbax.checkpoint import CheckpointManager
 
 from mixer_jax.errors import MixerError
@@ -20,12 +20,6 @@ from mixer_jax.training.state import TrainState
 # Orbax leaves the other reads of a checkpoint behind, running, when the first of them fails.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def cache(tmp_path_factory):
-  with compilation_cache(tmp_path_factory.getbasetemp() / 'xla'):
-    yield
 
 
 @pytest.fixture(autouse=True)

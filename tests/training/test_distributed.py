@@ -23,12 +23,6 @@ def free_port():
     return s.getsockname()[1]
 
 
-@pytest.fixture(scope='module', autouse=True)
-def cache(tmp_path_factory):
-  with kill.compilation_cache(tmp_path_factory.getbasetemp() / 'xla'):
-    yield
-
-
 @pytest.fixture(scope='module')
 def shared(tmp_path_factory):
   """The config file, and the cache of compiled programs beside the runs."""

@@ -15,12 +15,12 @@ import kill
 import numpy as np
 import pytest
 
-from mixer_jax.data import batches
+from mixer_jax.data import loader
 from mixer_jax.errors import MixerError
 from mixer_jax.optim.schedules import Length
-from mixer_jax.training import checkpoints, experiment, loop
+from mixer_jax.training import checkpoints, experiment, hooks
 from mixer_jax.training import mesh as meshes
-from mixer_jax.training.step import make_eval_loop, make_train_loop
+from mixer_jax.training.step import make_train_loop
 
 STEPS = 10
 LAYOUTS = {1: '1x1', 8: '8x1,1x8,2x4'}
@@ -43,7 +43,7 @@ def build(layout, **changes):
 def feeder(built, split, size):
   source = built.data.source(split, None)
   settings = {'seed': 0, 'mesh': built.mesh, 'resident_mib': 100.0, 'workers': 0}
-  return batches.Feeder(source, batch_size=size, **settings)
+  return loader.Loader(source, batch_size=size, **settings)
 
 
 def train(layout, steps=STEPS, **changes):
@@ -60,8 +60,7 @@ def train(layout, steps=STEPS, **changes):
 
 
 def evaluate(built, params):
-  eval_loop = make_eval_loop(built.eval_step(), built.metrics(), meshes.over_batch(built.mesh))
-  return loop.evaluate(eval_loop, params, feeder(built, 'train[80%:]', 64), None)[0]
+  return hooks.evaluate(built.eval_loop(), params, feeder(built, 'train[80%:]', 64), None)[0]
 
 
 def flat(tree):

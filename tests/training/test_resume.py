@@ -17,12 +17,6 @@ from mixer_jax.training import workdir as workdirs
 CONFIGS = Path(mixer_jax.__file__).parents[1] / 'configs'
 
 
-@pytest.fixture(scope='module', autouse=True)
-def cache(tmp_path_factory):
-  with kill.compilation_cache(tmp_path_factory.getbasetemp() / 'xla'):
-    yield
-
-
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
   """The run directory of a run that nothing disturbed."""
@@ -33,7 +27,7 @@ def whole(tmp_path_factory):
 
 def signalled(monkeypatch, at, number=signal.SIGTERM):
   """Sends this process a signal when a feed from step `at` on is asked for, once."""
-  original, left = loop.batches.Feeder.train, [at]
+  original, left = loop.loader.Loader.train, [at]
 
   def train(self, step, count):
     if left and step + count > left[0]:
@@ -41,7 +35,7 @@ def signalled(monkeypatch, at, number=signal.SIGTERM):
       os.kill(os.getpid(), number)
     return original(self, step, count)
 
-  monkeypatch.setattr(loop.batches.Feeder, 'train', train)
+  monkeypatch.setattr(loop.loader.Loader, 'train', train)
 
 
 def test_the_reference_has_everything_random_on_and_learns_something(whole):
@@ -125,6 +119,7 @@ def test_how_a_run_is_cut_into_calls_does_not_matter(seconds, whole, tmp_path, m
   assert kill.differences(whole, tmp_path / 'run') == []
 
 
+@pytest.mark.slow
 def test_two_kills_at_random_moments(whole, tmp_path):
   """The full study is `python tests/training/kill.py`; see docs/results/resume.md."""
   config = tmp_path / 'config.py'

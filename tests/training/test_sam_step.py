@@ -142,7 +142,7 @@ def assert_close(a, b, **tolerance):
 def test_both_gradients_have_the_same_augmentation_and_dropout():
   experiment, before, state, _ = after(dropout=0.3, augment={'affine': {'degrees': 20.0}})
   augment_key, dropout_key = keys_of(experiment)
-  data = experiment.prepare(batch(), augment_key, True)
+  data = experiment.preprocess(batch(), augment_key, True)
   (loss, g), (there, second) = written_out(experiment, before.params, data, dropout_key)
   assert_close(state.params, jax.tree.map(lambda p, x: p - 0.1 * x, before.params, second))
   sums = {name: float(value) for name, value in state.sums.items()}
@@ -183,7 +183,7 @@ def test_what_is_frozen_stays_and_is_not_perturbed(sam):
     assert moved != name.startswith(('stem', 'blocks.1.token')), name
   if sam:
     _, dropout_key = keys_of(experiment)
-    g = jax.grad(loss_of(experiment, experiment.prepare(batch(), None, False), dropout_key))(before.params)
+    g = jax.grad(loss_of(experiment, experiment.preprocess(batch(), None, False), dropout_key))(before.params)
     still = lambda path: '.'.join(map(str, path)).startswith(('stem', 'blocks.1.token'))
     free = [x[...] for path, x in nnx.to_flat_state(g) if not still(path)]
     norm = float(np.sqrt(sum(float(jnp.square(x).sum()) for x in free)))
@@ -208,7 +208,7 @@ def test_one_block_of_a_stack_stays_and_the_others_have_rates_of_their_own():
   model = configs.load(['--config=configs/digits.py'])['model'] | {'scan': True, 'dropout': 0.0}
   model |= {'hidden': 8, 'blocks': 3, 'token_mlp': 4, 'channel_mlp': 8}
   experiment, before, state, _ = after(model=model, sam={}, layers={'freeze': ('blocks.1',), 'decay': 0.5})
-  g = jax.grad(loss_of(experiment, experiment.prepare(batch(), None, False), None))(before.params)
+  g = jax.grad(loss_of(experiment, experiment.preprocess(batch(), None, False), None))(before.params)
   squares = 0.0
   flat = (nnx.to_flat_state(tree) for tree in (before.params, state.params, g))
   for (path, old), (_, new), (_, x) in zip(*flat, strict=True):
@@ -281,7 +281,7 @@ def on_one_device():
   """The same written out: one perturbation of the whole batch, and four of its quarters."""
   experiment, optimizer = build()
   params, key = start(experiment, optimizer).params, keys_of(experiment)[1]
-  data = experiment.prepare(batch(), None, False)
+  data = experiment.preprocess(batch(), None, False)
   quarters = [jax.tree.map(lambda x, i=i: x[4 * i : 4 * i + 4], data) for i in range(4)]
   whole = written_out(experiment, params, data, key)
   own = [written_out(experiment, params, quarter, key) for quarter in quarters]
@@ -304,7 +304,7 @@ def test_one_perturbation_or_one_for_every_device(which, mesh, on_four_devices, 
 def test_every_method_on_devices_is_what_it_is_on_paper(name, sync, on_four_devices):
   experiment, optimizer = build()
   params, key = start(experiment, optimizer).params, keys_of(experiment)[1]
-  data = experiment.prepare(batch(), None, False)
+  data = experiment.preprocess(batch(), None, False)
   shares = [data] if sync else [jax.tree.map(lambda x, i=i: x[4 * i : 4 * i + 4], data) for i in range(4)]
   wanted, (loss, sam_loss, norm) = first_step(name, experiment, params, shares, key)
   np.testing.assert_allclose(on_four_devices[f'{name} {sync}'], wanted, rtol=1e-3, atol=2e-5)

@@ -12,7 +12,7 @@ from mixer_jax.errors import MixerError
 from mixer_jax.optim.schedules import Length
 from mixer_jax.training import experiment as experiments
 from mixer_jax.training import mesh as meshes
-from mixer_jax.training.step import make_eval_loop, make_train_loop
+from mixer_jax.training.step import make_train_loop
 
 MODEL = {'hidden': 16, 'blocks': 2, 'token_mlp': 8, 'channel_mlp': 32}
 
@@ -158,12 +158,12 @@ def test_the_loop_stops_right_after_a_step_that_is_not_finite():
 def test_evaluation_counts_what_the_mask_lets_count():
   experiment, optimizer = build()
   params = jax.tree.map(lambda p: p + 0.1, experiment.init_state(optimizer).params)
-  eval_loop = make_eval_loop(experiment.eval_step(), experiment.metrics(), meshes.over_batch(experiment.mesh))
+  eval_loop = experiment.eval_loop()
   data = batch(5, size=20)
   rows = np.arange(32).reshape(2, 16) % 20
   mask = (np.arange(32) < 20).reshape(2, 16).astype(np.float32)
   sums, _ = eval_loop(params, {'data': data, 'rows': jnp.asarray(rows, jnp.int32), 'mask': jnp.asarray(mask)}, 2)
-  logits = nnx.merge(experiment.graphdef, params)(experiment.prepare(data)['image'])
+  logits = nnx.merge(experiment.graphdef, params)(experiment.preprocess(data)['image'])
   expected = experiment.task.scores(logits, data)
   assert float(sums['examples']) == 20
   for name, value in expected.items():

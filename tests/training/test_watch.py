@@ -132,7 +132,7 @@ def test_groups_of_scanned_blocks_are_those_of_single_ones():
 
 def test_groups_of_a_model_for_tables():
   config = configs.load([f'--config={kill.ROOT / "configs" / "breast_cancer.py"}'])
-  experiment = experiments.build(config, schema=experiments.learn_schema(config, None))
+  experiment = experiments.build(config)
   groups = {name.split('/')[1] for name in watch.names(nnx.state(experiment.model, nnx.Param))}
   assert groups == {'stem', 'blocks.0', 'blocks.1', 'norm', 'head'}
 
@@ -299,12 +299,6 @@ def test_a_missing_key_is_refused(key):
 # Whole runs
 
 
-@pytest.fixture(scope='module', autouse=True)
-def cache(tmp_path_factory):
-  with kill.compilation_cache(tmp_path_factory.getbasetemp() / 'xla'):
-    yield
-
-
 def rate(peak):
   return {'name': 'constant', 'peak': peak, 'warmup': '0'}
 
@@ -346,7 +340,7 @@ def test_a_run_that_learns_is_not_told_of_and_the_rest_of_it_is_as_without_a_wat
 
 def stop(monkeypatch, at):
   """Sends this process SIGTERM when the feed of step `at` is asked for; steps come one by one."""
-  original = loop.batches.Feeder.train
+  original = loop.loader.Loader.train
 
   def train(self, step, count):
     if step == at:
@@ -354,7 +348,7 @@ def stop(monkeypatch, at):
     return original(self, step, count)
 
   monkeypatch.setattr(loop, 'CALL_SECONDS', 0.0)
-  monkeypatch.setattr(loop.batches.Feeder, 'train', train)
+  monkeypatch.setattr(loop.loader.Loader, 'train', train)
 
 
 def test_a_resumed_run_tells_the_same(tmp_path, monkeypatch, capfd):

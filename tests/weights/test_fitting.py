@@ -5,8 +5,9 @@ import pytest
 from flax import nnx
 
 from mixer_jax.errors import MixerError
+from mixer_jax.models import params as network
 from mixer_jax.models.mixer import MlpMixer
-from mixer_jax.weights import fitting, network, reading, resize
+from mixer_jax.weights import fitting, reading, resize
 
 MODEL = {'name': 'mixer', 'patch': 2, 'hidden': 8, 'blocks': 2, 'token_mlp': 5, 'channel_mlp': 7, 'gelu': 'tanh'}
 DATA = {'image': [6, 4, 1], 'classes': 3, 'mean': [0.5], 'std': [0.25]}

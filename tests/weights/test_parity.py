@@ -13,8 +13,9 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
+from mixer_jax.models import params as network
 from mixer_jax.models.mixer import SIZES, MlpMixer
-from mixer_jax.weights import layouts, network, reading
+from mixer_jax.weights import layouts, reading
 
 GOLDEN = Path(__file__).parents[1] / 'golden'
 PARAMETERS = {

@@ -7,8 +7,9 @@ import pytest
 from flax import nnx
 
 from mixer_jax.errors import MixerError
+from mixer_jax.models import params as network
 from mixer_jax.models.mixer import MlpMixer
-from mixer_jax.weights import network, resize
+from mixer_jax.weights import resize
 
 SIZES = {'hidden': 6, 'blocks': 2, 'token_mlp': 5, 'channel_mlp': 7, 'classes': 4}
 TOLERANCE = {'rtol': 2e-5, 'atol': 2e-5}

@@ -11,8 +11,9 @@ import safetensors.numpy
 from flax import nnx
 
 from mixer_jax.errors import MixerError
+from mixer_jax.models import params as network
 from mixer_jax.models.mixer import MlpMixer
-from mixer_jax.weights import checking, layouts, network, reading, writing
+from mixer_jax.weights import checking, layouts, reading, writing
 
 MODEL = {'name': 'mixer', 'patch': [2, 3], 'hidden': 8, 'blocks': 2, 'token_mlp': 5, 'channel_mlp': 7, 'gelu': 'tanh'}
 DATA = {'image': [6, 9, 2], 'classes': 4, 'mean': [0.25, 0.5], 'std': [0.125, 1.0]}

@@ -14,7 +14,7 @@ from flax import nnx
 
 from mixer_jax.errors import MixerError
 from mixer_jax.models import layers
-from mixer_jax.models.convolution import Convolution, check_odd, same
+from mixer_jax.models.ops.convolution import Convolution, check_odd, same
 
 
 class CnnAutoencoder(nnx.Module):

@@ -1,0 +1,124 @@
+"""Augmentations that run on the device, inside the jitted train step.
+
+A batch is a dict, `{'image': float32 [batch, height, width, channels] in [0, 1], 'label': int32 [batch]}`; other
+entries pass through, and rows of a table have `features` and `categories` in place of `image`. A config names
+augmentations with their settings, for example
+
+    config.augment = {'flip': {}, 'crop': {'padding': 4}, 'mixup': {'alpha': 0.5}, 'mymodule:solarize': {'below': 0.5}}
+
+They are applied in the order of `AUGMENTATIONS` (geometry, colour, erasing, mixing), whatever the order in the config,
+then the user's own as the config has them, and noise last. Each draws from a key of its own, so that adding one does
+not change what another draws. All draws are made on whole-batch shapes: a
+result depends on the batch and the key alone, not on how the batch is split over devices.
+
+Every augmentation is named by its maker, in `AUGMENTATIONS` or `module:name`: (features, **settings[, classes]) -> a
+pure function (batch, key) -> batch. The maker checks its settings against the batches they are for (`features`, name ->
+ShapeDtypeStruct).
+"""
+
+import zlib
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from mixer_jax import parts
+from mixer_jax.data.augment.colour import color_jitter, erasing, noise
+from mixer_jax.data.augment.geometry import affine, crop, elastic, flip, resized_crop, rotation
+from mixer_jax.data.augment.mixing import cutmix, mixup
+from mixer_jax.data.augment.pieces import Augment, Batch, Features, distribution
+from mixer_jax.errors import MixerError
+
+__all__ = ['AUGMENTATIONS', 'Augment', 'Batch', 'Features', 'make_augment', 'make_optional']
+
+AUGMENTATIONS: dict[str, Callable[..., Augment]] = {
+  'flip': flip,
+  'resized_crop': resized_crop,
+  'crop': crop,
+  'rotation': rotation,
+  'affine': affine,
+  'elastic': elastic,
+  'color_jitter': color_jitter,
+  'erasing': erasing,
+  'cutmix': cutmix,
+  'mixup': mixup,
+  'noise': noise,
+}
+
+
+def make_augment(settings: Mapping[str, Mapping], *, features: Features, classes: int | None) -> Augment:
+  """The function (batch, key) -> batch that applies the augmentations a config names.
+
+  Args:
+    settings: name of an augmentation -> its settings, `{'crop': {'padding': 4}, 'flip': {}}`; empty leaves batches
+      alone.
+    features: what a batch holds, name -> ShapeDtypeStruct, the batch axis first.
+    classes: number of classes; `mixup` and `cutmix` turn labels into float32 [batch, classes].
+
+  Raises:
+    MixerError: unknown name or setting, missing setting, wrong value, or data that lack what an augmentation needs.
+  """
+  if not isinstance(settings, Mapping):
+    raise MixerError(f"augment must be a dict, {{'flip': {{}}, 'crop': {{'padding': 4}}}}, got {settings!r}")
+  makers = {name: parts.find(name, AUGMENTATIONS, 'augmentation') for name in settings}
+  order = [name for name in (*AUGMENTATIONS, *(own for own in makers if own not in AUGMENTATIONS)) if name in makers]
+  steps = []
+  for name in sorted(order, key=lambda name: name == 'noise'):
+    if not isinstance(settings[name], Mapping):
+      raise MixerError(f"augment.{name} must be a dict of settings, {{'setting': value}}, got {settings[name]!r}")
+    apply = parts.call(makers[name], settings[name], f'augment.{name}', features=features, classes=classes)
+    if not callable(apply):
+      raise MixerError(f'augment.{name} gave {type(apply).__name__}, but must give a function (batch, key) -> batch')
+    # By name, not by place: the draws stay the same when AUGMENTATIONS grows.
+    steps.append((zlib.crc32(name.encode()), apply))
+
+  def augment(batch: Batch, key: jax.Array) -> Batch:
+    for number, apply in steps:
+      own_key = jax.random.fold_in(key, number)
+      batch = apply(batch, own_key)
+      if 'image' in batch:
+        batch = {**batch, 'image': _finish(batch['image'], own_key)}
+    return batch
+
+  return augment
+
+
+def make_optional(settings: Mapping[str, Mapping], *, features: Features, classes: int | None) -> Callable[..., Batch]:
+  """(batch, key, augmenting) -> batch, as make_augment where there is a key and while augmenting.
+
+  `augmenting` is True, or a traced bool: then both ways are compiled, and a batch that is left alone has the same
+  entries as an augmented one.
+  """
+  augmented = make_augment(settings, features=features, classes=classes)
+  if not settings:
+    return lambda batch, _key, _augmenting: batch
+  shapes = jax.eval_shape(augmented, dict(features), jax.random.key(0))
+
+  def left_alone(batch: Batch, _key) -> Batch:
+    if shapes['label'].ndim == 2:
+      batch = {**batch, 'label': distribution(batch['label'], classes)}
+    return batch
+
+  def optional(batch: Batch, key: jax.Array | None, augmenting: jax.Array | bool) -> Batch:
+    if key is None:
+      return batch
+    if augmenting is True:
+      return augmented(batch, key)
+    return jax.lax.cond(augmenting, augmented, left_alone, batch, key)
+
+  return optional
+
+
+def _finish(image: jax.Array, key: jax.Array) -> jax.Array:
+  """The image itself, computed once.
+
+  XLA for CPUs fuses one augmentation into every read of the next, and so computes it once a read: rotation
+  and cutmix together took ten times as long as apart. It drops an optimization_barrier before it fuses, but
+  fuses nothing through a condition that it cannot foresee.
+  """
+
+  def on_cpu(image):
+    never = jax.random.uniform(key) > 1
+    return jax.lax.cond(never, jnp.zeros_like, lambda image: image, image)
+
+  return jax.lax.platform_dependent(image, cpu=on_cpu, default=lambda image: image)

@@ -1,0 +1,70 @@
+"""Examples of any kind: a data set that is read one by one, or side by side as a batch."""
+
+import concurrent.futures
+import dataclasses
+import operator
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+  """A random-access data set: source[i] -> {'image': uint8 [height, width, channels], 'label': int32 scalar}.
+
+  Rows of a table have 'features' and 'categories' in place of 'image'.
+
+  Attributes:
+    classes: class names; the index is the label.
+    arrays: the whole data set where it is in memory, {'image': uint8 [n, h, w, c], 'label': int32 [n]}, else None; see
+      materialize.
+    read: the example at an index from 0 to size - 1; picklable, so that worker processes can have it.
+    size: how many examples there are.
+    notes: what the user should know of them, a line each: files left out, images converted, unknown cells.
+  """
+
+  classes: tuple[str, ...]
+  arrays: Arrays | None
+  read: Callable[[int], dict[str, Any]]
+  size: int
+  notes: tuple[str, ...] = ()
+
+  def __len__(self) -> int:
+    return self.size
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    index = operator.index(index)
+    if not 0 <= index < self.size:
+      raise IndexError(f'example {index} of a data set of {self.size}')
+    return self.read(index)
+
+
+def stack(examples: Sequence[dict[str, Any]]) -> Arrays:
+  """Examples as one batch, each array with the examples along its first axis."""
+  return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+def materialize(source: Source, threads: int | None = None) -> Arrays:
+  """The whole of `source` in memory, by name, [examples, ...].
+
+  `threads` read it at once, one for each core if None.
+  Raises the first error of reading, which names the file.
+  """
+  if source.arrays is not None:
+    return source.arrays
+  first = {name: np.asarray(value) for name, value in source[0].items()}
+  arrays = {name: np.empty((len(source), *value.shape), value.dtype) for name, value in first.items()}
+
+  def fill(start: int) -> None:
+    for k in range(start, min(start + 64, len(source))):
+      for name, value in source[k].items():
+        arrays[name][k] = value
+
+  with concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    for _ in pool.map(fill, range(0, len(source), 64)):
+      pass
+  return arrays

@@ -1,0 +1,86 @@
+"""What is worth knowing of a table before trusting a result: equal rows, columns that tell the label."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from mixer_jax.data.tables.schema import Schema, raw_values
+from mixer_jax.data.tables.table import Table, rows_at_once
+
+
+def row_keys(table: Table, columns: Sequence[str]) -> list[bytes]:
+  """16 bytes a row, equal for rows that are equal in those columns: numbers by value, missing ones equal too.
+
+  A key takes little memory however wide the row, and is the same for a row of another table.
+  """
+  words: dict[str, int] = {}
+
+  def bits(column: np.ndarray) -> np.ndarray:
+    if column.dtype == object:
+      for word in set(column) - words.keys():
+        words[word] = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), 'little')
+      return np.array([words[word] for word in column], np.uint64)
+    return np.where(np.isnan(column), np.nan, column + 0.0).view(np.uint64)  # + 0.0: -0 is 0
+
+  keys = []
+  most = rows_at_once(len(columns))
+  for start in range(0, len(table), most):
+    block = np.stack([bits(table.columns[name][start : start + most]) for name in columns], axis=1)
+    keys += [hashlib.blake2b(row, digest_size=16).digest() for row in block]
+  return keys
+
+
+def shuffled_groups(keys: Sequence[bytes], seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """An order of the rows in which equal ones stand together, groups shuffled, and where each group starts.
+
+  A part of the rows cut at such a start shares no row with the rest.
+  """
+  numbers: dict[bytes, int] = {}
+  group = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
+  place = np.random.default_rng(seed).permutation(len(numbers))[group]
+  order = np.argsort(place, kind='stable')
+  return order, np.flatnonzero(np.diff(place[order], prepend=-1))
+
+
+def single_column_accuracy(table: Table, schema: Schema, labels: np.ndarray) -> dict[str, float]:
+  """How well each column alone predicts the label on these rows.
+
+  A number by the majority class of a leaf of a small tree that saw the row, a category by that of the other rows which
+  have it: there may be a category for every few rows, and a tree would either pass over them or learn them by heart.
+  """
+  from sklearn.tree import DecisionTreeClassifier
+
+  values, _, _ = raw_values(table, schema.columns, schema.categories, schema.fill)
+  rarest = int(np.unique(labels, return_counts=True)[1].min())  # a leaf may hold it and nothing else
+  leaf = max(1, min(20, len(labels) // 20, rarest))
+  tree = DecisionTreeClassifier(max_leaf_nodes=16, min_samples_leaf=leaf, random_state=0)
+  result = {}
+  for i, name in enumerate(schema.columns):
+    column = values[:, [i]]
+    result[name] = (
+      _majority_accuracy(column[:, 0], labels)
+      if name in schema.categories
+      else float(tree.fit(column, labels).score(column, labels))
+    )
+  return result
+
+
+def _majority_accuracy(values: np.ndarray, labels: np.ndarray) -> float:
+  """The share of rows whose label is the commonest of the other rows with that value; a tie counts as wrong.
+
+  A row that has its value for itself is given the commonest label of all.
+  """
+  commonest = np.bincount(labels).argmax()
+  of_value = defaultdict(list)
+  for (value, label), count in Counter(zip(values.tolist(), labels.tolist(), strict=True)).items():
+    of_value[value].append((count, label))
+  right = 0
+  for counts in of_value.values():
+    (most, label), (second, _) = sorted([*counts, (0, 0)], reverse=True)[:2]
+    if most > second + 1:  # without the row itself, too
+      right += most
+    elif most + second == 1:
+      right += int(label == commonest)
+  return right / len(labels)

@@ -1,0 +1,208 @@
+"""CSV files -> tables: numbers as float64, categories as text."""
+
+import csv
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mixer_jax.data.tables.table import Table, concatenate, number, rows_at_once, some
+from mixer_jax.errors import MixerError
+
+OTHER_DELIMITERS = ';\t|'
+
+
+def read_header(path: str | Path) -> list[str]:
+  """The names of the columns of a CSV file.
+
+  Raises:
+    MixerError: no file, an empty one, not text, a name twice or missing, another delimiter.
+  """
+  path = Path(path)
+  try:
+    with path.open(encoding='utf-8-sig', newline='') as file:
+      header = next(_reader(file), None)
+  except (OSError, UnicodeDecodeError, csv.Error) as error:
+    reason = getattr(error, 'strerror', None) or str(error)
+    raise MixerError(f'{path} cannot be read as a table ({reason}); give a CSV file in UTF-8') from error
+  if not header:
+    raise MixerError(f'{path} is empty; its first line must name the columns')
+  header = [name.strip() for name in header]
+  others = [d for d in OTHER_DELIMITERS if d in header[0]]
+  if len(header) == 1 and others:
+    raise _delimited(path, header, others[0])
+  places: dict[str, int] = {}
+  for i, name in enumerate(header):
+    if not name:
+      raise MixerError(f'{path}: column {i + 1} has no name; name it in the first line')
+    if name in places:
+      raise MixerError(f'{path}: the column {name!r} is there twice, as number {places[name] + 1} and {i + 1}')
+    places[name] = i
+  return header
+
+
+def _delimited(path: str | Path, header: Sequence[str], delimiter: str) -> MixerError:
+  first = ','.join(header)[:60]
+  return MixerError(f'{path} begins with {first!r}, which seems to be cut by {delimiter!r}; save it with commas')
+
+
+def wrong_delimiter(path: str | Path, header: Sequence[str], missing: Iterable[str]) -> MixerError | None:
+  """The error for a header that lacks columns because it is cut by something else than commas, if it seems so."""
+  line, missing = ','.join(header), frozenset(missing)
+  for delimiter in OTHER_DELIMITERS:
+    if delimiter in line and not missing.isdisjoint(name.strip() for name in line.split(delimiter)):
+      return _delimited(path, header, delimiter)
+  # A name may have a space in it, but the only one of a table that lacks columns hardly has.
+  return _delimited(path, header, ' ') if len(header) == 1 and ' ' in line else None
+
+
+def _reader(file: Iterable[str]) -> Iterator[list[str]]:
+  def lines():
+    for line in file:
+      if '\0' in line:
+        raise csv.Error('a NUL byte')
+      yield line
+
+  # strict: else a quote that is not closed takes the rest of the file into one cell.
+  return csv.reader(lines(), strict=True)
+
+
+def read_cells(path: str | Path) -> Iterator[tuple[int, dict[str, list[str]]]]:
+  """(number of the first row, columns of text), rows_at_once at a time; rows count from 1 below the header.
+
+  Blank lines may end the file.
+
+  Raises:
+    MixerError: as read_header, a row with more or fewer cells than the header, a blank line above a row.
+  """
+  header = read_header(path)
+  most = rows_at_once(len(header))
+  with Path(path).open(encoding='utf-8-sig', newline='') as file:
+    rows: list[list[str]] = []
+    number, blank = 0, None
+    reader = _reader(file)
+    next(reader)
+    try:
+      for row in reader:
+        if not row:
+          blank = blank or reader.line_num
+          continue
+        if blank:
+          raise _blank_line(path, blank, header)
+        number += 1
+        if len(row) != len(header):
+          raise MixerError(f'{path}, row {number}: {len(row)} cells, but the header has {len(header)}')
+        rows.append(row)
+        if len(rows) == most:
+          yield number - most + 1, dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
+          rows = []
+    except (UnicodeDecodeError, csv.Error) as error:
+      quote = ' and close every quote' if isinstance(error, csv.Error) else ''
+      raise MixerError(f'{path}, after row {number}: {error}; give a CSV file in UTF-8{quote}') from error
+    if rows:
+      yield number - len(rows) + 1, dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
+
+
+def _blank_line(path: str | Path, line: int, header: Sequence[str]) -> MixerError:
+  empty = ', or write "" where its only cell is empty' if len(header) == 1 else ''
+  return MixerError(f'{path}, line {line}: the line is blank, but rows follow; take it out{empty}')
+
+
+def numbers(cells: Sequence[str], *, where: str, first: int, column: str) -> np.ndarray:
+  """Text -> float64, nan where a number is missing.
+
+  Raises:
+    MixerError: a cell that is not a number, or is infinite, by row and column.
+  """
+  try:
+    values = _floats(cells)
+  except ValueError:
+    values = np.array([number(cell) for cell in cells])
+    bad = np.flatnonzero([v is None for v in values])
+    if len(bad):
+      raise MixerError(
+        f'{where}, row {first + bad[0]}, column {column!r}: {cells[bad[0]]!r} is not a number; fix it, or train with'
+        ' the column among data.categorical'
+      ) from None
+    values = values.astype(np.float64)
+  if np.isinf(values).any():
+    bad = int(np.flatnonzero(np.isinf(values))[0])
+    raise MixerError(
+      f'{where}, row {first + bad}, column {column!r}: {cells[bad]!r} is infinite; fix it or leave it empty'
+    )
+  return values
+
+
+def _floats(cells: Sequence[str]) -> np.ndarray:
+  if '_' in ''.join(cells):  # to Python 1_000 is a number, in a table it is a name
+    raise ValueError
+  return np.array(cells, dtype=object).astype(np.float64)
+
+
+def infer_categorical(path: str | Path, columns: Sequence[str]) -> list[str]:
+  """Which of the columns hold categories: those of which most cells are not numbers.
+
+  Raises:
+    MixerError: a column of numbers with some cells that are text, by the first such row.
+  """
+  texts = dict.fromkeys(columns, 0)
+  first_text: dict[str, tuple[int, str]] = {}
+  present = dict.fromkeys(columns, 0)
+  for first, cells in read_cells(path):
+    for name in columns:
+      try:
+        _floats(cells[name])
+        present[name] += len(cells[name])
+      except ValueError:
+        values = [number(cell) for cell in cells[name]]
+        bad = [i for i, value in enumerate(values) if value is None]
+        texts[name] += len(bad)
+        present[name] += sum(value is None or value == value for value in values)
+        if bad:
+          first_text.setdefault(name, (first + bad[0], cells[name][bad[0]]))
+  for name in columns:
+    if 0 < 2 * texts[name] <= present[name]:
+      row, cell = first_text[name]
+      raise MixerError(
+        f'{path}, row {row}, column {name!r}: {cell!r} is not a number, as most of that column are; fix it, or name the'
+        ' column among data.categorical'
+      )
+  return [name for name in columns if texts[name]]
+
+
+def to_columns(cells: Mapping[str, list[str]], categorical: Sequence[str], *, where: str, first: int) -> Table:
+  """Columns of text -> a Table."""
+  categorical = frozenset(categorical)
+  columns = {
+    name: np.array([cell.strip() for cell in column], dtype=object)
+    if name in categorical
+    else numbers(column, where=where, first=first, column=name)
+    for name, column in cells.items()
+  }
+  return Table(where, columns, first + np.arange(len(next(iter(columns.values())))))
+
+
+def read_csv(path: str | Path, *, columns: Sequence[str], categorical: Sequence[str]) -> Table:
+  """The whole of some columns of a file, `categorical` of them as text.
+
+  Raises:
+    MixerError: what read_cells and numbers refuse, a missing column, a file without rows.
+  """
+  header = read_header(path)
+  present = frozenset(header)
+  missing = [name for name in columns if name not in present]
+  if missing:
+    raise wrong_delimiter(path, header, missing) or MixerError(
+      f'{path} has no column {some(map(repr, missing))}; it has {some(header)}'
+    )
+  parts = [
+    to_columns({name: cells[name] for name in columns}, categorical, where=str(path), first=first)
+    for first, cells in read_cells(path)
+  ]
+  if not parts:
+    raise no_rows(path)
+  return concatenate(parts)
+
+
+def no_rows(path: str | Path) -> MixerError:
+  return MixerError(f'{path} has a header, but no rows; put some below it')

@@ -1,0 +1,202 @@
+"""How the columns of a table become numbers: learnt from training rows, kept as JSON."""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mixer_jax.data.tables import scaling as scalings
+from mixer_jax.data.tables.csv import wrong_delimiter
+from mixer_jax.data.tables.table import MISSING, Table, number, some
+from mixer_jax.errors import MixerError
+
+UNKNOWN = 0  # the number of a category that no training row has
+WHOLE = re.compile(r'[+-]?[0-9]{1,4000}')  # Python turns no more than 4,300 digits into a number
+EXACT = 2.0**53  # below it a float64 is one whole number only
+
+
+def no_columns(where: str, label: str) -> MixerError:
+  return MixerError(f'{where}: no column is left beside the label {label!r}; drop fewer')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schema:
+  """How the columns of a table become numbers; made by `fit`, kept as JSON.
+
+  Attributes:
+    label: the column to predict.
+    classes: its values; their index is the label.
+    columns: the columns that are used, in the order in which a model sees them.
+    dropped: those that are there, but not used.
+    categories: of each categorical column the values of the training rows; number i + 1 is value i.
+    scaling: a key of SCALINGS.
+    statistics: what the scaling learnt, by name, a list with one entry a column.
+    fill: what stands for a missing number, by column: the median of the training rows.
+  """
+
+  label: str
+  classes: tuple[str, ...]
+  columns: tuple[str, ...]
+  dropped: tuple[str, ...]
+  categories: dict[str, tuple[str, ...]]
+  scaling: str
+  statistics: dict[str, list]
+  fill: dict[str, float]
+
+  def to_json(self) -> dict[str, Any]:
+    return dataclasses.asdict(self)
+
+  @classmethod
+  def from_json(cls, value: Mapping[str, Any]) -> 'Schema':
+    try:
+      categories = {name: tuple(values) for name, values in value['categories'].items()}
+      lists = {name: tuple(value[name]) for name in ('classes', 'columns', 'dropped')}
+      return cls(**{**value, **lists, 'categories': categories})
+    except (KeyError, TypeError, AttributeError) as error:
+      raise MixerError(f'this is no schema of a table ({error}); restore it, or train again') from error
+
+  def check_columns(self, where: str | Path, names: Iterable[str]) -> None:
+    """Refuses a table that lacks a column, or has one that the training rows had not; their order is free."""
+    names, allowed = list(names), {*self.columns, *self.dropped, self.label}
+    present = frozenset(names)
+    missing = [name for name in self.columns if name not in present]
+    extra = [name for name in names if name not in allowed]
+    if missing or extra:
+      raise wrong_delimiter(where, names, missing) or MixerError(
+        f'{where} does not fit the run: it lacks {some(map(repr, missing)) or "nothing"} and has'
+        f' {some(map(repr, extra)) or "nothing"} besides; give it the columns {some(self.columns)}'
+      )
+
+  def arrays(self, table: Table) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """(features, categories), and how often a cell had no value of its own: {'COLUMN: unknown' or 'missing': n}.
+
+    Raises:
+      MixerError: a number so far from those of the training rows that, scaled, it is no float32.
+    """
+    values, codes, counts = raw_values(table, self.columns, self.categories, self.fill)
+    with np.errstate(over='ignore', invalid='ignore'):
+      features = scalings.find(self.scaling).scale(values, self.statistics).astype(np.float32)
+    if not np.isfinite(features).all():
+      row, column = np.argwhere(~np.isfinite(features))[0]
+      raise _too_large(table, row, self.columns[column], self.scaling)
+    return {'features': features, 'categories': codes}, counts
+
+  def labels(self, table: Table) -> np.ndarray:
+    """int32 [rows].
+
+    Raises:
+      MixerError: a label that no training row has, by row.
+    """
+    known = {value: k for k, value in enumerate(self.classes)}
+    labels = [known.get(value) for value in label_text(table, self.label)]
+    if None in labels:
+      row = labels.index(None)
+      raise MixerError(
+        f'{table.where}, row {table.numbers[row]}, column {self.label!r}: {table.columns[self.label][row]!r} is none'
+        f' of the classes {some(self.classes)}; fix it, or train on rows that have it'
+      )
+    return np.array(labels, np.int32)
+
+
+def label_text(table: Table, label: str) -> list[str]:
+  """Labels as text, whole numbers without a point: 1, +1, 1.0 and 1e0 are one class."""
+  return [_label(str(cell)) for cell in table.columns[label]]
+
+
+def _label(cell: str) -> str:
+  if WHOLE.fullmatch(cell):
+    return str(int(cell))
+  value = number(cell)
+  # What a float64 cannot tell from its neighbours stays as it is written, or two classes would become one.
+  return str(int(value)) if value is not None and value.is_integer() and abs(value) < EXACT else cell
+
+
+def sorted_classes(labels: Iterable[str]) -> tuple[str, ...]:
+  """The values of a label, by number where all are whole numbers, else by the alphabet."""
+  values = set(labels)
+  whole = all(map(WHOLE.fullmatch, values))
+  return tuple(sorted(values, key=int if whole else str))
+
+
+def fit(
+  table: Table, *, label: str, dropped: Sequence[str], categorical: Sequence[str], scaling: str, column_order: int = 0
+) -> Schema:
+  """The schema of training rows.
+
+  Args:
+    column_order: 0 leaves the columns in the file's order; another number is the seed of a random one.
+
+  Raises:
+    MixerError: an unknown scaling, no columns left, labels that are missing, all the same or mostly different.
+  """
+  learn = scalings.find(scaling).fit
+  unused = {label, *dropped}
+  columns = tuple(name for name in table.columns if name not in unused)
+  if not columns:
+    raise no_columns(table.where, label)
+  if column_order:
+    columns = tuple(columns[i] for i in np.random.default_rng(column_order).permutation(len(columns)))
+  labels = label_text(table, label)
+  empty = [i for i, text in enumerate(labels) if text.strip().lower() in MISSING]
+  if empty:
+    row = table.numbers[empty[0]]
+    raise MixerError(f'{table.where}, row {row}: the label {label!r} is missing; fix it or leave the row out')
+  classes = sorted_classes(labels)
+  if len(classes) < 2:
+    raise MixerError(
+      f'{table.where}: every row has the label {classes[0]!r}; there is nothing to learn, give rows of two classes or'
+      ' name another column with data.label'
+    )
+  if 20 < len(classes) > len(labels) / 2:
+    raise MixerError(
+      f'{table.where}: the label {label!r} has {len(classes):,} values in {len(labels):,} rows, so they are not'
+      ' classes; name another column with data.label, or put its values into classes'
+    )
+  text_columns = frozenset(categorical)
+  categories = {name: tuple(sorted(set(table.columns[name]))) for name in columns if name in text_columns}
+  fill = {}
+  for name in columns:
+    if name not in categories:
+      present = table.columns[name][~np.isnan(table.columns[name])]
+      if not len(present):
+        raise MixerError(f'{table.where}: the column {name!r} is empty in every row; drop it with data.drop')
+      fill[name] = float(np.median(present))
+  values, _, _ = raw_values(table, columns, categories, fill)
+  with np.errstate(over='ignore', invalid='ignore'):
+    learnt = learn(values)
+  if not all(np.isfinite(value).all() for value in learnt.values()):
+    row, column = np.unravel_index(np.abs(values).argmax(), values.shape)
+    raise _too_large(table, row, columns[column], scaling)
+  statistics = {name: np.asarray(value).tolist() for name, value in learnt.items()}
+  return Schema(
+    label=label, classes=classes, columns=columns, dropped=tuple(dropped), categories=categories, scaling=scaling,
+    statistics=statistics, fill=fill,
+  )  # fmt: skip
+
+
+def _too_large(table: Table, row: int, column: str, scaling: str) -> MixerError:
+  return MixerError(
+    f'{table.where}, row {table.numbers[row]}, column {column!r}: {table.columns[column][row]} is too large for the'
+    f' scaling {scaling!r}; fix it, or train with data.scaling=quantile'
+  )
+
+
+def raw_values(table: Table, columns, categories, fill) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+  """float64 [rows, columns] before scaling, int32 [rows, categorical columns], and what had no value."""
+  values, codes, counts = np.empty((len(table), len(columns))), [], {}
+  for i, name in enumerate(columns):
+    column = table.columns[name]
+    if name in categories:
+      known = {value: k + 1 for k, value in enumerate(categories[name])}
+      codes.append(np.array([known.get(value, UNKNOWN) for value in column], np.int32))
+      values[:, i] = codes[-1]
+      lost, kind = codes[-1] == UNKNOWN, 'unknown'
+    else:
+      lost, kind = np.isnan(column), 'missing'
+      values[:, i] = np.where(lost, fill[name], column)
+    if lost.any():
+      counts[f'{name}: {kind}'] = int(lost.sum())
+  return values, np.stack(codes, axis=1) if codes else np.zeros((len(table), 0), np.int32), counts

@@ -1,0 +1,62 @@
+"""What a finished run says of examples, and the features by which it does."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from flax import nnx
+
+from mixer_jax.data.examples import Source, stack
+from mixer_jax.errors import MixerError
+from mixer_jax.tasks.task import model_inputs
+from mixer_jax.training.restore import Run
+
+Arrays = dict[str, np.ndarray]
+
+
+def make_answers(run: Run) -> Callable[[Arrays, int], Arrays]:
+  """(arrays, size) -> the task's answers for all examples, computed for `size` of them at a time, the last padded.
+
+  The arrays are those of a raw batch, without labels.
+  """
+  experiment = run.experiment
+
+  @jax.jit
+  def answers(params, batch):
+    model = nnx.merge(experiment.graphdef, params)
+    return experiment.task.answers(model(*model_inputs(experiment.preprocess(batch))))
+
+  return _in_batches(answers, run)
+
+
+def features_of(run: Run, source: Source) -> tuple[np.ndarray, np.ndarray]:
+  """What stands before the head of a model, [examples, width], of all examples of a source, and their labels.
+
+  Raises:
+    MixerError: a model without `features`.
+  """
+  experiment = run.experiment
+  if not callable(getattr(experiment.model, 'features', None)):
+    raise MixerError(
+      f'model {experiment.settings.model["name"]} has no method features(*inputs), which gives [batch, width] before'
+      ' its head; add it, or take the run of a model that has it'
+    )
+
+  @jax.jit
+  def features(params, batch):
+    model = nnx.merge(experiment.graphdef, params)
+    return {'features': model.features(*model_inputs(experiment.preprocess(batch)))}
+
+  raw = stack([source[i] for i in range(len(source))])
+  return _in_batches(features, run)(raw, experiment.settings.eval_batch_size)['features'], raw['label']
+
+
+def _in_batches(function: Callable, run: Run) -> Callable[[Arrays, int], Arrays]:
+  def of_all(arrays, size):
+    count = len(next(iter(arrays.values())))
+    pad = lambda a: np.concatenate([a, np.zeros((size - len(a), *a.shape[1:]), a.dtype)])
+    cut = lambda start: {name: pad(array[start : start + size]) for name, array in arrays.items()}
+    parts = [jax.device_get(function(run.params, cut(start))) for start in range(0, count, size)]
+    return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+
+  return of_all

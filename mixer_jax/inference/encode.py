@@ -1,0 +1,88 @@
+"""What a trained auto-encoder makes of images and codes, written into files."""
+
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mixer_jax.errors import MixerError
+from mixer_jax.training.hooks import apply
+from mixer_jax.training.restore import Run
+
+BATCH = 64
+
+
+def encode_images(run: Run, files: Sequence[str], output: Path) -> str:
+  """Writes the codes of images, float32 [images, code], as .npy; returns how many there were, in words."""
+  codes = np.concatenate([_apply(run, 'encode', image) for _, image in _read(run, files)])
+  with output.open('wb') as file:
+    np.save(file, codes, allow_pickle=False)
+  return f'{len(codes):,} codes of {codes.shape[1]} numbers'
+
+
+def decode_codes(run: Run, files: Sequence[str], folder: Path) -> str:
+  """Writes what a file of codes becomes, as NUMBER.png.
+
+  Raises:
+    MixerError: several files, one that holds no codes, codes of another width.
+  """
+  if len(files) != 1:
+    raise MixerError(f'--input names {len(files)} files, but codes come from one .npy file')
+  size = run.experiment.model.code
+  wanted = f'codes of this run are finite numbers of shape [images, {size}], as --encode writes them'
+  try:
+    with open(files[0], 'rb') as file:
+      codes = np.load(file, allow_pickle=False)
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    raise MixerError(f'--input={files[0]} cannot be read ({error}); {wanted}') from error
+  if not isinstance(codes, np.ndarray):
+    raise MixerError(f'--input={files[0]} is an archive of arrays; {wanted}')
+  if codes.ndim != 2 or codes.shape[1] != size or not len(codes) or codes.dtype.kind not in 'fiu':
+    raise MixerError(f'--input={files[0]} is {codes.dtype} {list(codes.shape)}; {wanted}')
+  with np.errstate(over='ignore'):
+    codes = codes.astype(np.float32)
+  if not np.isfinite(codes).all():
+    raise MixerError(f'--input={files[0]} holds numbers that are not finite in float32; {wanted}')
+  for start in range(0, len(codes), BATCH):
+    images = _apply(run, 'decode', codes[start : start + BATCH])
+    _write(images, [f'{start + i:06d}.png' for i in range(len(images))], folder)
+  return f'{len(codes):,} images'
+
+
+def reconstruct_images(run: Run, files: Sequence[str], folder: Path) -> str:
+  """Writes what becomes of images, as NUMBER_NAME.png; returns how many there were, in words.
+
+  Raises:
+    MixerError: a file that is no image.
+  """
+  count = 0
+  for names, image in _read(run, files):
+    numbered = [f'{i:06d}_{Path(name).stem}.png' for i, name in enumerate(names, start=count)]
+    _write(_apply(run, '__call__', image), numbered, folder)
+    count += len(names)
+  return f'{count:,} images'
+
+
+def _apply(run: Run, method: str, inputs: np.ndarray) -> np.ndarray:
+  return apply(run.experiment.graphdef, run.params, method, inputs)
+
+
+def check_empty(folder: Path) -> None:
+  """Refuses a folder that has files in it, for pictures would be mixed with them."""
+  if folder.is_dir() and any(folder.iterdir()):
+    raise MixerError(f'--output={folder} has files in it, which pictures would be mixed with; choose a new folder')
+
+
+def _read(run: Run, files: Sequence[str]) -> Iterator[tuple[Sequence[str], np.ndarray]]:
+  """(names, images as the model takes them), BATCH at a time."""
+  for start in range(0, len(files), BATCH):
+    names = files[start : start + BATCH]
+    yield names, np.asarray(run.experiment.preprocess(run.experiment.data.read(names))['image'])
+
+
+def _write(images: np.ndarray, names: Sequence[str], folder: Path) -> None:
+  folder.mkdir(parents=True, exist_ok=True)
+  for image, name in zip(np.round(255 * np.clip(images, 0, 1)).astype(np.uint8), names, strict=True):
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / name)

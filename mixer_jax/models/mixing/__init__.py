@@ -1,0 +1,79 @@
+"""Mixing layers by the name that configs use: what carries numbers between the tokens of a model.
+
+A mixing layer is an nnx.Module, made with `grid` (rows and columns of the tokens), `width` (of a token), `rngs` and, as
+far as its constructor names them, `activation`, `dropout`, `init` and `dtype`; all its other keyword arguments are
+settings. It is called as `mixing(x, rngs=None)` with x [tokens, batch, width], and keeps the shape.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
+
+from mixer_jax import parts
+from mixer_jax.errors import MixerError
+
+
+class Mixings(dict):
+  """A table of mixing layers; `context` is what a model gives them, which no config does."""
+
+  context = ('grid', 'width', 'rngs', 'activation', 'dropout', 'init', 'dtype')
+
+
+# Where each is, to be imported when it is asked for.
+MIXINGS = Mixings(
+  token_mlp='mixer_jax.models.mixing.mlp:TokenMlp',
+  mlp='mixer_jax.models.mixing.mlp:LinearMixing',
+  cnn='mixer_jax.models.mixing.convolution:Cnn',
+  cnnf='mixer_jax.models.mixing.convolution:Cnnf',
+  cnn2d='mixer_jax.models.mixing.convolution:Cnn2d',
+  cnn2df='mixer_jax.models.mixing.convolution:Cnn2df',
+)
+TOKEN_MLP = {'name': 'token_mlp', 'hidden': 0}  # the paper's; a Mixer sets how many hidden units it has
+
+
+def make(settings: Mapping[str, Any] | str, **context: Any) -> nnx.Module:
+  """The mixing layer that settings['name'] names.
+
+  Args:
+    context: everything of MIXINGS.context.
+
+  Raises:
+    MixerError: an unknown name, one that is not an nnx.Module, a wrong setting.
+  """
+  settings = parts.resolve_named(MIXINGS, settings, 'model.mixing', MIXINGS.context)
+  found = parts.find(settings['name'], MIXINGS, 'model.mixing.name')
+  if not (inspect.isclass(found) and issubclass(found, nnx.Module)):
+    raise MixerError(f'model.mixing.name is {settings["name"]!r}, but a mixing layer must be a subclass of nnx.Module')
+  return parts.named(MIXINGS, settings, 'model.mixing', **context)
+
+
+def is_token_mlp(settings: Mapping[str, Any] | str) -> bool:
+  """Whether the mixing layer is the paper's."""
+  return (settings if isinstance(settings, str) else settings.get('name')) == 'token_mlp'
+
+
+def with_hidden(
+  settings: Mapping[str, Any] | str, hidden: int, *, key: str, value: float, unused: float
+) -> Mapping[str, Any] | str:
+  """The settings of a Mixer's mixing layer, where the model and not `mixing` says how wide the paper's MLP is.
+
+  Args:
+    hidden: the width of its hidden layer.
+    key, value: the model's setting that says so, and what it is.
+    unused: what it must be with any other mixing layer.
+
+  Raises:
+    MixerError: a width below 1, the width said twice, or said for a layer that has none.
+  """
+  name = settings if isinstance(settings, str) else settings.get('name')
+  if not is_token_mlp(settings):
+    if value != unused:
+      raise MixerError(f'model.{key} is {value}, but does nothing with model.mixing {name!r}; set it to {unused}')
+    return settings
+  if hidden < 1:
+    raise MixerError(f'model.{key} is {value}, but must be at least 1')
+  if not isinstance(settings, str) and settings.get('hidden'):
+    raise MixerError(f'model.mixing.hidden is {settings["hidden"]}, but here model.{key} sets that; leave it out')
+  return {'name': name, 'hidden': hidden}

@@ -1,0 +1,110 @@
+"""The log of a run: metrics.jsonl, TensorBoard, and a progress bar or plain lines."""
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+import tqdm
+from tensorboardX import summary
+from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import RecordWriter
+
+from mixer_jax.files import cannot_write, whole
+from mixer_jax.messages import logger
+
+
+def read_metrics(workdir: Path) -> list[dict[str, float]]:
+  """The lines of metrics.jsonl; a last line that a crash cut short is left out."""
+  path = Path(workdir) / 'metrics.jsonl'
+  lines = path.read_text().split('\n') if path.is_file() else []
+  return [json.loads(line) for line in lines[:-1]]
+
+
+class Log:
+  """The log of a run, from `step` on: what an earlier, killed process logged after its last checkpoint is dropped.
+
+  Args:
+    total: steps of the whole run, for the progress.
+    write: False on all hosts but the first.
+  """
+
+  def __init__(self, workdir: Path, *, step: int, total: int, write: bool):
+    self.path, self.total, self._write = Path(workdir) / 'metrics.jsonl', total, write
+    self._seconds, self._since, self._start = 0.0, time.monotonic(), step
+    self._bar = None
+    if not write:
+      return
+    kept = [line for line in read_metrics(workdir) if line['step'] <= step]
+    self._seconds = kept[-1]['time/seconds'] if kept else 0.0
+    try:
+      if self.path.is_file() or not self.path.exists():
+        with whole(self.path) as part:
+          part.write_text(''.join(json.dumps(line) + '\n' for line in kept))
+      self._file = self.path.open('ab', buffering=0)
+      # Not SummaryWriter: its thread dies of a full disk, and then its queue blocks the run.
+      name = f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}'
+      self._events = RecordWriter(str(self.path.with_name(name)))
+    except OSError as error:
+      raise cannot_write(self.path, error) from error
+    self._event(file_version='brain.Event:2')
+    if kept:  # What a killed process drew after this step is to go.
+      self._event(step=step + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+    if sys.stderr.isatty():
+      self._bar = tqdm.tqdm(initial=step, total=total, unit='step', dynamic_ncols=True, smoothing=0.1)
+
+  @property
+  def seconds(self) -> float:
+    """Wall time of the run so far, earlier processes included."""
+    return self._seconds + time.monotonic() - self._since
+
+  def progress(self, step: int) -> None:
+    if self._bar is not None:
+      self._bar.update(step - self._bar.n)
+
+  def write(self, step: int, scalars: dict[str, float], note: str = '') -> None:
+    """One line of metrics.jsonl, TensorBoard points, and a line for the reader: the watch's many numbers as a note."""
+    if not self._write:
+      return
+    seconds = self.seconds
+    scalars = {**scalars, 'time/seconds': round(seconds, 3)}
+    text = (json.dumps({'step': step, **scalars}) + '\n').encode()
+    try:
+      if self._file.write(text) < len(text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+      for name, value in scalars.items():
+        self._event(step=step, summary=summary.scalar(name, value))
+      self._events.flush()
+    except OSError as error:
+      raise cannot_write(self.path, error) from error
+    shown = [f'{k} {v:.4g}' for k, v in scalars.items() if not k.startswith(('time/', 'watch/'))]
+    shown = '  '.join([*shown, note] if note else shown)
+    if self._bar is not None:
+      self._bar.write(f'step {step}  {shown}', file=sys.stderr)
+      return
+    rate = (step - self._start) / max(time.monotonic() - self._since, 1e-9)
+    left = (self.total - step) / max(rate, 1e-9)
+    logger.info(f'step {step}/{self.total}  {shown}  {rate:.1f} steps/s  {left:.0f} s left')
+
+  def warn(self, text: str) -> None:
+    """A warning, of the first host alone."""
+    if self._write:
+      logger.warning(text)
+
+  def _event(self, **what) -> None:
+    self._events.write(event_pb2.Event(wall_time=time.time(), **what).SerializeToString())
+
+  def close(self) -> None:
+    """Once is enough, twice does no harm."""
+    if not self._write:
+      return
+    self._write = False
+    if self._bar is not None:
+      self._bar.close()
+    self._file.close()
+    with contextlib.suppress(OSError):  # All was flushed line by line; what could not be was reported then.
+      self._events.close()

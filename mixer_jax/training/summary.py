@@ -1,0 +1,45 @@
+"""The end of a run: summary.json and the figures of its log."""
+
+import functools
+from pathlib import Path
+
+from mixer_jax.analysis import curves
+from mixer_jax.files import read_json, reported, write_json
+from mixer_jax.messages import logger
+from mixer_jax.optim.schedules import Length
+from mixer_jax.training.experiment import Experiment
+from mixer_jax.training.log import read_metrics
+
+
+def finish(folder: Path, config: dict, experiment: Experiment, length: Length, seconds: float) -> dict:
+  """Writes summary.json and the figures of a finished run; returns the summary."""
+  lines = read_metrics(folder)
+  last: dict[str, float] = {}
+  for line in lines:
+    last |= {k: v for k, v in line.items() if not k.startswith('time/') and k != 'step'}
+  of_best = experiment.best_of(lines)
+  examples = length.total * experiment.settings.batch_size
+  summary = {
+    'config': config,
+    'parameters': experiment.parameters,
+    'steps': length.total,
+    'examples': examples,
+    'seconds': round(seconds, 3),
+    'examples_per_second': round(examples / max(seconds, 1e-9), 1),
+    'device': f'{experiment.mesh.size} x {experiment.mesh.devices.flat[0].device_kind}',
+    'metrics': last,
+    'best': {'chosen_by': experiment.best, **{k: v for k, v in of_best.items() if not k.startswith('time/')}},
+  }
+  if (folder / 'init_from.json').exists():
+    summary['init_from'] = read_json(folder / 'init_from.json')
+  figures = {'curves': functools.partial(curves.draw, panels=experiment.task.panels)}
+  figures |= {'watch': curves.draw_watch} if experiment.settings.watch else {}
+  for name, draw in figures.items():
+    figure = folder / 'figures' / f'{name}.png'
+    with reported(figure):
+      draw(lines, figure)
+  write_json(folder / 'summary.json', summary)
+  shown = ', '.join(f'{k} {v:.4f}' for k, v in last.items() if k.split('/')[0] in ('val', 'test'))
+  drawn = ', '.join(f'{name}: {folder / "figures" / name}.png' for name in figures)
+  logger.info(f'{shown or "done"} after {length.total:,} steps, {seconds:.0f} s; {drawn}')
+  return summary

@@ -1,0 +1,456 @@
+"""Tables through the doors: a user's own CSV file, what is wrong with it in one line, predictions row by row."""
+
+import csv
+import json
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import nnx
+
+import mixer_jax
+from mixer_jax import config as configs
+from mixer_jax import predict
+from mixer_jax.data.tables import Table
+from mixer_jax.data.tables import csv as csv_files
+from mixer_jax.data.tables import schema as schemas
+from mixer_jax.data.tables import table as table_module
+from mixer_jax.training import experiment as experiments
+from mixer_jax.training import restore
+
+CONFIG = Path(mixer_jax.__file__).parents[1] / 'configs' / 'csv.py'
+# A small Mixer for 4 steps.
+SMALL = (
+  '--config.model.blocks=1', '--config.model.hidden=8', '--config.model.bins=4', '--config.batch_size=16',
+  '--config.eval_batch_size=16', '--config.total=4 steps', '--config.schedule.warmup=0', '--config.log_every=0',
+  '--config.eval_every=0', '--config.checkpoint_every=0',
+)  # fmt: skip
+HEADER = ('id', 'size', 'weight', 'colour', 'label')
+COLOURS = ('red', 'green', 'blue')
+
+
+def rows(count=40, seed=0, classes=('0', '1')):
+  """Numbers, a few of which are missing, colours, labels in turn."""
+  rng = np.random.default_rng(seed)
+  return [
+    (
+      str(i), f'{rng.lognormal(3, 2):.6g}', f'{rng.normal():.6g}' if rng.random() < 0.9 else '',
+      COLOURS[rng.integers(3)], classes[i % len(classes)],
+    )
+    for i in range(count)
+  ]  # fmt: skip
+
+
+def write(path, body, header=HEADER):
+  with path.open('w', newline='') as file:
+    csv.writer(file, lineterminator='\n').writerows([header, *body])
+  return path
+
+
+def train(path, workdir, *overrides):
+  return (f'--config={CONFIG}:{path}', *SMALL, *overrides, f'--workdir={workdir}')
+
+
+@pytest.fixture
+def refused_table(refused, tmp_path):
+  """Trains in vain on a file of these bytes; nothing is left behind."""
+
+  def refused_table(content, *overrides, parts):
+    path = tmp_path / 'mine.csv'
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    refused('train', *train(path, tmp_path / 'run', *overrides), parts=parts)
+    assert [p.name for p in tmp_path.iterdir()] == ['mine.csv']
+
+  return refused_table
+
+
+def text(body, header=HEADER):
+  return '\n'.join(','.join(row) for row in [header, *body]) + '\n'
+
+
+def changed(row, column, cell):
+  """The text of the table with another cell; rows count from 1."""
+  body = [list(line) for line in rows()]
+  body[row - 1][HEADER.index(column)] = cell
+  return text(body)
+
+
+# ---- the config
+
+
+def loaded(path, *overrides):
+  return configs.load([f'--config={CONFIG}:{path}', *overrides])
+
+
+def test_the_splits_that_are_there(tmp_path):
+  splits = lambda path: [loaded(path)['data'][k] for k in ('train', 'val', 'test')]
+  path = write(tmp_path / 'train.csv', rows())
+  assert splits(path) == splits(tmp_path) == ['train[:80%]', '', 'train[80%:]']
+  write(tmp_path / 'test.csv', rows())
+  assert splits(tmp_path) == ['train', '', 'test']
+  write(tmp_path / 'val.csv', rows())
+  assert splits(tmp_path) == ['train', 'val', 'test']
+  (tmp_path / 'test.csv').unlink()
+  assert splits(tmp_path) == ['train', 'val', '']
+  assert splits(path) == ['train[:80%]', '', 'train[80%:]']
+
+
+@pytest.mark.parametrize('label', ['label', 'kind'])
+@pytest.mark.parametrize(
+  'classes, task', [(('0', '1'), 'binary'), (('no', 'yes'), 'binary'), (('a', 'b', 'c'), 'classification')]
+)
+def test_the_task_is_that_of_the_labels(classes, task, label, tmp_path):
+  path = write(tmp_path / 'mine.csv', rows(classes=classes), (*HEADER[:-1], label))
+  config = loaded(path if label == 'label' else f'{path}:{label}')
+  assert (config['data']['classes'], config['task']['name'], config['data']['label']) == (len(classes), task, label)
+
+
+def test_a_wide_table_makes_neither_wide_mlps_nor_large_batches(tmp_path):
+  narrow = loaded(write(tmp_path / 'narrow.csv', rows()))
+  wide = loaded(write(tmp_path / 'wide.csv', [['1'] * 1024, ['0'] * 1024], [f'c{i}' for i in range(1023)] + ['label']))
+  assert (narrow['model']['token_expansion'], wide['model']['token_expansion']) == (1, 0.25)
+  assert (narrow['batch_size'], wide['batch_size']) == (64, 16)
+
+
+# ---- runs
+
+
+@pytest.fixture(scope='module')
+def run(run_command, tmp_path_factory):
+  """A run on a table whose labels are words, with its id dropped."""
+  folder = tmp_path_factory.mktemp('table')
+  write(folder / 'mine.csv', rows(400, classes=('normal', 'attack')))
+  assert run_command('train', *train(folder / 'mine.csv', folder / 'run', '--config.data.drop=id')) == 0
+  return folder / 'run'
+
+
+@pytest.fixture(scope='module')
+def restored(run):
+  return restore.restore(run)
+
+
+def test_the_last_class_in_order_is_the_positive_one(run, run_command, capsys):
+  assert json.loads((run / 'labels.json').read_text()) == ['attack', 'normal']
+  schema = json.loads((run / 'schema.json').read_text())
+  assert schema['columns'] == ['size', 'weight', 'colour'] and schema['dropped'] == ['id']
+  assert schema['categories'] == {'colour': sorted(COLOURS)}
+  summary = json.loads((run / 'summary.json').read_text())['metrics']
+  capsys.readouterr()
+  assert run_command('evaluate', f'--workdir={run}') == 0
+  shown = capsys.readouterr()
+  evaluated = json.loads(shown.out)  # and no other line: what was missing is told on stderr
+  assert 'cells of weight: missing' in shown.err
+  assert evaluated['examples'] == 80 and evaluated['split'] == 'train[80%:]'
+  assert evaluated['roc_auc'] == summary['test/roc_auc']
+
+
+def test_three_classes_by_another_column_from_categories_alone(tmp_path, run_command, capsys):
+  classes = ('cat', 'dog', 'owl')
+  for split, seed in (('train', 0), ('val', 1), ('test', 2)):
+    write(tmp_path / f'{split}.csv', rows(60, seed, classes), (*HEADER[:-1], 'kind'))
+  drop = '--config.data.drop=("id", "size", "weight")'
+  assert run_command('train', *train(f'{tmp_path}:kind', tmp_path / 'run', drop)) == 0
+  told = capsys.readouterr().out
+  assert "label 'kind': 'cat' 20 rows, 'dog' 20 rows, 'owl' 20 rows\n" in told
+  assert '1 columns of categories: colour (3 values)\n' in told and 'dropped columns: id, size, weight\n' in told
+  assert 'rows (100.0%) of val stand in train too' in told
+  metrics = json.loads((tmp_path / 'run/summary.json').read_text())['metrics']
+  assert {'val/accuracy', 'test/loss', 'val/macro_f1', 'test/macro_roc_auc'} <= set(metrics)
+  drawn = {path.name for path in (tmp_path / 'run/figures').iterdir()}
+  assert drawn == {'curves.png', 'schedule.png', 'confusion_val.png', 'confusion_test.png'}
+  capsys.readouterr()
+  assert run_command('evaluate', f'--workdir={tmp_path}/run', f'--data_dir={tmp_path}') == 0
+  evaluated = json.loads(capsys.readouterr().out)
+  assert evaluated['macro_f1'] == metrics['test/macro_f1']
+  assert np.sum(evaluated['confusion']) == 60 and np.trace(evaluated['confusion']) == round(60 * evaluated['accuracy'])
+  output = tmp_path / 'classes.csv'
+  assert (
+    run_command('predict', f'--workdir={tmp_path}/run', '--input', tmp_path / 'test.csv', f'--output={output}') == 0
+  )
+  predicted = read(output)
+  assert len(predicted) == 60 and {row['prediction'] for row in predicted} <= set(classes)
+  assert all(1 / 3 <= float(row['probability']) <= 1 for row in predicted)
+
+
+def test_three_rows_and_a_label_of_two_classes_by_an_override(tmp_path, run_command):
+  path = write(tmp_path / 'mine.csv', rows(3), (*HEADER[:-1], 'kind'))
+  assert run_command('train', *train(path, tmp_path / 'run', '--config.data.label=kind')) == 0
+  assert json.loads((tmp_path / 'run/schema.json').read_text())['label'] == 'kind'
+
+
+def test_ten_thousand_columns(tmp_path):
+  values = np.random.default_rng(0).normal(size=(20, 10_000))
+  body = [[*(f'{value:.6f}' for value in row), '01'[i % 2]] for i, row in enumerate(values)]
+  config = loaded(write(tmp_path / 'wide.csv', body, [*(f'c{i}' for i in range(10_000)), 'label']))
+  experiment = experiments.build(config)
+  schema = experiment.data.schema
+  assert len(schema.columns) == 10_000 and schema.classes == ('0', '1')
+  train = experiment.data.table('train[:80%]', None)
+  np.testing.assert_allclose(list(schema.fill.values()), np.median(values[train.numbers - 1], axis=0), atol=1e-6)
+  assert experiment.data.batch(16)['features'].shape == (16, 10_000)
+  # Token MLPs as wide as the columns are many would have 400 million parameters.
+  assert experiment.parameters < 20e6
+
+
+# ---- tables that are refused
+
+
+@pytest.mark.parametrize(
+  'content, parts',
+  [
+    ('', ['mine.csv is empty', 'name the columns']),
+    ('\n', ['mine.csv is empty']),
+    (text([]), ['has a header, but no rows']),
+    (text(rows(classes='0')), ["every row has the label '0'", 'two classes']),
+    (text(rows()).replace(',', ';'), ["cut by ';'", 'commas']),
+    (text(rows()).replace(',', '\t'), ["cut by '\\t'", 'commas']),
+    (text(rows()).replace(',', ' '), ["cut by ' '", 'commas']),
+    (text(rows()).replace('\n', '\n\n', 7), ['line 2: the line is blank', 'take it out']),
+    (text(rows(), ('id', 'size', 'size', 'colour', 'label')), ["'size' is there twice, as number 2 and 3"]),
+    (text(rows(), ('id', 'size', '', 'colour', 'label')), ['column 3 has no name']),
+    (text(rows(), ('id', 'size', 'weight', 'colour', 'lable')), ["'label'", "did you mean 'lable'"]),
+    (changed(7, 'size', 'big'), ["row 7, column 'size': 'big' is not a number", 'data.categorical']),
+    (changed(7, 'size', '1_000'), ["row 7, column 'size': '1_000' is not a number"]),
+    (changed(7, 'size', 'inf'), ["row 7, column 'size': 'inf' is infinite"]),
+    (changed(7, 'size', '-1e999'), ["row 7, column 'size': '-1e999' is infinite"]),
+    (changed(7, 'size', '1,2'), ['row 7: 6 cells, but the header has 5']),
+    (changed(7, 'label', ''), ["row 7: the label 'label' is missing"]),
+    (changed(7, 'label', 'NA'), ["row 7: the label 'label' is missing"]),
+    (changed(7, 'colour', '\0'), ['after row 6: a NUL byte']),
+    (changed(7, 'label', '"1'), ['after row 6: unexpected end of data', 'close every quote']),
+    (changed(7, 'colour', '"red'), ['after row 6: unexpected end of data', 'close every quote']),
+    (changed(7, 'colour', '"red"dish'), ['after row 6', 'close every quote']),
+    (changed(7, 'colour', 'groß').encode('latin-1'), ['mine.csv', "can't decode byte 0xdf", 'UTF-8']),
+    (text(rows(), ('größe', *HEADER[1:])).encode('latin-1'), ['mine.csv', "can't decode byte 0xf6", 'UTF-8']),
+    (text(rows(), ('a\0', *HEADER[1:])), ['mine.csv', 'a NUL byte']),
+    (text([(*row[:2], '', *row[3:]) for row in rows()]), ["the column 'weight' is empty in every row", 'data.drop']),
+    (text(rows(2)), ['train[80%:]', 'is empty', '2 examples']),
+    (text([('1', '2', '3', 'red', str(i % 2)) for i in range(40)]), ['train[80%:]', 'has no rows', '1 differ']),
+    (text([(*row[:-1], f'{i / 7:.4f}') for i, row in enumerate(rows())]), ['values in 32 rows', 'are not classes']),
+    (text([row[-1:] for row in rows()], HEADER[-1:]), ['no column is left beside the label']),
+  ],
+)  # fmt: skip
+def test_a_table_that_is_refused(content, parts, refused_table):
+  refused_table(content, parts=parts)
+
+
+@pytest.mark.parametrize(
+  'override, parts',
+  [
+    ('--config.data.scaling=quantil', ['data.scaling', "did you mean 'quantile'", 'standard']),
+    ('--config.data.drop=colr', ['data.drop', "did you mean 'colour'"]),
+    ('--config.data.categorical=colr', ['data.categorical', "did you mean 'colour'"]),
+    ('--config.data.categorical=id', ["row 1, column 'colour'", 'no number', 'data.categorical']),
+    ('--config.data.label=lable', ["'lable'", "did you mean 'label'"]),
+    ('--config.data.label=colour', ["'colour' has 3 values", 'data.classes is 2']),
+    ('--config.data.drop=("id", "size", "weight", "colour")', ['no column is left beside the label']),
+    ('--config.data.drop=1,2', ['data.drop', 'tuple[str, ...]']),
+    ('--config.data.classes=3', ['data.classes is 3', '2 values']),
+    ('--config.data.train=train[:120%]', ['120%', '100%']),
+    ('--config.data.train=train[500:]', ['500', '40']),
+    ('--config.data.train=train[30:20]', ['train[30:20]', 'empty']),
+    ('--config.data.test=test', ["'test'", 'Known: train']),
+    ('--config.data.name=csv:none.csv', ['none.csv', '--data_dir']),
+    ('--config.model.tokens=words', ['model.tokens', "'words'", 'columns, patches']),
+    ('--config.augment={"flip": {}}', ['flip']),
+  ],
+)
+def test_an_override_that_is_refused(override, parts, refused_table):
+  refused_table(text(rows()), override, parts=parts)
+
+
+def test_a_patch_that_does_not_divide(refused_table):
+  patches = ('--config.model.tokens=patches', '--config.model.bins=0', '--config.model.patch=3')
+  refused_table(text(rows()), *patches, parts=['model.patch is 3', '4 columns', 'divisor'])
+
+
+def test_three_classes_under_a_binary_task(refused_table):
+  content = text(rows(classes=('a', 'b', 'c')))
+  task = '--config.task={"name": "binary", "positive_weight": 1.0}'
+  refused_table(content, task, parts=['task binary needs data.classes 2, not 3'])
+  refused_table(
+    content, task, '--config.data.classes=2', parts=["'label' has 3 values", 'a, b, c', 'data.classes is 2']
+  )
+
+
+def test_numbers_too_large_for_a_scaling(refused_table):
+  content = changed(7, 'size', '1e200')
+  refused_table(content, '--config.data.scaling=standard', parts=["column 'size'", "'standard'", 'quantile'])
+
+
+def test_nothing_there(tmp_path, refused):
+  parts = ['is no file', 'csv.py:PATH']
+  for path in ('none.csv', 'none.csv:kind', '.'):
+    refused('train', *train(tmp_path / path, tmp_path / 'run'), parts=parts)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  'header, body, parts',
+  [
+    (('id', 'size', 'weight', 'label'), [r[:3] + r[4:] for r in rows()], ["lacks 'colour'", 'has nothing besides']),
+    ((*HEADER, 'note'), [(*r, 'x') for r in rows()], ['lacks nothing', "has 'note' besides"]),
+    (HEADER[:-1], [r[:-1] for r in rows()], ["'label'"]),
+    (HEADER, rows(classes=('0', '2')), ["row 2, column 'label': '2' is none of the classes 0, 1"]),
+    (HEADER, [(*r[:2], 'light', *r[3:]) for r in rows()], ["row 1, column 'weight': 'light' is not a number"]),
+    (HEADER, [(*r[:2], 'inf' if r[0] == '9' else r[2], *r[3:]) for r in rows()], ["row 10, column 'weight': 'inf'"]),
+    (HEADER, [], ['has a header, but no rows']),
+  ],
+)
+def test_a_test_file_that_is_refused(header, body, parts, tmp_path, refused):
+  folder = tmp_path / 'mine'
+  folder.mkdir()
+  write(folder / 'train.csv', rows())
+  write(folder / 'test.csv', body, header)
+  refused('train', *train(folder, tmp_path / 'run'), parts=[folder / 'test.csv', *parts])
+  assert [p.name for p in tmp_path.iterdir()] == ['mine']
+
+
+# ---- predictions
+
+
+def read(path):
+  with path.open(newline='') as file:
+    return list(csv.DictReader(file))
+
+
+@pytest.fixture(autouse=True)
+def few_at_once(monkeypatch):
+  """So that there are several batches, the last of them padded."""
+  monkeypatch.setattr(table_module, 'ROWS', 16)
+
+
+@pytest.fixture
+def predicted(restored, tmp_path):
+  """(prediction, probability) of the rows of a table."""
+
+  def predicted(body, header=HEADER):
+    lines = []
+    predict.classify_rows(restored, [str(write(tmp_path / 'new.csv', body, header))], lines.append)
+    assert [line[0] for line in lines] == ['row', *range(1, len(body) + 1)]
+    return [line[1:] for line in lines[1:]]
+
+  return predicted
+
+
+def test_predictions_are_those_of_the_model(run, restored, run_command, tmp_path, capsys):
+  path = write(tmp_path / 'new.csv', rows(100, seed=5, classes=('normal', 'attack')))
+  capsys.readouterr()
+  assert run_command('predict', f'--workdir={run}', '--input', path, f'--output={tmp_path}/out.csv') == 0
+  assert '100 rows -> ' in capsys.readouterr().out
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['new.csv', 'out.csv']
+  found = read(tmp_path / 'out.csv')
+  assert [row['row'] for row in found] == [str(i) for i in range(1, 101)]
+  schema = restored.experiment.data.schema
+  arrays, _ = schema.arrays(csv_files.read_csv(path, columns=schema.columns, categorical=['colour']))
+  model = nnx.merge(restored.experiment.graphdef, restored.params)
+  normal = 1 / (1 + np.exp(-np.asarray(model(arrays['features'], arrays['categories']), np.float64)[:, 0]))
+  assert [row['prediction'] for row in found] == ['normal' if p > 0.5 else 'attack' for p in normal]
+  probability = [float(row['probability']) for row in found]
+  np.testing.assert_allclose(probability, np.maximum(normal, 1 - normal), atol=2e-6)
+  assert len(set(probability)) > 50  # rows differ, so their order is seen
+
+
+def test_the_scaling_is_that_of_the_run(predicted):
+  body = rows(20, seed=6)
+  assert predicted(body[7:8]) == predicted(body)[7:8]
+
+
+def test_columns_in_any_order_with_and_without_those_not_used(predicted):
+  body = rows(30, seed=7)
+  expected = predicted(body)
+  pick = lambda *names: ([tuple(row[HEADER.index(name)] for name in names) for row in body], names)
+  assert predicted(*pick('size', 'weight', 'colour')) == expected
+  assert predicted(*pick('colour', 'label', 'size', 'id', 'weight')) == expected
+  assert predicted(*pick('weight', 'size', 'colour', 'id')) == expected
+  exchanged, _ = pick('weight', 'size', 'colour')
+  assert predicted(exchanged, ('size', 'weight', 'colour')) != expected
+
+
+def test_what_had_no_value_is_counted(predicted, restored, capsys):
+  body = [(*row[:2], '1', 'pink' if i < 3 else 'red', '?') for i, row in enumerate(rows(20, seed=8))]
+  body[4] = (*body[4][:2], '', *body[4][3:])
+  capsys.readouterr()
+  pink = predicted(body)
+  shown = capsys.readouterr()
+  assert 'new.csv: 3 cells of colour: unknown' in shown.err and 'new.csv: 1 cells of weight: missing' in shown.err
+  assert shown.out == ''
+  # Any unknown colour is number 0, whose row of the colours' table stayed zero.
+  violet = predicted([(*row[:3], 'violet' if row[3] == 'pink' else row[3], row[4]) for row in body])
+  assert violet == pink
+  red = predicted([(*row[:3], 'red', row[4]) for row in body])
+  assert red[3:] == pink[3:] and all(a != b for a, b in zip(red[:3], pink[:3], strict=True))
+  table = Table('t', {'size': np.ones(1), 'weight': np.ones(1), 'colour': np.array(['pink'], object)})
+  assert restored.experiment.data.schema.arrays(table)[0]['categories'].tolist() == [[schemas.UNKNOWN]]
+
+
+@pytest.mark.parametrize(
+  'header, body, parts',
+  [
+    (('size', 'weight'), [('1', '2')], ["lacks 'colour' and has nothing besides", 'size, weight, colour']),
+    ((*HEADER, 'note'), [(*row, 'x') for row in rows()], ["lacks nothing and has 'note' besides"]),
+    (('Size', 'weight', 'colour'), [('1', '2', 'red')], ["lacks 'size' and has 'Size' besides"]),
+    (HEADER, [], ['has a header, but no rows']),
+    (HEADER, [('1', '2', '3', 'red', 'normal'), ('1', '2')], ['row 2: 2 cells, but the header has 5']),
+    (HEADER, [('1', '2', 'light', 'red', '?')], ["row 1, column 'weight': 'light' is not a number"]),
+    (HEADER, [*rows(60), (), *rows(2)], ['line 62: the line is blank, but rows follow']),
+  ],
+)
+def test_predict_refuses_a_table(header, body, parts, run, tmp_path, refused):
+  path = write(tmp_path / 'new.csv', body, header)
+  arguments = (f'--workdir={run}', '--input', path, f'--output={tmp_path}/out.csv')
+  refused('predict', *arguments, parts=[path, *parts])
+  assert [p.name for p in tmp_path.iterdir()] == ['new.csv']
+
+
+@pytest.mark.parametrize(
+  'content, part',
+  [
+    (b'', 'is empty'),
+    (b'size,weight,colour\n1,2,\xff\n', 'UTF-8'),
+    (b'a;b\n1;2\n', 'commas'),
+    (b'size weight colour\n1 2 red\n', 'commas'),
+  ],
+)
+def test_predict_refuses_what_is_no_table(content, part, run, tmp_path, refused):
+  path = tmp_path / 'new.csv'
+  path.write_bytes(content)
+  refused('predict', f'--workdir={run}', '--input', path, f'--output={tmp_path}/out.csv', parts=[path, part])
+  assert [p.name for p in tmp_path.iterdir()] == ['new.csv']
+
+
+@pytest.mark.parametrize('cell, part', [('inf', "'inf' is infinite"), ('heavy', "'heavy' is not a number")])
+def test_a_bad_cell_far_down_leaves_nothing_half_written(cell, part, run, tmp_path, refused, monkeypatch):
+  monkeypatch.setattr(table_module, 'ROWS', 1024)
+  header = ('weight', 'size', 'colour')
+  path = write(tmp_path / 'new.csv', [('1', '2', 'red')] * 19_999 + [(cell, '2', 'red')], header)
+  (tmp_path / 'out.csv').write_text('of before\n')
+  arguments = (f'--workdir={run}', '--input', path, f'--output={tmp_path}/out.csv')
+  refused('predict', *arguments, parts=[f"{path}, row 20000, column 'weight': {part}"])
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['new.csv', 'out.csv']
+  assert (tmp_path / 'out.csv').read_text() == 'of before\n'
+
+
+def test_predict_takes_one_file_and_does_not_write_over_it(run, tmp_path, refused):
+  path, other = (write(tmp_path / name, rows()) for name in ('new.csv', 'other.csv'))
+  before = path.read_bytes()
+  refused('predict', f'--workdir={run}', '--input', path, f'--output={path}', parts=[path, 'is the --input too'])
+  output = f'--output={tmp_path}/out.csv'
+  refused('predict', f'--workdir={run}', '--input', path, other, output, parts=['2 files', 'one CSV file'])
+  refused('predict', f'--workdir={run}', '--input', tmp_path, output, parts=[tmp_path, 'Is a directory'])
+  refused('predict', f'--workdir={run}', '--input', tmp_path / 'none.csv', output, parts=['none.csv', 'No such file'])
+  assert path.read_bytes() == before and sorted(p.name for p in tmp_path.iterdir()) == ['new.csv', 'other.csv']
+
+
+def test_memory_does_not_grow_with_the_file(restored, tmp_path, monkeypatch):
+  monkeypatch.setattr(table_module, 'ROWS', 256)
+  peaks, body = [], rows(256)
+  for times in (2, 12):
+    path = write(tmp_path / f'{times}.csv', body * times)
+    tracemalloc.start()
+    told = predict.classify_rows(restored, [str(path)], lambda row: None)
+    peaks.append(tracemalloc.get_traced_memory()[1])
+    tracemalloc.stop()
+    assert told == f'{256 * times:,} rows'
+  assert peaks[1] < 1.2 * peaks[0]
