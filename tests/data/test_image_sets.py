@@ -602,11 +602,7 @@ def run_alone(code, **environment):
   path = str(pathlib.Path(mixer_jax.__file__).parents[1])
   imports = 'from mixer_jax.data import examples\nfrom mixer_jax.data.images import sets'
   done = subprocess.run(
-    [
-      sys.executable,
-      '-c',
-      f'import sys\nfrom mixer_jax.data import examples\nfrom mixer_jax.data.images import sets\n{code}',
-    ],
+    [sys.executable, '-c', f'import sys\n{imports}\n{code}'],
     env=os.environ | {'PYTHONPATH': path} | environment,
     capture_output=True,
     text=True,
