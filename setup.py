@@ -57,6 +57,7 @@ setup(
       'transformer-in-transformer>=0.1.2,<0.2',
     ],
     'onnx': ['jax2onnx>=0.13,<1'],
+    'torch': ['torch>=2.8,<3'],
     'remote': [
       'fsspec>=2025.3,<2027',
       'gcsfs>=2025.3,<2027',

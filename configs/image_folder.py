@@ -2,10 +2,10 @@
 
 Source: the architecture of arXiv 2105.01601 at a size that a laptop trains; set --config.data.image,
   --config.model.patch and the widths for other sizes.
-Arguments: the folder, with PATH/train/CLASS/*.jpg (or png, webp, ...) and, as far as there are, PATH/val (which
-  chooses the best checkpoint) and PATH/test; without either, a random tenth of the training images is held out.
-Expected: depends on the images; from scratch, a few hundred a class are few.
-Hardware: a GPU or patience; `python -m mixer_jax.benchmark --config=...` says how long an epoch takes here.
+Arguments: the folder, with PATH/train/CLASS/*.jpg (or png, webp, ...) and, optionally, PATH/val (which chooses the best
+  checkpoint) and PATH/test; without either, a random tenth of the training images is held out.
+Expected: depends on the images; from scratch, a few hundred images per class are few.
+Hardware: a GPU, or patience; `python -m mixer_jax.benchmark --config=...` measures how long an epoch takes.
 Command: python -m mixer_jax.train --config=configs/image_folder.py:PATH --workdir=runs/mine
 """
 

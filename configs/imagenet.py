@@ -3,10 +3,10 @@
 Source: arXiv 2105.01601; the recipe is big_vision's mlp_mixer_i1k: Adam 1e-3 with weight decay 1e-4 relative to
   the peak (0.1 here), linear decay to 1e-5 after 10,000 warm-up steps, mixup 0.5, stochastic depth 0.1,
   clipping at 1, batch 4096, sigmoid cross-entropy with head bias -6.9. Deviations: colour jitter in place of
-  RandAugment(2, 15); images are first cropped to their centre square of 224 pixels, and the random crop is cut
-  out of that, on the device; one per cent of the training images is held out as `val`.
+  RandAugment(2, 15); images are first resized and centre-cropped to 224 pixels, and the random crop is taken
+  from that, on the device; one per cent of the training images is held out as `val`.
 Expected: 76.3% for B/16 after 300 epochs (big_vision's number; not run here).
-Hardware: a TPU slice or 8 GPUs; the blocks of L and H are scanned and rematerialised to fit. Time: not measured here.
+Hardware: a TPU slice or 8 GPUs; L and H scan and rematerialise their blocks to fit. Time: not measured.
 Arguments: S/32, S/16, B/32, B/16 (default), L/32, L/16, H/14.
 Data: TFDS imagenet2012, prepared once as array_record; see README.
 Command: python -m mixer_jax.train --config=configs/imagenet.py:B/16 --workdir=runs/b16 --data_dir=DIR

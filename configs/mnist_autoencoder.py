@@ -1,11 +1,11 @@
-"""MNIST digits as 16 numbers: patches of 7x7 pixels, linear layers on each, and five ways to mix between them.
+"""MNIST digits as 16 numbers: linear layers on patches of 7x7 pixels, and five kinds of layer that mix them.
 
 Source: https://github.com/defgsus/nn-experiments, "MLP-Mixer re-invented for auto-encoding": widths 64, 64, 64, 16,
   AdamW 3e-3, batch 64, cosine with a sine warm-up over 2,000 steps, 1,000,000 images. Deviation: only kernels decay.
-  GELUs as in its code: behind the encoder's mixings only in its last table, convolutions behind 2, 3 and 4; on the
-  pixels where there is a mixing behind layer 1.
-Arguments: `none`, or MIXING-LAYERS-kKERNEL such as `mlp-234`, `cnn-1-k1`, `cnn2df-234-k7`: cnn, cnnf, cnn2d, cnn2df or
-  mlp (which has no kernel), behind which of the four layers, and the side of the convolutions.
+  GELUs as in its code: after the encoder's mixing layers only for convolutions after layers 2, 3 and 4; on the pixels
+  only with a mixing layer after layer 1.
+Arguments: `none`, or MIXING-LAYERS-kKERNEL such as `mlp-234`, `cnn-1-k1`, `cnn2df-234-k7`: the mixing layer (cnn,
+  cnnf, cnn2d, cnn2df, or mlp, which has no kernel), the linear layers it follows, and the side of its kernel.
 Expected: docs/results/autoencoders.md.
 Hardware: 2 CPU cores.
 Data: the four IDX files in mnist/ of the data directory.

@@ -1,10 +1,10 @@
-"""MNIST digits as 16 numbers by three convolutions without padding: what Mixers are measured against.
+"""MNIST digits as 16 numbers by three convolutions without padding: the baseline for the Mixers.
 
 Source: https://github.com/defgsus/nn-experiments, "MLP-Mixer re-invented for auto-encoding", its baseline: channels 24,
   32, 48, ReLU, transposed convolutions back; the recipe of configs/mnist_autoencoder.py.
 Arguments: the kernel, `k3`, `k5` (the default), `k7` or `k9`.
 Expected: a test error of 0.00554 with `k5`, 0.00580 with `k7` (one seed); docs/results/autoencoders.md.
-Hardware: one CPU core, two hours and more.
+Hardware: more than two hours on one CPU core.
 Data: the four IDX files in mnist/ of the data directory.
 Command: python -m mixer_jax.train --config=configs/mnist_cnn_autoencoder.py:k5 --workdir=runs/cnn
 """

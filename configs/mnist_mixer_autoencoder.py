@@ -1,15 +1,15 @@
 """MNIST digits as 16 numbers by Mixer blocks on both sides of the code.
 
-Source: ours, the blocks of arXiv 2105.01601; 1,000,000 images, as many as configs/mnist_autoencoder.py and
-  configs/mnist_cnn_autoencoder.py, which it is to be compared with, have seen. What else differs from these: Muon with
-  a peak of 6e-3, clipping, decay 0.05, an average of the parameters, and outputs bounded by a sigmoid.
-Arguments: none for 512,137 parameters, the convolutions with kernel 5 having 522,081; `small` for 259,001 and for
-  fewer operations, 8.7 million for an image forwards, than `mlp-234` of configs/mnist_autoencoder.py, 9.5; `long` for
-  `small` on 6,000,000 images, 128 a step, with noise in the input, meant to keep the network from learning the
-  training images by heart; `adamw` for AdamW, peak 3e-3, in the place of Muon.
+Source: ours; the blocks of arXiv 2105.01601. It sees 1,000,000 images, as do configs/mnist_autoencoder.py and
+  configs/mnist_cnn_autoencoder.py, to compare with. Further differences from these: Muon with a peak of 6e-3, clipping,
+  decay 0.05, an average of the parameters, and outputs bounded by a sigmoid.
+Arguments: none for 512,137 parameters (the convolutions with kernel 5 have 522,081); `small` for 259,001 parameters and
+  8.7 million operations per image forwards (`mlp-234` of configs/mnist_autoencoder.py has 9.5); `long` for `small` on
+  6,000,000 images, 128 per step, with noise in the input against memorising the training images; `adamw` for AdamW,
+  peak 3e-3, instead of Muon.
 Expected: a test error of 0.00487 (mean of 2 seeds), with `small` 0.00515 and `long` 0.00466 (one seed):
   docs/results/mixer_autoencoder.md.
-Hardware: one CPU core, 32 minutes; on a slower one `small` 20, `long` 123.
+Hardware: 32 minutes on one CPU core; on a slower one `small` took 20 and `long` 123.
 Data: the four IDX files in mnist/ of the data directory.
 Command: python -m mixer_jax.train --config=configs/mnist_mixer_autoencoder.py --workdir=runs/mixer_autoencoder
 """

@@ -15,6 +15,7 @@ from pathlib import Path
 from mixer_jax import cli
 from mixer_jax.errors import MixerError
 from mixer_jax.messages import logger
+from mixer_jax.weights import trust
 
 TOLERANCE = 1e-5  # of the largest number; the same arrays in another order of files give the same bits
 
@@ -26,7 +27,9 @@ def main(arguments: list[str]) -> None:
   options.add_argument('--checkpoint', default='last', help='of a run: last, best or a step')
   options.add_argument('--gelu', choices=('tanh', 'exact'), help='of the training, where the weights do not say')
   options.add_argument('--check', action='store_true', help='compare the networks before and after')
+  trust.add_option(options)
   known = options.parse_args(arguments)
+  trust.trust(known.trust)
   from mixer_jax.training import warm_start
   from mixer_jax.weights import checking, reading, writing
 

@@ -1,17 +1,15 @@
-"""Arrays in files that come from strangers: .npz, .safetensors and PyTorch's .pth, none of which runs anything.
+"""Arrays in files that come from strangers: .npz, .safetensors and PyTorch's .pth; nothing in them is run.
 
 A file is opened to a list of what it says it holds, by name. An array is read when it is asked for, so that whoever
 asks can look at names and shapes first, and what is read is exactly what was announced: no more bytes than its shape
-has. NumPy's objects are refused. Of a .pth only the plain kind is read, names and tensors: its pickle is gone through
-instruction by instruction with nothing but plain values and a record of a tensor to make, and any other thing that it
-asks for is refused by name.
+has. NumPy's objects are refused. PyTorch's files are read by torch, where it is installed, and hold tensors alone.
 """
 
 import contextlib
 import functools
 import hashlib
 import math
-import pickletools
+import pickle
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -26,24 +24,12 @@ from mixer_jax.errors import MixerError, unknown
 
 MOST_BYTES = 2**33  # of all arrays of a file: 5 times the largest Mixer
 MOST_UNPACKED = 100  # times the size of a file; trained weights hardly shrink
-MOST_PICKLE = 2**24  # of what names the tensors of a .pth
 FLOATS = {'float64': 8, 'float32': 4, 'float16': 2, 'bfloat16': 2}  # bytes an entry
 SAFETENSORS = {'F64': 'float64', 'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16'}
-STORAGES = {
-  'DoubleStorage': 'float64', 'FloatStorage': 'float32', 'HalfStorage': 'float16', 'BFloat16Storage': 'bfloat16',
-  'LongStorage': 'int64', 'IntStorage': 'int32', 'ShortStorage': 'int16', 'CharStorage': 'int8',
-  'ByteStorage': 'uint8', 'BoolStorage': 'bool',
-}  # fmt: skip
-PICKLED = {  # instructions that only put a value on the stack
-  'NONE', 'NEWTRUE', 'NEWFALSE', 'INT', 'BININT', 'BININT1', 'BININT2', 'LONG', 'LONG1', 'FLOAT', 'BINFLOAT',
-  'UNICODE', 'BINUNICODE', 'SHORT_BINUNICODE', 'BINUNICODE8',
-}  # fmt: skip
-CONVERT = (  # with weights_only, torch makes tensors and the classes that it was told of, and calls nothing else
-  'convert it with torch, which runs nothing here either: import argparse, torch;'
-  ' from safetensors.torch import save_file; torch.serialization.add_safe_globals([argparse.Namespace]);'
-  " w = torch.load({path!r}, map_location='cpu', weights_only=True);"
+CONVERT = (
+  'convert it where torch is and the file is trusted: w = torch.load(FILE, weights_only=True);'
   " w = w.get('state_dict', w.get('model', w));"
-  " save_file({{k: v.contiguous().clone() for k, v in w.items()}}, 'weights.safetensors')"
+  " safetensors.torch.save_file({k: v.contiguous().clone() for k, v in w.items()}, 'weights.safetensors')"
 )
 
 
@@ -115,7 +101,7 @@ def _reported(path: Path) -> Iterator[None]:
   except FileNotFoundError as error:
     raise MixerError(f'there is no file {path}; look at the path') from error
   except OSError as error:
-    raise MixerError(f'{path} cannot be read ({error.strerror or error}); mend it, or choose another file') from error
+    raise MixerError(f'{path} cannot be read ({error.strerror or error}); fix it, or choose another file') from error
   except MemoryError as error:
     raise MixerError(f'{path} holds more than the memory here; choose another file') from error
   except Exception as error:  # Each reader raises what it likes of bytes that it does not expect.
@@ -198,206 +184,46 @@ def _read_tensor(path: Path, name: str) -> np.ndarray:
     return file.get_tensor(name)
 
 
-class _Tensor(NamedTuple):
-  """A tensor as a .pth describes it: entries of a storage, from `start` on, `strides` apart."""
-
-  storage: tuple  # (dtype, key, how many)
-  start: int
-  shape: tuple
-  strides: tuple
-
-
-def _unpickle(path: Path, data: bytes) -> Any:
-  """What a pickle describes with dicts, lists, tuples, numbers, text and tensors.
-
-  Not pickle.Unpickler, of which ten bytes take gigabytes (the number of a memo) and a few million crash Python (tuples
-  in tuples as a key), whatever it is allowed to import.
-  """
-  stack, marks, memo = [], [], {}
-
-  def take(count: int) -> list:
-    if count > len(stack) - (marks[-1] if marks else 0):
-      raise ValueError('its pickle takes what is not there')
-    taken = stack[len(stack) - count :]
-    del stack[len(stack) - count :]
-    return taken
-
-  def take_marked() -> list:
-    taken = stack[marks[-1] :]
-    del stack[marks.pop() :]
-    return taken
-
-  for instruction, given, _ in pickletools.genops(data):
-    match instruction.name:
-      case 'PROTO' | 'FRAME':
-        pass
-      case 'STOP':
-        return take(1)[0]
-      case 'MARK':
-        marks.append(len(stack))
-      case 'PUT' | 'BINPUT' | 'LONG_BINPUT':
-        memo[given] = stack[-1]
-      case 'MEMOIZE':
-        memo[len(memo)] = stack[-1]
-      case 'GET' | 'BINGET' | 'LONG_BINGET':
-        stack.append(memo[given])
-      case 'NEWTRUE' | 'NEWFALSE':
-        stack.append(instruction.name == 'NEWTRUE')
-      case name if name in PICKLED:
-        stack.append(given)
-      case 'EMPTY_TUPLE' | 'EMPTY_LIST' | 'EMPTY_DICT':
-        stack.append({'EMPTY_TUPLE': tuple, 'EMPTY_LIST': list, 'EMPTY_DICT': dict}[instruction.name]())
-      case 'TUPLE1' | 'TUPLE2' | 'TUPLE3':
-        stack.append(tuple(take(int(instruction.name[-1]))))
-      case 'TUPLE':
-        stack.append(tuple(take_marked()))
-      case 'APPEND' | 'APPENDS':
-        values = take(1) if instruction.name == 'APPEND' else take_marked()
-        _exactly(list, stack[-1]).extend(values)
-      case 'SETITEM' | 'SETITEMS':
-        values = take(2) if instruction.name == 'SETITEM' else take_marked()
-        for key, value in zip(values[::2], values[1::2], strict=True):
-          if not isinstance(key, (str, int, float)):
-            raise ValueError(f'a {type(key).__name__} as a key')
-          _exactly(dict, stack[-1])[key] = value
-      case 'GLOBAL':
-        stack.append(_imported(path, *given.split(' ', 1)))
-      case 'STACK_GLOBAL':
-        stack.append(_imported(path, *take(2)))
-      case 'BINPERSID':
-        stack.append(_storage(take(1)[0]))
-      case 'REDUCE':
-        make, values = take(2)
-        if make not in (_ordered, _tensor, _parameter):
-          raise ValueError(f'its pickle calls a {type(make).__name__}')
-        stack.append(make(*_exactly(tuple, values)))
-      case 'BUILD':  # a state dict's _metadata
-        take(1)
-        _exactly(dict, stack[-1])
-      case name:
-        raise MixerError(
-          f'{path} has the pickle instruction {name}, which a state dict does not need, so reading it might run code,'
-          f' which is not done here; {CONVERT.format(path=str(path))}'
-        )
+def _read_torch(path: Path) -> Archive:
+  """PyTorch's own files, by torch itself, which with weights_only makes tensors and plain values and calls no more."""
+  try:
+    import torch
+  except ImportError as error:
+    raise MixerError(f"{path} takes torch to read: python -m pip install -e '.[torch]', or {CONVERT}") from error
+  if zipfile.is_zipfile(path):
+    with zipfile.ZipFile(path) as archive:
+      _check_members(path, archive.infolist())
+  try:
+    content = torch.load(path, map_location='cpu', weights_only=True)
+  except pickle.UnpicklingError as error:
+    reason = next((line for line in str(error).splitlines() if 'Unsupported' in line), str(error)).strip()[:200]
+    raise MixerError(
+      f'{path} is damaged or holds more than weights ({reason}), so it is not read; {CONVERT}'
+    ) from error
+  tensors = _tensors(path, content, torch.Tensor)
+  return Archive({name: _announced(tensor) for name, tensor in tensors.items()}, {})
 
 
-def _exactly(kind: type, value: Any) -> Any:
-  if type(value) is not kind:
-    raise ValueError(f'its pickle has a {type(value).__name__} in the place of a {kind.__name__}')
-  return value
-
-
-def _imported(path: Path, module: Any, name: Any) -> Any:
-  """What stands here for a name that a pickle imports."""
-  if (module, name) in IMPORTED:
-    return IMPORTED[module, name]
-  if module == 'torch' and name in STORAGES:
-    return STORAGES[name]
-  raise MixerError(
-    f'{path} asks for the Python object {f"{module}.{name}"!r:.200}, so reading it would run code, which is not done'
-    f' here; {CONVERT.format(path=str(path))}'
-  )
-
-
-def _storage(described: Any) -> tuple:
-  kind, dtype, key, _, count = described
-  if kind != 'storage' or not _is_storage((dtype, key, count)):
-    raise ValueError('a tensor of it has a storage of no known kind')
-  return dtype, key, count
-
-
-def _is_storage(value: Any) -> bool:
-  if not isinstance(value, tuple) or len(value) != 3:
-    return False
-  dtype, key, count = value
-  return isinstance(dtype, str) and dtype in STORAGES.values() and isinstance(key, str) and type(count) is int
-
-
-def _ordered() -> dict:
-  return {}
-
-
-def _tensor(storage: Any, start: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
-  whole = lambda values: isinstance(values, tuple) and all(type(v) is int and v >= 0 for v in values)
-  if not (_is_storage(storage) and whole((start,)) and whole(shape) and whole(strides)):
-    raise ValueError('a tensor of it is not described by numbers')
-  if len(shape) != len(strides):
-    raise ValueError(f'a tensor of it has the shape {shape} and the strides {strides}')
-  reach = start + sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True)) + 1
-  if math.prod(shape) > storage[2] or (math.prod(shape) and reach > storage[2]):
-    raise ValueError(f'a tensor of it of shape {shape} is larger than its storage of {storage[2]:,}')
-  return _Tensor(storage, start, shape, strides)
-
-
-def _parameter(tensor: Any, *_: Any) -> _Tensor:
-  return _exactly(_Tensor, tensor)
-
-
-IMPORTED = {
-  ('collections', 'OrderedDict'): _ordered,
-  ('torch._utils', '_rebuild_tensor_v2'): _tensor,
-  ('torch._utils', '_rebuild_parameter'): _parameter,
-}
-
-
-def _read_pth(path: Path) -> Archive:
-  with path.open('rb') as file:
-    if file.read(1) == b'\x80':  # a bare pickle
-      raise MixerError(
-        f'{path} is a bare pickle, as PyTorch before 1.6 saved, but only the zip of later ones is read here;'
-        f' {CONVERT.format(path=str(path))}'
-      )
-  with zipfile.ZipFile(path) as archive:
-    _check_members(path, archive.infolist())
-    members = {member.filename: member for member in archive.infolist()}
-    found = [name for name in members if name.endswith('/data.pkl') or name == 'data.pkl']
-    if len(found) != 1:
-      raise ValueError(f'it has {len(found)} files data.pkl, not one')
-    if members[found[0]].file_size > MOST_PICKLE:
-      raise MixerError(
-        f'{path} has {members[found[0]].file_size:,} bytes of names, more than {MOST_PICKLE:,}; save model.state_dict()'
-      )
-    folder = found[0].removesuffix('data.pkl')
-    order = archive.read(f'{folder}byteorder').decode() if f'{folder}byteorder' in members else 'little'
-    if order not in ('little', 'big'):
-      raise ValueError(f'the byte order {order!r:.80}')
-    content = _unpickle(path, archive.read(found[0]))
-  tensors = dict(_state(path, content))
-  arrays = {}
-  for name, tensor in tensors.items():
-    dtype, key, count = tensor.storage
-    member = members.get(f'{folder}data/{key}')
-    size = np.dtype('uint16' if dtype == 'bfloat16' else dtype).itemsize
-    if member is None or member.file_size != count * size:
-      raise ValueError(f'{name} has no storage of {count:,} {dtype}')
-    arrays[name] = Array(tensor.shape, dtype, functools.partial(_read_storage, path, member, tensor, order))
-  return Archive(arrays, {})
-
-
-def _state(path: Path, content: Any) -> Iterator[tuple[str, _Tensor]]:
+def _tensors(path: Path, content: Any, kind: type) -> dict[str, Any]:
   """The named tensors, which may lie in 'state_dict' or 'model' of what was saved."""
   for key in ('state_dict', 'model'):
     if isinstance(content, dict) and isinstance(content.get(key), dict):
       content = content[key]
-  if not isinstance(content, dict) or not any(isinstance(value, _Tensor) for value in content.values()):
-    raise MixerError(f'{path} holds no state dict, names and their tensors; save model.state_dict()')
+  if not isinstance(content, dict) or not any(isinstance(value, kind) for value in content.values()):
+    raise MixerError(f'{path} does not hold a state dict, names and their tensors; save model.state_dict()')
   for name, value in content.items():
-    if not isinstance(name, str) or not isinstance(value, _Tensor):
-      raise MixerError(f'{path}: {name!r:.80} is no tensor; save model.state_dict() and nothing else')
-    yield name, value
+    if not isinstance(name, str) or not isinstance(value, kind):
+      raise MixerError(f'{path}: {name!r:.80} is not a tensor; save model.state_dict() and nothing else')
+  return dict(content)
 
 
-def _read_storage(path: Path, member: zipfile.ZipInfo, tensor: _Tensor, order: str) -> np.ndarray:
-  with zipfile.ZipFile(path) as archive, archive.open(member) as file:
-    data = file.read(member.file_size)
-  dtype = np.dtype(ml_dtypes.bfloat16 if tensor.storage[0] == 'bfloat16' else tensor.storage[0])
-  flat = np.frombuffer(data, dtype)
-  flat = flat.byteswap() if order == 'big' else flat
-  # Within the storage, by the check of _tensor.
-  strides = [stride * dtype.itemsize for stride in tensor.strides]
-  return np.lib.stride_tricks.as_strided(flat[tensor.start :], tensor.shape, strides).copy()
+def _announced(tensor: Any) -> Array:
+  dtype = str(tensor.dtype).removeprefix('torch.')
+  # NumPy has no bfloat16; by way of float32 no bit is lost.
+  read = lambda: (tensor.float().numpy().astype(ml_dtypes.bfloat16) if dtype == 'bfloat16' else tensor.numpy()).copy()
+  return Array(tuple(tensor.shape), dtype, read)
 
 
 READERS = {
-  '.npz': _read_npz, '.safetensors': _read_safetensors, '.pth': _read_pth, '.pt': _read_pth, '.bin': _read_pth,
+  '.npz': _read_npz, '.safetensors': _read_safetensors, '.pth': _read_torch, '.pt': _read_torch, '.bin': _read_torch,
 }  # fmt: skip

@@ -37,7 +37,7 @@ def any_image(weights: reading.Weights) -> tuple[int, int, int]:
   return height, width * tokens, len(weights.arrays['stem.kernel']) // (height * width)
 
 
-def compare(before: reading.Weights, path: Path, tolerance: float, tell: Callable[[str], None]) -> None:
+def compare(before: reading.Weights, path: Path, tolerance: float, log: Callable[[str], None]) -> None:
   """Reads `path` again and compares: outputs for random images for a Mixer, else the arrays.
 
   Args:
@@ -50,17 +50,17 @@ def compare(before: reading.Weights, path: Path, tolerance: float, tell: Callabl
   if not before.is_mixer:
     same = before.arrays.keys() == after.arrays.keys()
     if not same or any(not np.array_equal(before.arrays[k], after.arrays[k]) for k in before.arrays):
-      raise MixerError(f'--check: what was written is not what {before.source} holds, so it was taken away')
-    tell('check: all arrays are equal in every bit')
+      raise MixerError(f'--check: what was written is not what {before.source} holds, so nothing was written')
+    log('check: all arrays are equal in every bit')
     return
   image = np.random.default_rng(0).standard_normal((IMAGES, *any_image(before)), np.float32)
   given = outputs(before, image, before.model['gelu'])
   for name, found in outputs(after, image, before.model['gelu']).items():
     difference, size = float(np.abs(found - given[name]).max()), float(np.abs(given[name]).max())
-    tell(f'check: {name} of {IMAGES} random images differ by at most {difference:.3g}, the largest being {size:.3g}')
+    log(f'check: {name} of {IMAGES} random images differ by at most {difference:.3g}, the largest being {size:.3g}')
     if not difference <= tolerance * max(size, 1e-30):
       raise MixerError(f'--check: {name} differ by {difference:.3g} of {size:.3g}, so nothing was written')
   if after.model['gelu'] != before.model['gelu']:
     other = outputs(after, image, after.model['gelu'])
     difference = max(float(np.abs(other[name] - given[name]).max()) for name in given)
-    tell(f'check: with the {after.model["gelu"]} GELU, which that layout stands for, they differ by {difference:.3g}')
+    log(f'check: with the {after.model["gelu"]} GELU, which that layout stands for, they differ by {difference:.3g}')

@@ -1,6 +1,7 @@
-"""Weights -> the arrays that a new model starts from; what is changed is asked for by name, and told."""
+"""Weights -> the arrays that a new model starts from; every change is asked for by name, and noted."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,8 +25,9 @@ class InitFrom:
 
   `weights` is '' for none, or a run directory, a file (.npz, .safetensors, .pth), a model folder, or the address of one
   (hf://, gs://). `checkpoint` is which of a run: `last`, `best` or a step. `head` is `keep`, or `new` for one as the
-  new model starts it, hidden layers too. `tokens` is `keep` for the same grid, or `interpolate` or `tile` token mixing
-  to another; `stem` is `keep`, or `resize` to another patch or other channels: see resize.
+  new model starts it, hidden layers too: all parameters whose first name is `head` or begins with `head_`. `tokens` is
+  `keep` for the same grid, or `interpolate` or `tile` token mixing to another; `stem` is `keep`, or `resize` to another
+  patch or other channels: see resize. These two are for Mixers.
   """
 
   weights: str = ''
@@ -49,7 +51,7 @@ def fit(
   weights: Weights, params: nnx.State, model: Mapping[str, Any], data: Mapping[str, Any], init_from: InitFrom,
   labels: Sequence[str],
 ) -> tuple[dict[str, np.ndarray], list[str]]:  # fmt: skip
-  """The arrays of `weights` for a model of these parameters, by dotted names, and a line for all that was done.
+  """The arrays of `weights` for a model of these parameters, by dotted names, and a note for each change.
 
   Args:
     params: of the new model, in memory or abstract.
@@ -59,27 +61,31 @@ def fit(
   Raises:
     MixerError: whatever differs and was not asked to be changed; arrays that are missing, too many or misshapen.
   """
-  arrays, told = dict(weights.arrays), list(weights.notes)
+  arrays, notes = dict(weights.arrays), list(weights.notes)
   if model['name'] != weights.model['name']:
     raise MixerError(f'{weights.source} is a {weights.model["name"]}, but model.name is {model["name"]!r}')
   if weights.is_mixer:
-    arrays = _fit_mixer(weights, arrays, model, data, init_from, labels, told)
+    arrays = _fit_tokens_and_stem(weights, arrays, model, data, init_from, notes)
   else:
-    _refuse_changes(weights, init_from)
-    _compare_models(weights, model, {}, ())
+    for key in ('tokens', 'stem'):
+      if (value := getattr(init_from, key)) != 'keep':
+        raise MixerError(f"init_from.{key} is {value!r}, but a {weights.model['name']} keeps its own; set it to 'keep'")
+    _compare_models(weights, model, {}, {'head'} if init_from.head == 'new' else ())
   wanted = network.shapes(params)
+  arrays = _fit_head(weights, arrays, wanted, data, init_from, labels, notes)
   if init_from.head == 'new':
     wanted = {name: shape for name, shape in wanted.items() if not _is_head(name)}
   _compare(weights.source, wanted, arrays)
   for key in ('mean', 'std'):
     theirs, ours = weights.data.get(key), data.get(key)
     if theirs is not None and ours is not None and list(theirs) != list(ours):
-      told.append(f'data.{key}: {_list(theirs)} in the weights, {_list(ours)} here')
-  return arrays, told
+      notes.append(f'data.{key}: {_list(theirs)} in the weights, {_list(ours)} here')
+  return arrays, notes
 
 
-def _fit_mixer(weights, arrays, model, data, init_from, labels, told) -> dict[str, np.ndarray]:
-  head, tokens, stem = init_from.head, init_from.tokens, init_from.stem
+def _fit_tokens_and_stem(weights, arrays, model, data, init_from, notes) -> dict[str, np.ndarray]:
+  """A Mixer's arrays for another grid of tokens, another patch or other channels."""
+  tokens, stem = init_from.tokens, init_from.stem
   image, patch = tuple(data['image']), model['patch']
   grid, patch = patch_grid(image, tuple(patch) if isinstance(patch, list) else patch)
   old_patch, new_patch = (*weights.patch, _channels(weights)), (*patch, image[2])
@@ -88,7 +94,7 @@ def _fit_mixer(weights, arrays, model, data, init_from, labels, told) -> dict[st
   known = weights.data.get('image')
   old_grid = patch_grid(tuple(weights.image), weights.patch)[0] if known or not same_tokens else grid
   factors = (grid[0] // old_grid[0]) * (grid[1] // old_grid[1]) if tokens == 'tile' else 1
-  changed = {'patch'} | ({'head'} if head == 'new' else set())
+  changed = {'patch'} | ({'head'} if init_from.head == 'new' else set())
   expected = {'token_mlp': weights.model['token_mlp'] * factors}
   if tokens == 'tile' and old_grid != grid and model['token_mlp'] != expected['token_mlp'] and factors:
     raise MixerError(
@@ -103,7 +109,7 @@ def _fit_mixer(weights, arrays, model, data, init_from, labels, told) -> dict[st
         " init_from.stem='resize', or model.patch and data.image to the weights'"
       )
     arrays['stem.kernel'] = resize.stem(arrays['stem.kernel'], old_patch, new_patch)
-    told.append(f'stem: resized, patch {_by(old_patch)} -> {_by(new_patch)}')
+    notes.append(f'stem: resized, patch {_by(old_patch)} -> {_by(new_patch)}')
   if old_grid != grid:
     if tokens == 'keep':
       raise MixerError(
@@ -112,22 +118,40 @@ def _fit_mixer(weights, arrays, model, data, init_from, labels, told) -> dict[st
       )
     change = resize.interpolate_tokens if tokens == 'interpolate' else resize.tile_tokens
     arrays = change(arrays, old_grid, grid)
-    told.append(f'token mixing: {tokens}, grid {_by(old_grid)} -> {_by(grid)}')
-  old = len(arrays['head.bias']) if 'head.bias' in arrays else None
-  if head == 'new':
-    arrays = {name: array for name, array in arrays.items() if not _is_head(name)}
-    told.append(f'head: reinitialised, {"none" if old is None else old} -> {data["classes"]} classes')
-  elif old is None:
+    notes.append(f'token mixing: {tokens}, grid {_by(old_grid)} -> {_by(grid)}')
+  return arrays
+
+
+def _fit_head(weights, arrays, wanted, data, init_from, labels, notes) -> dict[str, np.ndarray]:
+  """The arrays without their head where it is to be new, else with it, checked against the classes here.
+
+  Models without a parameter of the head, such as auto-encoders, have nothing to keep or to replace.
+  """
+  theirs, ours = (any(map(_is_head, names)) for names in (arrays, wanted))
+  if init_from.head == 'new':
+    if not ours:
+      raise MixerError(f"init_from.head is 'new', but a {weights.model['name']} has no head; set it to 'keep'")
+    before = weights.data.get('classes') or (_outputs(arrays) if theirs else 'none')
+    notes.append(f'head: reinitialised, {before if theirs else "none"} -> {data["classes"]} classes')
+    return {name: array for name, array in arrays.items() if not _is_head(name)}
+  if ours and not theirs:
     raise MixerError(f"{weights.source} has no head; set init_from.head='new'")
-  elif old != data['classes']:
+  if 'head.bias' in wanted and _outputs(arrays) not in (None, wanted['head.bias'][0]):
+    before = weights.data.get('classes') or _outputs(arrays)
     raise MixerError(
-      f'the head of {weights.source} is for {old} classes, but the data have {data["classes"]}; set'
+      f'the head of {weights.source} is for {before} classes, but the data have {data["classes"]}; set'
       " init_from.head='new' for a new one"
     )
-  elif weights.labels is not None and list(labels) != list(weights.labels):
-    i = next(i for i, pair in enumerate(zip(labels, weights.labels, strict=True)) if len(set(pair)) == 2)
-    told.append(f'warning: head: kept, but class {i} was {weights.labels[i]!r} and is {labels[i]!r} here')
+  if ours and weights.labels is not None and list(labels) != list(weights.labels):
+    pairs = itertools.zip_longest(weights.labels, labels)
+    i, (before, now) = next((i, pair) for i, pair in enumerate(pairs) if len(set(pair)) == 2)
+    notes.append(f'warning: head: kept, but class {i} was {before!r} and is {now!r} here')
   return arrays
+
+
+def _outputs(arrays: Mapping[str, np.ndarray]) -> int | None:
+  """How many numbers a head gives; None where its last layer is not called `head`."""
+  return len(arrays['head.bias']) if 'head.bias' in arrays else None
 
 
 def _compare_models(weights: Weights, model: Mapping, expected: Mapping, changed: Any) -> None:
@@ -145,12 +169,6 @@ def _compare_models(weights: Weights, model: Mapping, expected: Mapping, changed
     raise MixerError(f'{weights.source} is of another network: {"; ".join(differing)}; set them as in the weights')
 
 
-def _refuse_changes(weights: Weights, init_from: InitFrom) -> None:
-  for key in CHOICES:
-    if (value := getattr(init_from, key)) != 'keep':
-      raise MixerError(f"init_from.{key} is {value!r}, but a {weights.model['name']} is taken whole; set it to 'keep'")
-
-
 def _compare(source: str, wanted: Mapping[str, tuple], arrays: Mapping[str, np.ndarray]) -> None:
   lists: dict[str, Callable] = {
     'missing': lambda: sorted(set(wanted) - set(arrays)),
@@ -160,13 +178,14 @@ def _compare(source: str, wanted: Mapping[str, tuple], arrays: Mapping[str, np.n
       if arrays[name].shape != wanted[name]
     ],
   }  # fmt: skip
-  told = [f'{what}: {", ".join(found)}' for what, make in lists.items() if (found := make())]
-  if told:
-    raise MixerError(f'{source} does not fit the model of this config; {"; ".join(told)}')
+  found = [f'{what}: {", ".join(names)}' for what, make in lists.items() if (names := make())]
+  if found:
+    raise MixerError(f'{source} does not fit the model of this config; {"; ".join(found)}')
 
 
 def _is_head(name: str) -> bool:
-  return name.split('.')[0] in ('head', 'head_hidden')
+  first = name.partition('.')[0]
+  return first == 'head' or first.startswith('head_')
 
 
 def _channels(weights: Weights) -> int:

@@ -1,6 +1,6 @@
 """Weights from a file or a model folder, in our names and shapes, with what is known of them; and from where they came.
 
-Every array is float32 and finite; what was converted to that is told.
+Every array is float32 and finite; what was converted to that is noted.
 """
 
 import collections
@@ -17,11 +17,11 @@ import numpy as np
 from flax import nnx
 
 from mixer_jax.errors import MixerError
-from mixer_jax.models import mixing, upgrade
+from mixer_jax.models import MODELS, mixing, upgrade
 from mixer_jax.models import params as network
 from mixer_jax.models.layers import GELUS
 from mixer_jax.models.mixer import MlpMixer
-from mixer_jax.weights import archives, layouts, remote
+from mixer_jax.weights import archives, layouts, remote, trust
 
 FORMAT = 'mixer_jax model folder 1'  # `format` in the config.json of a model folder
 NOTED = ('image', 'mean', 'std', 'labels')  # beside `gelu` in the notes of a .safetensors file
@@ -41,7 +41,7 @@ class Weights:
     source: the address or path.
     kind: `original`, `older original`, `timm`, `model folder` or `run`.
     sha256: of the file that holds the arrays; '' for a run.
-    notes: what the user should hear.
+    notes: what the user should know.
   """
 
   arrays: dict[str, np.ndarray]
@@ -134,10 +134,10 @@ def _read_file(path: Path, address: str) -> Weights:
   channels = layouts.LAYOUTS[layout].patch(given[theirs['stem.kernel']].shape)[2]
   _check_data(address, data, about.get('labels'), model['patch'], math.prod(tokens), channels)
   convert = lambda ours, value: layouts.to_ours(layout, ours, value)
-  arrays, told = _to_float32(address, {ours: (name, given[name]) for ours, name in needed.items()}, convert)
+  arrays, converted = _to_float32(address, {ours: (name, given[name]) for ours, name in needed.items()}, convert)
   return Weights(
     arrays=arrays, model=model, data=data, labels=about.get('labels'), source=address, kind=layout,
-    sha256=archives.checksum(path), notes=(*notes, *told),
+    sha256=archives.checksum(path), notes=(*notes, *converted),
   )  # fmt: skip
 
 
@@ -152,7 +152,7 @@ def _about(address: str, notes: dict[str, str]) -> dict[str, Any]:
     good = False
   if not good:
     raise MixerError(
-      f'{address} says of itself {notes["mixer_jax"][:200]!r}, which is not to be understood; get another file'
+      f'{address} says of itself {notes["mixer_jax"][:200]!r}, which cannot be understood; get another file'
     )
   return about
 
@@ -229,6 +229,7 @@ def _read_folder(path: Path, address: str) -> Weights:
       raise MixerError(f'{config}: {key} is {about.get(key)!r:.80}, of the wrong type; get the folder again')
   if not isinstance(about['model'].get('name'), str):
     raise MixerError(f'{config}: model.name is {about["model"].get("name")!r:.80}, not a name; get the folder again')
+  trust.check(str(config), about['model'], MODELS)
   about['model'] = upgrade(about['model'])
   file = path / 'model.safetensors'
   archive = archives.read(file)
@@ -236,10 +237,10 @@ def _read_folder(path: Path, address: str) -> Weights:
     _check_mixer(address, config, about, {name: array.shape for name, array in archive.arrays.items()})
   else:
     _check_data(str(config), about['data'], about['labels'])
-  arrays, told = _to_float32(address, {name: (name, array) for name, array in archive.arrays.items()})
+  arrays, converted = _to_float32(address, {name: (name, array) for name, array in archive.arrays.items()})
   return Weights(
     arrays=arrays, model=about['model'], data=about['data'], labels=about['labels'], schema=about['schema'],
-    source=address, kind='model folder', sha256=archives.checksum(file), notes=told,
+    source=address, kind='model folder', sha256=archives.checksum(file), notes=converted,
   )  # fmt: skip
 
 
@@ -327,12 +328,12 @@ def _check_data(
 
 
 def _compare_names(address: str, needed: set[str], given: set[str]) -> None:
-  told = [
+  notes = [
     f'{what} {", ".join(sorted(names))}'
     for what, names in (('missing', needed - given), ('extra', given - needed)) if names
   ]  # fmt: skip
-  if told:
-    raise MixerError(f'{address} does not hold the arrays of a Mixer: {"; ".join(told)}; get another file')
+  if notes:
+    raise MixerError(f'{address} does not hold the arrays of a Mixer: {"; ".join(notes)}; get another file')
 
 
 def _to_float32(
@@ -353,7 +354,7 @@ def _to_float32(
     value = array.read()
     if array.dtype != 'float32':
       converted[array.dtype] += 1
-      with np.errstate(over='ignore', invalid='ignore'):  # told below
+      with np.errstate(over='ignore', invalid='ignore'):  # refused below
         value = value.astype(np.float32)
     if count := value.size - int(np.isfinite(value).sum()):
       bad.append(f'{name} ({count:,} of {value.size:,})')

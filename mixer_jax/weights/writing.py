@@ -40,7 +40,7 @@ def check_target(target: Path) -> None:
 
 
 def write(weights: Weights, target: Path, check: Callable[[Path], None] | None = None) -> tuple[str, ...]:
-  """Writes weights in the layout that the end of the name stands for; returns what the user should hear.
+  """Writes weights in the layout that the end of the name stands for; returns notes for the user.
 
   Args:
     check: is given the file before it stands in its place, and raises what it does not like.
@@ -53,7 +53,7 @@ def write(weights: Weights, target: Path, check: Callable[[Path], None] | None =
   part = target.with_name(f'.part-{target.name}')  # with the end of the name: `check` reads it
   try:
     with _removed(part):
-      told = writer(weights, part)
+      notes = writer(weights, part)
       if check:
         check(part)
       if not target.suffix and target.is_dir():
@@ -63,12 +63,12 @@ def write(weights: Weights, target: Path, check: Callable[[Path], None] | None =
         os.replace(part, target)
   except OSError as error:
     raise MixerError(f'cannot write --to={target} ({error.strerror}); choose another place') from error
-  return told
+  return notes
 
 
 @contextlib.contextmanager
 def _removed(part: Path) -> Iterator[None]:
-  """Takes away what was begun, whatever happens."""
+  """Removes what was begun, whatever happens."""
   try:
     yield
   finally:
@@ -84,8 +84,8 @@ def to_npz(weights: Weights, path: Path) -> tuple[str, ...]:
   with path.open('wb') as file:
     np.savez(file, **arrays)
   lost = [what for what, kept in (('mean and std', weights.data.get('mean')), ('labels', weights.labels)) if kept]
-  told = [f'an .npz holds arrays alone: {", ".join(lost)} are not in it'] if lost else []
-  return (*told, *_other_gelu('tanh', "the original's code computes", weights))
+  notes = [f'an .npz holds arrays alone: {", ".join(lost)} are not in it'] if lost else []
+  return (*notes, *_other_gelu('tanh', "the original's code computes", weights))
 
 
 def to_timm(weights: Weights, path: Path) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullFormatter, NullLocator
 
 from mixer_jax.describe import describe
-from mixer_jax.models import upgrade
+from mixer_jax.training import settings
 
 # https://github.com/defgsus/nn-experiments, "MLP-Mixer re-invented for auto-encoding", after 1,000,000 images.
 KERNELS = (1, 3, 5, 7, 9, 11, 13)
@@ -61,7 +61,7 @@ def main():
   args = parser.parse_args()
   found = [summary for place in args.runs for summary in read(place)]
   having = [summary for summary in found if args.metric in summary['metrics']]
-  runs = list({identity(summary['config']): summary for summary in reversed(having)}.values())[::-1]
+  runs = list({json.dumps(summary['config'], sort_keys=True): summary for summary in reversed(having)}.values())[::-1]
   left_out = {f'without {args.metric}': len(found) - len(having), 'with the same config': len(having) - len(runs)}
   for why, count in left_out.items():
     if count:
@@ -86,17 +86,19 @@ def main():
 
 
 def read(place: Path) -> list[dict]:
-  """The summaries of the runs below a folder, or of a log."""
-  if place.is_file():
-    return [json.loads(line) for line in place.read_text().splitlines()]
-  return [json.loads(path.read_text()) for path in sorted(place.rglob('summary.json'))]
+  """The summaries of the runs below a folder, or of a log, with whole configs in the words of today."""
+  texts = (
+    place.read_text().splitlines() if place.is_file() else map(Path.read_text, sorted(place.rglob('summary.json')))
+  )
+  whole = lambda config: settings.resolve(settings.upgrade(config))
+  return [summary | {'config': whole(summary['config'])} for summary in map(json.loads, texts)]
 
 
 def rows(summaries: list[dict], metric: str) -> list[dict]:
   """One for each setting and number of images, the highest error first."""
   groups = collections.defaultdict(list)
   for summary in summaries:
-    groups[identity({k: v for k, v in summary['config'].items() if k != 'seed'})].append(summary)
+    groups[json.dumps(summary['config'] | {'seed': 0}, sort_keys=True)].append(summary)
   result = []
   for group in groups.values():
     errors = [summary['metrics'][metric] for summary in group]
@@ -111,18 +113,11 @@ def rows(summaries: list[dict], metric: str) -> list[dict]:
   return sorted(result, key=lambda row: (row['images'], -row['error']))
 
 
-def identity(config: dict) -> str:
-  """The same for a config that leaves a section empty and for one of before there was such a section."""
-  empty = lambda k, v: v == {} or k == 'init_from' and not v['weights']
-  return json.dumps({k: v for k, v in config.items() if not empty(k, v)}, sort_keys=True)
-
-
 def name(config: dict) -> str:
   """Such as the argument of the config: 'cnn2df-234-k7'."""
   model = config['model']
   if model['name'] == 'mixing_autoencoder':
     layers = ''.join(map(str, model['after']))
-    model = upgrade(model)
     kernel = f'-k{model["mixing"]["kernel"]}' if 'kernel' in model['mixing'] else ''
     return f'{model["mixing"]["name"]}-{layers}{kernel}' if layers else 'none'
   if model['name'] == 'cnn_autoencoder':

@@ -6,8 +6,9 @@ Arguments: DATA-METHOD, DATA-METHOD-half or DATA-METHOD-tune, where DATA is one 
     rows    20,000 rows of UNSW-NB15, a token for every column, 2 blocks of width 32, 4 epochs, no dropout
     mnist   the network of mnist.py and its rotations, 2 epochs
     cifar   10,000 images of CIFAR-10, patches of 8, 4 blocks of width 64, 12 epochs, no augmentation
-  and METHOD adamw, noise, sam, asam, gsam, fisher_sam, dynamic_sam or look_sam. `-half` takes half the epochs, which is
-  equal compute for a method with two gradients; `-tune` validates on a fifth of the training data and has no test data.
+  and METHOD is adamw, noise, sam, asam, gsam, fisher_sam, dynamic_sam or look_sam. `-half` takes half the epochs, which
+  is equal compute for a method with two gradients; `-tune` validates on a fifth of the training data and has no test
+  data.
 Expected: docs/results/sharp_minima.md.
 Hardware: one CPU core; about half a minute (digits) to three minutes (mnist with two gradients).
 Data: as for those configs; the CIFAR-10 images here are JPEG copies.

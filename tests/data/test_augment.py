@@ -4,6 +4,8 @@ import ast
 import colorsys
 import functools
 import math
+import sys
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +13,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mixer_jax.data import augment
-from mixer_jax.data.augment import AUGMENTATIONS, make_augment, normalize, to_float
+from mixer_jax.data.augment import AUGMENTATIONS, colour, geometry, make_augment, make_optional
+from mixer_jax.data.images.pixels import normalize, to_float
 from mixer_jax.errors import MixerError
 
 CLASSES = 5
@@ -181,7 +183,7 @@ def test_warp_agrees_with_scipy():
   image = np.asarray(random_batch()['image'])
   rows = rng.uniform(-3, 11, size=(8, 9, 12)).astype(np.float32)
   columns = rng.uniform(-3, 14, size=(8, 9, 12)).astype(np.float32)
-  result = jax.jit(augment._warp)(jnp.asarray(image), jnp.asarray(rows), jnp.asarray(columns))
+  result = jax.jit(geometry._warp)(jnp.asarray(image), jnp.asarray(rows), jnp.asarray(columns))
   for i in range(8):
     for channel in range(3):
       at = [rows[i], columns[i]]
@@ -189,7 +191,7 @@ def test_warp_agrees_with_scipy():
       np.testing.assert_allclose(result[i, ..., channel], expected, atol=2e-6)
 
 
-affine_warp = jax.jit(augment._affine_warp)
+affine_warp = jax.jit(geometry._affine_warp)
 
 
 def still(batch):
@@ -254,7 +256,7 @@ def test_affine_stays_in_its_ranges():
     return image
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(augment, '_affine_warp', record)
+    patch.setattr(geometry, '_affine_warp', record)
     settings = {'degrees': 30, 'translate': 0.25, 'scale': 0.5, 'shear': 10}
     make_augment({'affine': settings}, features=spec(batch), classes=None)(batch, jax.random.key(0))
   for name, low, high in [
@@ -281,7 +283,7 @@ def test_enlarging_agrees_with_scipy():
   image = np.asarray(batch['image'])
   rows, columns = 9 * (0.3 + 0.7 * draws(8, 1)), 12 * (0.3 + 0.7 * draws(8, 2))
   top, left = draws(8, 3) * (9 - rows), draws(8, 4) * (12 - columns)
-  result = jax.jit(augment._enlarge)(batch['image'], *map(jnp.asarray, (top, left, rows, columns)))
+  result = jax.jit(geometry._enlarge)(batch['image'], *map(jnp.asarray, (top, left, rows, columns)))
   for i in range(8):
     at = np.meshgrid(
       top[i] + (np.arange(9) + 0.5) * rows[i] / 9 - 0.5,
@@ -297,7 +299,7 @@ def test_resized_crop_stays_inside_its_ranges():
   batch = random_batch(batch=512, height=8, width=8)
   taken = []
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(augment, '_enlarge', lambda image, *box: taken.extend(box) or image)
+    patch.setattr(geometry, '_enlarge', lambda image, *box: taken.extend(box) or image)
     make_augment({'resized_crop': {'min_area': 0.25}}, features=spec(batch), classes=None)(batch, jax.random.key(0))
   top, left, rows, columns = map(np.asarray, taken)
   assert (top >= 0).all() and (left >= 0).all()
@@ -309,7 +311,7 @@ def test_resized_crop_stays_inside_its_ranges():
 
 def test_gaussian_agrees_with_scipy():
   noise = np.random.default_rng(0).uniform(-1, 1, size=(11, 14))
-  result = augment._gaussian(11, 1.5) @ noise @ augment._gaussian(14, 1.5)
+  result = geometry._gaussian(11, 1.5) @ noise @ geometry._gaussian(14, 1.5)
   expected = ndimage.gaussian_filter(noise, 1.5, mode='constant', truncate=10)
   np.testing.assert_allclose(result, expected, atol=1e-6)
 
@@ -318,7 +320,7 @@ def test_elastic_field_is_smooth_and_as_large_as_documented():
   batch = random_batch(batch=1024, height=29, width=29, channels=1)
   taken = []
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(augment, '_warp', lambda image, *at: taken.extend(at) or image)
+    patch.setattr(geometry, '_warp', lambda image, *at: taken.extend(at) or image)
     make_augment({'elastic': {'alpha': 34, 'sigma': 4}}, features=spec(batch), classes=None)(batch, jax.random.key(0))
   rows = np.asarray(taken[0]) - np.arange(29)[:, None]
   columns = np.asarray(taken[1]) - np.arange(29)
@@ -361,7 +363,7 @@ def test_hue_agrees_with_colorsys():
   image[0, 0, 1] = 0
   image[0, 0, 2] = [1, 1, 0]
   shift = draws(8, 1) - 0.5
-  result = np.asarray(jax.jit(augment._shift_hue)(jnp.asarray(image), jnp.asarray(shift)[:, None, None]))
+  result = np.asarray(jax.jit(colour._shift_hue)(jnp.asarray(image), jnp.asarray(shift)[:, None, None]))
   for i in range(8):
     for before, after in zip(image[i].reshape(-1, 3), result[i].reshape(-1, 3), strict=True):
       hue, saturation, value = colorsys.rgb_to_hsv(*before.tolist())
@@ -372,7 +374,7 @@ def test_hue_agrees_with_colorsys():
 def test_hue_by_a_third_turns_red_into_green():
   image = jnp.asarray([[[[0.9, 0.1, 0.1]]]])
   np.testing.assert_allclose(
-    jax.jit(augment._shift_hue)(image, jnp.full((1, 1, 1), 1 / 3))[0, 0, 0], [0.1, 0.9, 0.1], atol=1e-6
+    jax.jit(colour._shift_hue)(image, jnp.full((1, 1, 1), 1 / 3))[0, 0, 0], [0.1, 0.9, 0.1], atol=1e-6
   )
 
 
@@ -381,10 +383,10 @@ def test_hue_is_the_same_fused_and_step_by_step():
   image = random_batch(batch=64, height=16, width=16)['image']
   share = 0.6 + 0.8 * draws(64, 1)[:, None, None, None]
   shift = 0.2 * draws(64, 2)[:, None, None] - 0.1
-  saturate = lambda image: augment._blend(image, augment._grey(image), share)
-  fused = jax.jit(lambda image: augment._shift_hue(saturate(augment._blend(image, 0, share)), shift))(image)
-  step_by_step = jax.jit(saturate)(jax.jit(augment._blend)(image, 0, share))
-  step_by_step = jax.jit(augment._shift_hue)(step_by_step, shift)
+  saturate = lambda image: colour._blend(image, colour._grey(image), share)
+  fused = jax.jit(lambda image: colour._shift_hue(saturate(colour._blend(image, 0, share)), shift))(image)
+  step_by_step = jax.jit(saturate)(jax.jit(colour._blend)(image, 0, share))
+  step_by_step = jax.jit(colour._shift_hue)(step_by_step, shift)
   np.testing.assert_allclose(fused, step_by_step, atol=1e-5)
 
 
@@ -490,6 +492,75 @@ def test_mixup_composes_with_cutmix():
   np.testing.assert_allclose(both['label'].sum(-1), 1, rtol=1e-6)
 
 
+# ---- of the user's own
+
+
+OWN = """
+import jax
+
+
+def solarize(features, *, below: float = 0.5):
+  return lambda batch, key: {**batch, 'image': jax.numpy.where(batch['image'] < below, batch['image'], 0)}
+
+
+def shift(features, *, by: float):
+  return lambda batch, key: {**batch, 'image': batch['image'] + by * jax.random.uniform(key)}
+
+
+def relabel(features, classes):
+  return lambda batch, key: {**batch, 'label': (batch['label'] + 1) % classes}
+
+
+def jitter(features, *, deviation: float):
+  return lambda batch, key: {**batch, 'features': batch['features'] + deviation * jax.random.normal(key)}
+
+
+def nothing(features):
+  return None
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+  (tmp_path / 'own_augmentations.py').write_text(OWN)
+  monkeypatch.syspath_prepend(tmp_path)
+  monkeypatch.delitem(sys.modules, 'own_augmentations', raising=False)
+  return 'own_augmentations'
+
+
+def test_own_augmentations_run_after_the_others_and_before_noise(own):
+  batch = random_batch()
+  image = np.asarray(run({'crop': {'padding': 2}}, batch)['image'])
+  both = run({f'{own}:solarize': {}, f'{own}:relabel': {}, 'noise': {'deviation': 0.1}, 'crop': {'padding': 2}}, batch)
+  np.testing.assert_array_equal(both['target'], np.where(image < 0.5, image, 0))
+  assert np.abs(both['image'] - both['target']).max() > 0.1
+  np.testing.assert_array_equal(both['label'], (batch['label'] + 1) % CLASSES)
+
+
+def test_own_augmentations_draw_from_a_key_of_their_own(own):
+  batch = random_batch()
+  key = jax.random.fold_in(jax.random.key(3), zlib.crc32(f'{own}:shift'.encode()))
+  found = run({f'{own}:solarize': {'below': 9.0}, f'{own}:shift': {'by': 0.5}}, batch, seed=3)['image']
+  np.testing.assert_allclose(found, batch['image'] + 0.5 * jax.random.uniform(key), rtol=1e-6)
+
+
+def test_own_augmentations_of_rows(own):
+  rows = {'features': jnp.ones((4, 3)), 'label': jnp.zeros(4, jnp.int32)}
+  augment = jax.jit(make_optional({f'{own}:jitter': {'deviation': 0.1}}, features=spec(rows), classes=2))
+  changed, kept = (augment(rows, jax.random.key(0), augmenting)['features'] for augmenting in (True, False))
+  assert changed.shape == (4, 3) and (changed != 1).all()
+  np.testing.assert_array_equal(kept, rows['features'])
+  np.testing.assert_array_equal(augment(rows, None, True)['features'], rows['features'])
+
+
+def test_own_augmentations_that_are_refused(own):
+  assert "there is no 'under'. Known: below." in refused({f'{own}:solarize': {'under': 1.0}})
+  assert f'the config lacks augment.{own}:shift.by (float)' in refused({f'{own}:shift': {}})
+  assert f'augment.{own}:nothing gave NoneType' in refused({f'{own}:nothing': {}})
+  assert 'name in the module' in refused({f'{own}:solarise': {}})
+  assert "there is no module 'no_such_module'" in refused({'no_such_module:flip': {}})
+
+
 # ---- pixels
 
 
@@ -537,29 +608,30 @@ def test_normalize_refuses(mean, std, message):
     ({'flipp': {}}, "unknown augmentation 'flipp'; did you mean 'flip'? Known: "),
     (
       {'crop': {'pading': 4}},
-      "unknown setting of config.augment.crop 'pading'; did you mean 'padding'? Known: padding.",
+      "unknown key augment.crop.pading: there is no 'pading'; did you mean 'padding'? Known: padding.",
     ),
-    ({'crop': {'features': 4}}, "unknown setting of config.augment.crop 'features'"),
-    ({'mixup': {'alpha': 1.0, 'classes': 3}}, "unknown setting of config.augment.mixup 'classes'"),
-    ({'crop': {}}, "config.augment.crop lacks 'padding'; its settings: padding"),
-    ({'mixup': {}}, "config.augment.mixup lacks 'alpha'; its settings: alpha, probability"),
-    ({'elastic': {'alpha': 3}}, "config.augment.elastic lacks 'sigma'; its settings: alpha, sigma"),
-    ({'flip': 0.5}, "config.augment.flip must be a dict of settings, {'setting': value}, got 0.5"),
+    ({'crop': {'features': 4}}, "unknown key augment.crop.features: there is no 'features'"),
+    ({'mixup': {'alpha': 1.0, 'classes': 3}}, "unknown key augment.mixup.classes: there is no 'classes'"),
+    ({'crop': {}}, 'the config lacks augment.crop.padding (int); set it'),
+    ({'mixup': {}}, 'the config lacks augment.mixup.alpha (float); set it'),
+    ({'elastic': {'alpha': 3}}, 'the config lacks augment.elastic.sigma (float); set it'),
+    ({'elastic': {}}, 'the config lacks augment.elastic.alpha (float), augment.elastic.sigma (float); set them'),
+    ({'flip': 0.5}, "augment.flip must be a dict of settings, {'setting': value}, got 0.5"),
     (
       {'flip': {'probability': 1.5}},
-      'config.augment.flip.probability must be a number at least 0 and at most 1, got 1.5',
+      'augment.flip.probability must be a number at least 0 and at most 1, got 1.5',
     ),
-    ({'flip': {'probability': '1'}}, "flip.probability must be a number at least 0 and at most 1, got '1'"),
-    ({'flip': {'probability': True}}, 'flip.probability must be a number at least 0 and at most 1, got True'),
+    ({'flip': {'probability': '1'}}, "augment.flip.probability is '1' (str), but must be float"),
+    ({'flip': {'probability': True}}, 'augment.flip.probability is True (bool), but must be float'),
     (
       {'crop': {'padding': -1}},
-      'crop.padding must be a whole number at least 0 and at most 7; the images are 8 x 8, got -1',
+      'crop.padding must be a number at least 0 and at most 7; the images are 8 x 8, got -1',
     ),
     (
       {'crop': {'padding': 8}},
-      'crop.padding must be a whole number at least 0 and at most 7; the images are 8 x 8, got 8',
+      'crop.padding must be a number at least 0 and at most 7; the images are 8 x 8, got 8',
     ),
-    ({'crop': {'padding': 1.5}}, 'crop.padding must be a whole number'),
+    ({'crop': {'padding': 1.5}}, 'augment.crop.padding is 1.5 (float), but must be int'),
     ({'rotation': {'degrees': -1}}, 'rotation.degrees must be a number at least 0 and at most 180, got -1'),
     ({'rotation': {'degrees': 181}}, 'rotation.degrees must be a number at least 0 and at most 180, got 181'),
     (
@@ -606,7 +678,7 @@ def test_refuses_settings(settings, message):
 
 
 def test_a_list_of_names_is_refused():
-  message = "config.augment must be a dict, {'flip': {}, 'crop': {'padding': 4}}, got ['flip']"
+  message = "augment must be a dict, {'flip': {}, 'crop': {'padding': 4}}, got ['flip']"
   assert message in refused(['flip'])
 
 

@@ -1,4 +1,4 @@
-"""Folders of images without classes, and crops: what is kept of an image, what is cut out of it, what is told."""
+"""Folders of images without classes, and crops: what is kept of an image, what is cut out of it, what is noted."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixer_jax.data import formats, inputs, sources
+from mixer_jax.data import inputs
+from mixer_jax.data.images import canvas, decode, sets
 from mixer_jax.errors import MixerError
 
 SHAPE = (24, 24, 3)
@@ -26,7 +27,7 @@ def save(folder, name, pixels, **options):
 
 
 def load(folder, split='all', shape=SHAPE, crop_from=40):
-  return sources.load(f'images:{folder}', split, image=shape, classes=1, crop_from=crop_from)
+  return sets.load(f'images:{folder}', split, image=shape, classes=1, crop_from=crop_from)
 
 
 # ---- the canvas
@@ -46,29 +47,29 @@ def load(folder, split='all', shape=SHAPE, crop_from=40):
   ],
 )
 def test_what_is_kept_of_an_image(size, kept):
-  canvas, filled = formats.fit_canvas(gradient(*size), SHAPE[:2], 40)
-  assert canvas.shape == (40, 40, 3) and canvas.dtype == np.uint8
+  whole, filled = canvas.fit_canvas(gradient(*size), SHAPE[:2], 40)
+  assert whole.shape == (40, 40, 3) and whole.dtype == np.uint8
   assert tuple(filled) == kept
-  assert not canvas[kept[0] :].any() and not canvas[:, kept[1] :].any()
+  assert not whole[kept[0] :].any() and not whole[:, kept[1] :].any()
 
 
 def test_an_image_that_fits_keeps_its_pixels():
   image = np.random.default_rng(0).integers(0, 256, (33, 27, 3), np.uint8)
-  canvas, filled = formats.fit_canvas(image, SHAPE[:2], 40)
-  np.testing.assert_array_equal(canvas[: filled[0], : filled[1]], image)
+  whole, filled = canvas.fit_canvas(image, SHAPE[:2], 40)
+  np.testing.assert_array_equal(whole[: filled[0], : filled[1]], image)
 
 
 def test_what_is_beyond_the_canvas_is_cut_off_on_both_sides():
-  canvas, filled = formats.fit_canvas(gradient(24, 60), SHAPE[:2], 40)
+  whole, filled = canvas.fit_canvas(gradient(24, 60), SHAPE[:2], 40)
   assert tuple(filled) == (24, 40)
-  np.testing.assert_array_equal(canvas[0, :, 1], np.arange(10, 50))
+  np.testing.assert_array_equal(whole[0, :, 1], np.arange(10, 50))
 
 
 def test_a_smaller_one_is_a_bilinear_resize():
   image = np.random.default_rng(0).integers(0, 256, (80, 60, 3), np.uint8)
-  canvas, _ = formats.fit_canvas(image, SHAPE[:2], 40)
+  whole, _ = canvas.fit_canvas(image, SHAPE[:2], 40)
   wanted = np.asarray(Image.fromarray(image).resize((30, 40), Image.Resampling.BILINEAR))
-  np.testing.assert_array_equal(canvas[:, :30], wanted)
+  np.testing.assert_array_equal(whole[:, :30], wanted)
 
 
 # ---- the crop
@@ -76,10 +77,10 @@ def test_a_smaller_one_is_a_bilinear_resize():
 
 def test_random_crops_are_windows_of_what_is_filled_and_reach_every_place():
   sizes = [(40, 30), (24, 40), (24, 24), (33, 27)]
-  canvases = [formats.fit_canvas(gradient(*s), (24, 24), 40) for s in sizes]
+  canvases = [canvas.fit_canvas(gradient(*s), (24, 24), 40) for s in sizes]
   image, size = (np.stack(part) for part in zip(*canvases, strict=True))
   places = {i: set() for i in range(len(sizes))}
-  draw = jax.jit(lambda key: inputs.crop(jnp.asarray(image), jnp.asarray(size), (24, 24), key))
+  draw = jax.jit(lambda key: canvas.crop(jnp.asarray(image), jnp.asarray(size), (24, 24), key))
   for seed in range(300):
     for i, window in enumerate(np.asarray(draw(jax.random.key(seed)))):
       top, left = window[0, 0, :2]
@@ -91,43 +92,41 @@ def test_random_crops_are_windows_of_what_is_filled_and_reach_every_place():
 
 
 def test_without_a_key_the_crop_is_the_middle_one():
-  image, size = formats.fit_canvas(gradient(40, 30), (24, 24), 40)
-  window = inputs.crop(jnp.asarray(image[None]), jnp.asarray(size[None]), (24, 24), None)
+  image, size = canvas.fit_canvas(gradient(40, 30), (24, 24), 40)
+  window = canvas.crop(jnp.asarray(image[None]), jnp.asarray(size[None]), (24, 24), None)
   np.testing.assert_array_equal(window[0], image[8:32, 3:27])
 
 
-def test_prepare_crops_then_augments_and_agrees_with_crop():
+def test_preprocess_crops_then_augments_and_agrees_with_crop():
   data = inputs.Images(
-    name='images:x', train='all', val='', test='', image=SHAPE, classes=1, mean=(0.0,) * 3, std=(1.0,) * 3,
-    resident_mib=0.0, workers=0, crop_from=40,
+    name='images:x', image=SHAPE, classes=1, mean=(0.0,) * 3, std=(1.0,) * 3, crop_from=40,
   )  # fmt: skip
-  image, size = formats.fit_canvas(gradient(40, 30), (24, 24), 40)
+  image, size = canvas.fit_canvas(gradient(40, 30), (24, 24), 40)
   batch = {'image': jnp.asarray(image[None]), 'size': jnp.asarray(size[None]), 'label': jnp.zeros(1, jnp.int32)}
-  prepared = data.make_prepare({}, 1)(batch)['image']
-  np.testing.assert_allclose(prepared[0], image[8:32, 3:27] / 255, atol=1e-6)
+  preprocessed = data.make_preprocess({}, 1)(batch)['image']
+  np.testing.assert_allclose(preprocessed[0], image[8:32, 3:27] / 255, atol=1e-6)
   keys = [jax.random.key(i) for i in range(8)]
-  drawn = [np.asarray(data.make_prepare({}, 1)(batch, key)['image']) for key in keys]
+  drawn = [np.asarray(data.make_preprocess({}, 1)(batch, key)['image']) for key in keys]
   assert len({d.tobytes() for d in drawn}) > 4
-  np.testing.assert_array_equal(data.make_prepare({}, 1)(batch, keys[3])['image'], drawn[3])
+  np.testing.assert_array_equal(data.make_preprocess({}, 1)(batch, keys[3])['image'], drawn[3])
 
 
 def test_a_canvas_smaller_than_the_crop():
   with pytest.raises(MixerError, match='data.crop_from is 20, but the crop 24x24 is larger'):
     inputs.Images(
-      name='images:x', train='all', val='', test='', image=SHAPE, classes=1, mean=(0.0,) * 3, std=(1.0,) * 3,
-      resident_mib=0.0, workers=0, crop_from=20,
+      name='images:x', image=SHAPE, classes=1, mean=(0.0,) * 3, std=(1.0,) * 3, crop_from=20,
     )  # fmt: skip
 
 
 def test_images_of_one_size_have_no_canvas():
   with pytest.raises(MixerError, match='crop_from is 40, but digits holds images of one size'):
-    sources.load('digits', 'train', image=(8, 8, 1), classes=10, crop_from=40)
+    sets.load('digits', 'train', image=(8, 8, 1), classes=10, crop_from=40)
 
 
 # ---- the folder
 
 
-def test_a_folder_is_read_in_the_order_of_names(tmp_path, capsys):
+def test_a_folder_is_read_in_the_order_of_names(tmp_path):
   for name in ('b/2.png', 'a.png', 'b/1.jpg', 'c.png'):
     save(tmp_path, name, gradient(30, 30) + ord(name[0]) % 50)
   source = load(tmp_path)
@@ -137,7 +136,7 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path, capsys):
   np.testing.assert_array_equal(example['image'][:30, :30], gradient(30, 30) + ord('a') % 50)
   assert len(load(tmp_path, 'all[:1]')) == 1
   np.testing.assert_array_equal(load(tmp_path, 'all[3:]')[0]['image'], source[3]['image'])
-  assert capsys.readouterr().err == ''
+  assert source.notes == ()
 
 
 def test_without_crop_from_images_are_resized(tmp_path):
@@ -145,7 +144,7 @@ def test_without_crop_from_images_are_resized(tmp_path):
   assert load(tmp_path, crop_from=0)[0]['image'].shape == SHAPE
 
 
-def test_what_is_converted_enlarged_and_left_out_is_counted(tmp_path, capsys):
+def test_what_is_converted_enlarged_and_left_out_is_counted(tmp_path):
   save(tmp_path, 'a.png', gradient(30, 30))
   save(tmp_path, 'grey1.png', gradient(30, 30, 1))
   save(tmp_path, 'grey2.png', gradient(50, 30, 1))
@@ -154,21 +153,21 @@ def test_what_is_converted_enlarged_and_left_out_is_counted(tmp_path, capsys):
   Image.new('RGBA', (30, 30)).save(tmp_path / 'window.png')
   (tmp_path / 'notes.txt').write_text('no image')
   source = load(tmp_path)
-  told = capsys.readouterr().err
-  assert f'{tmp_path}: 1 left out that are not images, such as {tmp_path}/notes.txt' in told
-  assert f'2 turned from grey to colour or back (3 channels), such as {tmp_path}/grey1.png' in told
-  assert f'1 smaller than 24x24 enlarged, such as {tmp_path}/small.png' in told
-  assert f'1 so long that of 40 pixels the middle is kept, such as {tmp_path}/wide.png' in told
-  assert f'1 with transparency laid on white, such as {tmp_path}/window.png' in told
+  assert source.notes[0] == f'{tmp_path}: 1 left out that are not images, such as {tmp_path}/notes.txt'
+  assert [note.removeprefix(f'images:{tmp_path}, all: ') for note in source.notes[1:]] == [
+    f'2 turned from grey to colour or back (3 channels), such as {tmp_path}/grey1.png',
+    f'1 with transparency laid on white, such as {tmp_path}/window.png',
+    f'1 smaller than 24x24 enlarged, such as {tmp_path}/small.png',
+    f'1 so long that of 40 pixels the middle is kept, such as {tmp_path}/wide.png',
+  ]
   assert (source[5]['image'][:30, :30] == 255).all()
   grey = source[1]['image'][:30, :30]
   np.testing.assert_array_equal(grey, np.repeat(gradient(30, 30, 1), 3, axis=-1))
-  load(tmp_path, shape=(24, 24, 1))
-  assert '4 turned from grey to colour or back (1 channels)' in capsys.readouterr().err
-  load(tmp_path, 'all[:3]')
-  assert capsys.readouterr().err.splitlines()[1:] == [
-    f'images:{tmp_path}, all[:3]: 2 turned from grey to colour or back (3 channels), such as {tmp_path}/grey1.png'
-  ]
+  grey = load(tmp_path, shape=(24, 24, 1))
+  assert any('4 turned from grey to colour or back (1 channels)' in note for note in grey.notes)
+  assert load(tmp_path, 'all[:3]').notes[1:] == (
+    f'images:{tmp_path}, all[:3]: 2 turned from grey to colour or back (3 channels), such as {tmp_path}/grey1.png',
+  )
 
 
 @pytest.mark.parametrize(
@@ -176,15 +175,15 @@ def test_what_is_converted_enlarged_and_left_out_is_counted(tmp_path, capsys):
 )
 def test_a_header_tells_what_the_pixels_will_be(mode, channels, tmp_path):
   Image.new(mode, (9, 5)).save(tmp_path / 'a.png')
-  assert formats.read_header(tmp_path / 'a.png') == ((5, 9), channels, mode in ('LA', 'RGBA'))
+  assert decode.read_header(tmp_path / 'a.png') == ((5, 9), channels, mode in ('LA', 'RGBA'))
 
 
 def test_a_header_knows_of_turned_photographs(tmp_path):
   exif = Image.Exif()
   exif[0x0112] = 6
   path = save(tmp_path, 'a.jpg', gradient(30, 20), exif=exif)
-  assert formats.read_header(path) == ((20, 30), 3, False)
-  assert formats.read_pixels(path, 3).shape == (20, 30, 3)
+  assert decode.read_header(path) == ((20, 30), 3, False)
+  assert decode.read_pixels(path, 3).shape == (20, 30, 3)
 
 
 @pytest.mark.parametrize('content', [b'', b'not an image'])

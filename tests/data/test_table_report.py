@@ -8,7 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from mixer_jax.data import inputs, table_report, tables
+from mixer_jax.data import inputs
+from mixer_jax.data.tables import checks, report
 
 COLUMNS = ('a', 'b', 'c', 'label')
 REAL = os.environ.get('MIXER_DATA_DIR')
@@ -39,8 +40,8 @@ def told(tmp_path):
       'name': name or f'csv:{tmp_path}', 'train': split, **splits, 'label': 'label', 'drop': drop, 'categorical': None,
       'scaling': 'standard', 'column_order': 0, 'classes': classes, 'resident_mib': 1.0, 'workers': 0,
     }  # fmt: skip
-    schema = inputs.Rows(**keys).fit(None)
-    return table_report.report(inputs.Rows(**keys, schema=schema), None)
+    data = inputs.Rows(**keys)
+    return data.with_schema(data.fit(None)).report(None)
 
   return told
 
@@ -183,9 +184,9 @@ def test_a_rare_class_is_not_told_by_every_column(told):
 
 def test_a_large_table_is_sampled(told, monkeypatch):
   seen = []
-  real = tables.single_column_accuracy
-  monkeypatch.setattr(table_report, 'SAMPLE', 500)
-  monkeypatch.setattr(tables, 'single_column_accuracy', lambda t, *rest: seen.append(len(t)) or real(t, *rest))
+  real = checks.single_column_accuracy
+  monkeypatch.setattr(report, 'SAMPLE', 500)
+  monkeypatch.setattr(checks, 'single_column_accuracy', lambda t, *rest: seen.append(len(t)) or real(t, *rest))
   (line,) = warnings(told(leaking(2000, 0)))
   assert seen == [500] and 'a (100.00%)' in line
 
@@ -216,11 +217,7 @@ def test_a_column_that_names_the_rows(told):
 
 
 def test_images_have_no_report():
-  keys = {
-    'name': 'digits', 'train': 'train', 'val': '', 'test': '', 'image': (8, 8, 1), 'classes': 10, 'mean': (0.0,),
-    'std': (1.0,), 'resident_mib': 1.0, 'workers': 0,
-  }  # fmt: skip
-  assert table_report.report(inputs.Images(**keys), None) == []
+  assert inputs.Images(name='digits', **inputs.defaults('digits')).report(None) == []
 
 
 # ---- the real UNSW-NB15, coursework files
@@ -238,7 +235,8 @@ def unsw():
       'categorical': ('proto', 'service', 'state'), 'scaling': scaling, 'column_order': 0, 'classes': 2,
       'resident_mib': 1.0, 'workers': 0,
     }  # fmt: skip
-    return inputs.Rows(**keys, schema=inputs.Rows(**keys).fit(REAL))
+    data = inputs.Rows(**keys)
+    return data.with_schema(data.fit(REAL))
 
   return unsw
 
@@ -247,15 +245,15 @@ def test_real_unsw_is_reported(unsw):
   data = unsw('train', '', 'global')
   train, test = (data.table(split, REAL) for split in ('train', 'test'))
   assert (len(train), len(test), len(data.schema.columns)) == (20_000, 4_000, 42)
-  assert warnings(table_report.report(data, REAL)) == [
+  assert warnings(data.report(REAL)) == [
     'warning: 4,581 of the 20,000 rows (22.9%) of train are copies of others',
     'warning: 149 of the 4,000 rows (3.7%) of test stand in train too, by all but the label',
   ]
   # With the label they are 142: the other seven are attacks that equal normal training rows.
-  keys = [tables.row_keys(table, [*data.schema.columns, 'label']) for table in (train, test)]
+  keys = [checks.row_keys(table, [*data.schema.columns, 'label']) for table in (train, test)]
   assert sum(key in frozenset(keys[0]) for key in keys[1]) == 142
-  known = frozenset(tables.row_keys(train, data.schema.columns))
-  shared = [key in known for key in tables.row_keys(test, data.schema.columns)]
+  known = frozenset(checks.row_keys(train, data.schema.columns))
+  shared = [key in known for key in checks.row_keys(test, data.schema.columns)]
   relabelled = np.array(shared) & ~np.isin(keys[1], keys[0])
   assert test.columns['label'][relabelled].tolist() == ['1'] * 7
 

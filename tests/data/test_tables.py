@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from sklearn import preprocessing
 
-from mixer_jax.data import table_sets, tables
+from mixer_jax.data.tables import Table, checks, scaling, sets
+from mixer_jax.data.tables import csv as csv_files
+from mixer_jax.data.tables import schema as schemas
+from mixer_jax.data.tables import table as table_module
 from mixer_jax.errors import MixerError
 
 HEADER = ('size', 'colour', 'flag', 'label')
@@ -33,13 +36,13 @@ def path(tmp_path):
 
 
 def read(path, **changes):
-  return table_sets.load(
+  return sets.load(
     f'csv:{path}', 'train', **{'label': 'label', 'drop': (), 'categorical': None, 'data_dir': None, **changes}
   )
 
 
 def fitted(table, scaling='standard', **changes):
-  return tables.fit(
+  return schemas.fit(
     table, **{'label': 'label', 'dropped': (), 'categorical': ['colour'], 'scaling': scaling, **changes}
   )
 
@@ -57,8 +60,8 @@ def test_what_is_read_is_what_was_written(path):
 
 def test_more_rows_than_are_held_as_text_at_once(path, monkeypatch):
   whole = read(path)
-  monkeypatch.setattr(tables, 'ROWS', 7)
-  table_sets._read.cache_clear()
+  monkeypatch.setattr(table_module, 'ROWS', 7)
+  sets._read.cache_clear()
   parts = read(path)
   for name in HEADER:
     np.testing.assert_array_equal(parts.columns[name], whole.columns[name])
@@ -80,7 +83,7 @@ def test_a_byte_order_mark_spaces_and_quotes(tmp_path):
     ('a,,label\n1,2,0\n', 'column 2 has no name'),
     ('a,b,label\n1,2,0\n1,2\n', 'row 2: 2 cells, but the header has 3'),
     ('a,b,label\n1,2,0\n1,inf,1\n', "row 2, column 'b': 'inf' is infinite"),
-    ('a,b,label\n1,2,0\n3,4,1\nx,4,1\n', "row 3, column 'a': 'x' is no number, as most of that column are"),
+    ('a,b,label\n1,2,0\n3,4,1\nx,4,1\n', "row 3, column 'a': 'x' is not a number, as most of that column are"),
     ('a,b,label\n1,2,0\n3,4,0\n', "every row has the label '0'"),
     ('a,b,label\n1,2,0\n3,4,\n', "row 2: the label 'label' is missing"),
     ('a,b,label\n1,,0\n3,,1\n', "the column 'b' is empty in every row"),
@@ -110,18 +113,18 @@ def test_no_text(tmp_path):
 
 
 def test_blank_lines_end_a_table_but_do_not_part_it(tmp_path, monkeypatch):
-  monkeypatch.setattr(tables, 'ROWS', 4)
+  monkeypatch.setattr(table_module, 'ROWS', 4)
   path = tmp_path / 't.csv'
   values = [f'{value:.9f}' for value in np.random.default_rng(0).normal(size=10)]
   path.write_text('a\n' + ''.join(f'{value}\n' for value in values) + '\n\r\n\n')
-  assert tables.read_csv(path, columns=['a'], categorical=[]).columns['a'].tolist() == list(map(float, values))
+  assert csv_files.read_csv(path, columns=['a'], categorical=[]).columns['a'].tolist() == list(map(float, values))
   path.write_text('a\n' + '\n'.join([*values[:6], '', '', *values[6:]]) + '\n')
-  parts = tables.read_cells(path)
+  parts = csv_files.read_cells(path)
   assert next(parts) == (1, {'a': values[:4]})  # the file is not searched before its rows are given
   with pytest.raises(MixerError, match='line 8: .* is blank, but rows follow; take it out, or write "" where its only'):
     list(parts)
   path.write_text('a\n' + '\n'.join([*values[:6], '""', *values[6:]]) + '\n')
-  column = tables.read_csv(path, columns=['a'], categorical=[]).columns['a']
+  column = csv_files.read_csv(path, columns=['a'], categorical=[]).columns['a']
   assert len(column) == 11 and np.flatnonzero(np.isnan(column)).tolist() == [6]
 
 
@@ -138,9 +141,7 @@ def test_missing_numbers_are_the_median_and_counted(tmp_path):
 def test_a_value_that_no_training_row_has_is_number_0_and_counted(path):
   table = read(path)
   schema = fitted(table)
-  other = tables.Table(
-    'other', {**table.columns, 'colour': np.where(np.arange(len(table)) < 3, 'pink', 'red').astype(object)}
-  )
+  other = Table('other', {**table.columns, 'colour': np.where(np.arange(len(table)) < 3, 'pink', 'red').astype(object)})
   arrays, counts = schema.arrays(other)
   assert counts == {'colour: unknown': 3}
   assert arrays['categories'][:, 0].tolist() == [0] * 3 + [1 + schema.categories['colour'].index('red')] * 37
@@ -151,17 +152,15 @@ def test_labels(path, tmp_path):
   schema = fitted(table)
   assert schema.classes == ('0', '1')
   np.testing.assert_array_equal(schema.labels(table), np.arange(40) % 2)
-  np.testing.assert_array_equal(
-    schema.labels(tables.Table('t', {'label': np.array(['1.0', '0', '1e0'], object)})), [1, 0, 1]
-  )
+  np.testing.assert_array_equal(schema.labels(Table('t', {'label': np.array(['1.0', '0', '1e0'], object)})), [1, 0, 1])
   with pytest.raises(MixerError, match="row 2, column 'label': '2' is none of the classes 0, 1"):
-    schema.labels(tables.Table('t', {'label': np.array(['1', '2'], object)}))
+    schema.labels(Table('t', {'label': np.array(['1', '2'], object)}))
 
 
 def test_a_row_of_a_part_is_named_by_its_number_in_the_file(tmp_path):
   body = [(str(i), 'red', '0', str(i % 2)) for i in range(50)]
   body[20] = ('20', 'red', '0', 'x')
-  part = table_sets.load(
+  part = sets.load(
     f'csv:{write(tmp_path / "t.csv", body)}', 'train[:90%]', label='label', drop=(), categorical=None, data_dir=None
   )
   assert part.numbers.tolist() == (part.columns['size'] + 1).tolist() != sorted(part.numbers.tolist())
@@ -181,16 +180,16 @@ def test_a_file_that_changes_is_read_again(path):
 
 
 def test_a_wide_table_is_read_a_few_rows_at_a_time(tmp_path, monkeypatch):
-  monkeypatch.setattr(tables, 'CELLS', 30)
+  monkeypatch.setattr(table_module, 'CELLS', 30)
   path = write(tmp_path / 't.csv', rows(20))
-  parts = list(tables.read_cells(path))
+  parts = list(csv_files.read_cells(path))
   assert [first for first, _ in parts] == [1, 8, 15] and [len(cells['size']) for _, cells in parts] == [7, 7, 6]
   assert sum((cells['size'] for _, cells in parts), []) == [row[0] for row in rows(20)]
 
 
 @pytest.mark.parametrize('names', [('big', '--1', '-1'), ('inf', '1'), ('1_0', '10'), ('x\ny', 'z')])
 def test_odd_labels(names):
-  table = tables.Table('t', {'size': np.arange(4.0), 'label': np.array([*names, *names][:4], object)})
+  table = Table('t', {'size': np.arange(4.0), 'label': np.array([*names, *names][:4], object)})
   schema = fitted(table, categorical=[])
   assert schema.classes == tuple(sorted(names))
   assert [schema.classes[k] for k in schema.labels(table)] == table.columns['label'].tolist()
@@ -211,16 +210,16 @@ LARGE = 2**53  # from which on a float64 is not one whole number only
   ids=['large', 'with a point', 'one number in many ways', 'very large', 'longer than Python reads'],
 )
 def test_whole_numbers_are_classes_exactly(cells, classes):
-  table = tables.Table('t', {'size': np.arange(float(len(cells))), 'label': np.array(cells, object)})
+  table = Table('t', {'size': np.arange(float(len(cells))), 'label': np.array(cells, object)})
   schema = fitted(table, categorical=[])
   assert schema.classes == classes
   assert set(schema.labels(table)) == set(range(len(classes)))
 
 
-def test_a_label_that_names_no_classes():
-  label = lambda values: tables.Table('t', {'size': np.arange(60.0), 'label': np.array(values, object)})
+def test_a_label_that_is_not_a_class():
+  label = lambda values: Table('t', {'size': np.arange(60.0), 'label': np.array(values, object)})
   assert len(fitted(label([str(i % 25) for i in range(60)]), categorical=[]).classes) == 25
-  with pytest.raises(MixerError, match="'label' has 60 values in 60 rows, so it names no classes"):
+  with pytest.raises(MixerError, match="'label' has 60 values in 60 rows, so they are not classes"):
     fitted(label([f'{i / 7:.5f}' for i in range(60)]), categorical=[])
 
 
@@ -233,7 +232,7 @@ def numbers():
   columns = {f'c{i}': rng.lognormal(i, 2, 300) * rng.choice([-1, 1], 300) for i in range(4)}
   columns['steps'] = rng.integers(0, 3, 300).astype(float)
   columns['same'] = np.full(300, 7.0)
-  return tables.Table('numbers', {**columns, 'label': np.array([str(i % 2) for i in range(300)], object)})
+  return Table('numbers', {**columns, 'label': np.array([str(i % 2) for i in range(300)], object)})
 
 
 def values(table):
@@ -241,8 +240,8 @@ def values(table):
 
 
 def scaled(table, scaling, other=None):
-  schema = tables.fit(table, label='label', dropped=(), categorical=[], scaling=scaling)
-  assert tables.Schema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
+  schema = schemas.fit(table, label='label', dropped=(), categorical=[], scaling=scaling)
+  assert schemas.Schema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
   return schema.arrays(other or table)[0]['features']
 
 
@@ -258,8 +257,8 @@ def test_log_is_the_standard_of_signed_logarithms(numbers):
 
 
 def test_quantile_is_scikit_learns(numbers):
-  transform = preprocessing.QuantileTransformer(n_quantiles=tables.QUANTILES).fit(values(numbers))
-  other = tables.Table('other', {k: v * 1.5 if k != 'label' else v for k, v in numbers.columns.items()})
+  transform = preprocessing.QuantileTransformer(n_quantiles=scaling.QUANTILES).fit(values(numbers))
+  other = Table('other', {k: v * 1.5 if k != 'label' else v for k, v in numbers.columns.items()})
   for table in (numbers, other):
     expected = 2 * transform.transform(values(table)) - 1
     ours = scaled(numbers, 'quantile', table)
@@ -277,7 +276,7 @@ def test_global_is_one_image(numbers):
   np.testing.assert_allclose(scaled(numbers, 'global'), (image - image.mean()) / image.std(), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize('scaling', tables.SCALINGS)
+@pytest.mark.parametrize('scaling', scaling.SCALINGS)
 def test_only_training_rows_teach(scaling, numbers):
   half = numbers.take(np.arange(150))
   together = scaled(half, scaling, numbers)
@@ -293,7 +292,39 @@ def test_column_order_permutes_columns_and_what_belongs_to_them(path):
   (a, _), (b, _) = plain.arrays(table), other.arrays(table)
   np.testing.assert_array_equal(b['features'], a['features'][:, places])
   np.testing.assert_array_equal(b['categories'], a['categories'])
-  assert tables.Schema.from_json(json.loads(json.dumps(other.to_json()))).columns == other.columns
+  assert schemas.Schema.from_json(json.loads(json.dumps(other.to_json()))).columns == other.columns
+
+
+OWN = """
+import numpy as np
+
+
+class Halved:
+  def fit(self, values):
+    return {'highest': np.abs(values).max(axis=0)}
+
+  def scale(self, values, of):
+    return values / np.array(of['highest']) / 2
+
+
+def nothing():
+  return None
+"""
+
+
+def test_a_scaling_of_ones_own(numbers, tmp_path, monkeypatch):
+  (tmp_path / 'own_scalings.py').write_text(OWN)
+  monkeypatch.syspath_prepend(tmp_path)
+  expected = values(numbers) / np.abs(values(numbers)).max(axis=0) / 2
+  np.testing.assert_allclose(scaled(numbers, 'own_scalings:Halved'), expected, rtol=1e-6)
+  for name, message in (
+    ('own_scalings:nothing', "data.scaling is 'own_scalings:nothing', which lacks fit"),
+    ('own_scalings:Halve', "did you mean 'Halved'"),
+    ('no_such_module:Halved', "there is no module 'no_such_module'"),
+    ('standart', "unknown data.scaling 'standart'; did you mean 'standard'"),
+  ):
+    with pytest.raises(MixerError, match=message):
+      scaled(numbers, name)
 
 
 # ---- parts
@@ -303,37 +334,35 @@ def test_parts_share_no_row(tmp_path):
   body = [row for row in rows(60) for _ in range(1 + int(row[2]))]
   path = write(tmp_path / 'train.csv', body)
   parts = [
-    table_sets.load(f'csv:{path}', split, label='label', drop=(), categorical=None, data_dir=None)
+    sets.load(f'csv:{path}', split, label='label', drop=(), categorical=None, data_dir=None)
     for split in ('train[:30%]', 'train[30%:70%]', 'train[70%:]')
   ]
-  keys = [tables.row_keys(part, HEADER[:3]) for part in parts]
+  keys = [checks.row_keys(part, HEADER[:3]) for part in parts]
   assert sum(map(len, keys)) == len(body)
   assert not set(keys[0]) & set(keys[1]) and not set(keys[1]) & set(keys[2]) and not set(keys[0]) & set(keys[2])
-  assert sorted(sum(keys, [])) == sorted(tables.row_keys(read(path), HEADER[:3]))
+  assert sorted(sum(keys, [])) == sorted(checks.row_keys(read(path), HEADER[:3]))
 
 
 def test_row_keys_are_equal_where_rows_are(monkeypatch):
-  monkeypatch.setattr(tables, 'ROWS', 3)
-  table = tables.Table(
+  monkeypatch.setattr(table_module, 'ROWS', 3)
+  table = Table(
     't',
     {
       'x': np.array([1, 1, 0, -0.0, np.nan, -np.nan, 2, 1, 0]),
       'y': np.array(['a', 'a', 'b', 'b', '', '', 'a', 'b', ''], object),
     },
   )
-  keys = tables.row_keys(table, ('x', 'y'))
+  keys = checks.row_keys(table, ('x', 'y'))
   assert keys[0] == keys[1] and keys[2] == keys[3] and keys[4] == keys[5] and len(set(keys)) == 6
-  assert tables.row_keys(table.take(np.array([7, 0])), ('x', 'y')) == [keys[7], keys[0]]
-  assert tables.row_keys(table, ('y', 'x'))[0] != keys[0] and len(set(tables.row_keys(table, ('y',)))) == 3
+  assert checks.row_keys(table.take(np.array([7, 0])), ('x', 'y')) == [keys[7], keys[0]]
+  assert checks.row_keys(table, ('y', 'x'))[0] != keys[0] and len(set(checks.row_keys(table, ('y',)))) == 3
 
 
 def test_equal_rows_that_lack_a_number_stand_in_one_part(tmp_path):
   path = write(tmp_path / 'train.csv', [('', 'red', str(i % 10), '0') for i in range(100)])
   parts = [
     set(
-      table_sets.load(f'csv:{path}', split, label='label', drop=(), categorical=None, data_dir=None)
-      .columns['flag']
-      .tolist()
+      sets.load(f'csv:{path}', split, label='label', drop=(), categorical=None, data_dir=None).columns['flag'].tolist()
     )
     for split in ('train[:50%]', 'train[50%:]')
   ]
@@ -342,9 +371,9 @@ def test_equal_rows_that_lack_a_number_stand_in_one_part(tmp_path):
 
 def test_joined_parts_are_the_rest(tmp_path):
   path = write(tmp_path / 'train.csv', rows(60))
-  load = lambda split: table_sets.load(f'csv:{path}', split, label='label', drop=(), categorical=None, data_dir=None)
+  load = lambda split: sets.load(f'csv:{path}', split, label='label', drop=(), categorical=None, data_dir=None)
   whole, fold, rest = (load(split) for split in ('train', 'train[20%:40%]', 'train[:20%]+train[40%:]'))
-  keys = lambda table: sorted(tables.row_keys(table, [*HEADER[:3], 'label']))
+  keys = lambda table: sorted(checks.row_keys(table, [*HEADER[:3], 'label']))
   assert sorted(keys(fold) + keys(rest)) == keys(whole)
   assert sorted([*fold.numbers, *rest.numbers]) == list(range(1, 61))
   assert len(fold) == 12
@@ -354,9 +383,7 @@ def test_a_known_leak_is_refused(tmp_path):
   folder = tmp_path / 'unsw_nb15'
   folder.mkdir()
   write(folder / 'UNSW_NB15_training-set.csv', [('1', '2', 'x', '0')], ('id', 'dur', 'attack_cat', 'label'))
-  load = lambda drop: table_sets.load(
-    'unsw_nb15', 'train', label='label', drop=drop, categorical=(), data_dir=str(tmp_path)
-  )
+  load = lambda drop: sets.load('unsw_nb15', 'train', label='label', drop=drop, categorical=(), data_dir=str(tmp_path))
   with pytest.raises(MixerError, match='attack_cat gives the label away; put it into data.drop'):
     load(('id',))
   assert list(load(('id', 'attack_cat')).columns) == ['dur', 'label']
@@ -364,9 +391,9 @@ def test_a_known_leak_is_refused(tmp_path):
 
 def test_a_column_that_predicts_alone_is_seen(numbers):
   label = (numbers.columns['c0'] > 0).astype(int)
-  table = tables.Table('t', {**numbers.columns, 'label': label.astype(str).astype(object)})
-  schema = tables.fit(table, label='label', dropped=(), categorical=[], scaling='standard')
-  accuracy = tables.single_column_accuracy(table, schema, schema.labels(table))
+  table = Table('t', {**numbers.columns, 'label': label.astype(str).astype(object)})
+  schema = schemas.fit(table, label='label', dropped=(), categorical=[], scaling='standard')
+  accuracy = checks.single_column_accuracy(table, schema, schema.labels(table))
   assert accuracy['c0'] == 1 and max(v for k, v in accuracy.items() if k != 'c0') < 0.75
 
 
@@ -374,8 +401,8 @@ def test_a_category_predicts_by_the_other_rows_that_have_it():
   rng = np.random.default_rng(4)
   values = np.array([f'v{k}' for k in rng.geometric(0.1, 200)], object)
   labels = rng.choice(3, 200, p=(0.5, 0.3, 0.2))
-  table = tables.Table('t', {'x': values, 'label': labels.astype(str).astype(object)})
-  schema = tables.fit(table, label='label', dropped=(), categorical=['x'], scaling='standard')
+  table = Table('t', {'x': values, 'label': labels.astype(str).astype(object)})
+  schema = schemas.fit(table, label='label', dropped=(), categorical=['x'], scaling='standard')
   right = alone = 0
   for i, value in enumerate(values):
     others = np.delete(labels, i)[np.delete(values, i) == value]
@@ -383,4 +410,4 @@ def test_a_category_predicts_by_the_other_rows_that_have_it():
     right += counts[labels[i]] == counts.max() and (counts == counts.max()).sum() == 1
     alone += not len(others)
   assert alone > 2 and 60 < right < 140
-  assert tables.single_column_accuracy(table, schema, schema.labels(table)) == {'x': right / 200}
+  assert checks.single_column_accuracy(table, schema, schema.labels(table)) == {'x': right / 200}

@@ -7,6 +7,7 @@ import pytest
 
 import mixer_jax
 from mixer_jax import config as configs
+from mixer_jax.training import settings
 
 ROOT = Path(mixer_jax.__file__).parents[1]
 
@@ -21,7 +22,7 @@ def autoencoders():
 
 
 def config(name):
-  return configs.load([f'--config={ROOT}/configs/{name}'])
+  return settings.resolve(configs.load([f'--config={name}']))
 
 
 @pytest.mark.parametrize('setting', ['none', 'mlp-234', 'cnn-1-k1', 'cnn2df-234-k7'])

@@ -133,15 +133,60 @@ def test_missing_extra_and_misshapen_arrays_are_all_named():
   )  # fmt: skip
 
 
-def test_other_models_are_taken_whole():
-  other = {'name': 'mixer_autoencoder', 'code': 3}
-  given = weights(model=other, arrays={'a.kernel': np.ones((2, 3), np.float32)})
-  with pytest.raises(MixerError, match='a mixer_autoencoder is taken whole'):
-    fitting.fit(given, build(MODEL, DATA), other, DATA, fitting.InitFrom(weights='w', head='new'), LABELS)
-  with pytest.raises(MixerError, match=r"w is a mixer_autoencoder, but model.name is 'mixer'"):
-    fitting.fit(given, build(MODEL, DATA), MODEL, DATA, fitting.InitFrom(weights='w'), LABELS)
-  with pytest.raises(MixerError, match='model.code is 3 in the weights, 4 here'):
-    fitting.fit(given, build(MODEL, DATA), other | {'code': 4}, DATA, fitting.InitFrom(weights='w'), LABELS)
+class Own(nnx.Module):
+  """A model of someone's: its head is what is called `head`, or `head_...`."""
+
+  def __init__(self, classes, *, rngs):
+    self.body = nnx.Linear(4, 6, rngs=rngs)
+    self.head_norm = nnx.LayerNorm(6, rngs=rngs)
+    self.head = nnx.Linear(6, classes, rngs=rngs)
+    self.header = nnx.Linear(2, 2, rngs=rngs)
+
+
+OWN = {'name': 'mine:Own', 'width': 6}
+
+
+def own(classes):
+  return nnx.state(nnx.eval_shape(lambda: Own(classes, rngs=nnx.Rngs(0))), nnx.Param)
+
+
+def fit_own(classes=3, labels=LABELS, model=OWN, **changes):
+  arrays = {name: np.ones(shape, np.float32) for name, shape in network.shapes(own(3)).items()}
+  given = weights(model=OWN, data={'classes': 3}, arrays=arrays)
+  init_from = fitting.InitFrom(weights='w', **changes)
+  return fitting.fit(given, own(classes), model, {'classes': classes}, init_from, labels)
+
+
+def test_any_model_can_have_a_new_head():
+  arrays, notes = fit_own(5, list('vwxyz'), head='new')
+  assert notes == ['head: reinitialised, 3 -> 5 classes']
+  assert sorted(arrays) == ['body.bias', 'body.kernel', 'header.bias', 'header.kernel']
+  assert fit_own(head='new', model=OWN | {'head': [4]})[1] == ['head: reinitialised, 3 -> 3 classes']
+
+
+def test_any_model_keeps_its_head():
+  arrays, notes = fit_own()
+  assert notes == [] and 'head.kernel' in arrays and 'head_norm.scale' in arrays
+  assert fit_own(labels=['a', 'c', 'b'])[1] == ["warning: head: kept, but class 1 was 'b' and is 'c' here"]
+  for message, how in (
+    ("head of w is for 3 classes, but the data have 5; set init_from.head='new'", {'classes': 5}),
+    ("init_from.tokens is 'tile', but a mine:Own keeps its own", {'tokens': 'tile'}),
+    ("init_from.stem is 'resize', but a mine:Own keeps its own", {'stem': 'resize'}),
+    ('model.width is 6 in the weights, 7 here', {'model': OWN | {'width': 7}}),
+    ("w is a mine:Own, but model.name is 'mixer'", {'model': MODEL}),
+  ):
+    with pytest.raises(MixerError, match=message):
+      fit_own(**how)
+
+
+def test_a_model_without_a_head_has_none_to_replace():
+  coder = {'name': 'mixer_autoencoder', 'code': 3}
+  params = nnx.state(nnx.eval_shape(lambda: nnx.Linear(2, 3, rngs=nnx.Rngs(0))), nnx.Param)
+  arrays = {'kernel': np.ones((2, 3), np.float32), 'bias': np.ones(3, np.float32)}
+  given = weights(model=coder, arrays=arrays)
+  assert fitting.fit(given, params, coder, DATA, fitting.InitFrom(weights='w'), ['other']) == (arrays, [])
+  with pytest.raises(MixerError, match="head is 'new', but a mixer_autoencoder has no head"):
+    fitting.fit(given, params, coder, DATA, fitting.InitFrom(weights='w', head='new'), LABELS)
 
 
 def test_settings_that_mean_nothing_are_refused():

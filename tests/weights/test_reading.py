@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import time
 import zipfile
 
@@ -11,7 +12,7 @@ import pytest
 import weight_files as files
 
 from mixer_jax.errors import MixerError
-from mixer_jax.weights import reading
+from mixer_jax.weights import reading, trust
 
 OURS = files.mixer()
 ABOUT = {
@@ -26,8 +27,6 @@ ABOUT = {
 def write(path, arrays, notes=None):
   if path.suffix == '.npz':
     np.savez(path, **arrays)
-  elif path.suffix == '.pth':
-    files.pth(path, arrays)
   else:
     kinds = {'float32': 'F32', 'float16': 'F16', 'bfloat16': 'BF16', 'float64': 'F64', 'int64': 'I64'}
     given = {k: (kinds[x.dtype.name], list(x.shape), x.tobytes()) for k, x in arrays.items()}
@@ -60,7 +59,7 @@ def check(weights, ours=OURS):
 
 
 LAYOUTS = {'original': (files.original, 'w.npz'), 'older original': (files.older, 'w.npz')}
-LAYOUTS |= {'timm': (files.timm, 'w.safetensors'), 'timm pth': (files.timm, 'w.pth')}
+LAYOUTS |= {'timm': (files.timm, 'w.safetensors')}
 
 
 @pytest.mark.parametrize(
@@ -69,7 +68,6 @@ LAYOUTS |= {'timm': (files.timm, 'w.safetensors'), 'timm pth': (files.timm, 'w.p
     *[('original', p) for p in ('', 'params/', 'target/', 'opt/target/')],
     *[('older original', p) for p in ('', 'target/', 'opt/target/')],
     *[('timm', p) for p in ('', 'module.', 'model.')],
-    ('timm pth', 'module.'),
   ],
 )
 def test_every_layout_and_prefix(tmp_path, kind, prefix):
@@ -77,8 +75,8 @@ def test_every_layout_and_prefix(tmp_path, kind, prefix):
   path = write(tmp_path / name, {prefix + k: x for k, x in make(OURS).items()})
   weights = reading.read(str(path))
   check(weights)
-  gelu = 'exact' if 'timm' in kind else 'tanh'
-  assert weights.kind == kind.removesuffix(' pth') and weights.source == str(path) and len(weights.sha256) == 64
+  gelu = 'exact' if kind == 'timm' else 'tanh'
+  assert weights.kind == kind and weights.source == str(path) and len(weights.sha256) == 64
   assert weights.model == {'name': 'mixer', 'patch': 2, **files.SIZES, **reading.MIXER, 'gelu': gelu}
   assert weights.data == {'classes': 5, **reading.PUBLISHED} and weights.labels is None
   assert weights.notes == (f'gelu: {gelu}, as {weights.kind} weights have it; the file does not say',)
@@ -178,12 +176,12 @@ def test_notes_of_a_file(tmp_path):
 @pytest.mark.parametrize(
   'change, part',
   [
-    ('{', 'not to be understood'),
-    ('[]', 'not to be understood'),
-    ('[' * 100_000, 'not to be understood'),
-    ({'gelu': 'other'}, 'not to be understood'),
-    ({'gelu': ['tanh']}, 'not to be understood'),
-    ({'labels': 'vwxyz'}, 'not to be understood'),
+    ('{', 'cannot be understood'),
+    ('[]', 'cannot be understood'),
+    ('[' * 100_000, 'cannot be understood'),
+    ({'gelu': 'other'}, 'cannot be understood'),
+    ({'gelu': ['tanh']}, 'cannot be understood'),
+    ({'labels': 'vwxyz'}, 'cannot be understood'),
     ({'image': [4, 6]}, 'image is [4, 6]'),
     ({'image': [4, 6, '3']}, 'which cannot be'),
     ({'image': [4, 4, 3]}, 'patches of 2x2 do not cut into 6 tokens'),
@@ -216,10 +214,34 @@ def test_a_model_folder(tmp_path):
 
 
 def test_a_folder_of_another_model(tmp_path):
-  about = {'model': {'name': 'other', 'x': 1}, 'data': {'classes': 2}, 'labels': None, 'schema': {'a': 1}}
+  about = {'model': {'name': 'tabular', 'x': 1}, 'data': {'classes': 2}, 'labels': None, 'schema': {'a': 1}}
   weights = reading.read(str(folder(tmp_path / 'm', about, {'x.y': np.ones((2, 3), 'f4')})))
   assert weights.schema == {'a': 1} and not weights.is_mixer and weights.arrays['x.y'].sum() == 6
   refused(folder(tmp_path / 'm', about, {'x.y': np.full(3, np.nan, 'f4')}), 'x.y (3 of 3)')
+  refused(folder(tmp_path / 'm', about | {'model': {'name': 'tabula'}}), "'tabula'; did you mean 'tabular'?")
+
+
+@pytest.mark.parametrize(
+  'model', [
+    {'name': 'hostile:Net'}, {'name': 'hostile.deep:Net'}, {'name': 'tabular', 'mixing': 'hostile:Net'},
+    {'name': 'tabular', 'mixing': {'name': 'hostile:Net'}}, {'name': 'tabular', 'all': [{'a': 'hostile:Net'}]},
+    ABOUT['model'] | {'mixing': 'hostile:Net'},
+  ],
+)  # fmt: skip
+def test_a_folder_that_asks_for_code_is_refused_unless_it_is_trusted(tmp_path, monkeypatch, model):
+  monkeypatch.setattr(trust, 'TRUSTED', set())
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'hostile.py').write_text(f'open({str(tmp_path / "ran")!r}, "w")')
+  path = folder(
+    tmp_path / 'm', {'model': model, 'data': {'classes': 2}, 'labels': None}, {'x.y': np.ones((2, 3), 'f4')}
+  )
+  refused(path, "asks for 'hostile", 'would run the module hostile', '--trust=hostile')
+  trust.trust(['hostil,other', 'hostile_too'])
+  refused(path, '--trust=hostile')
+  assert not (tmp_path / 'ran').exists() and 'hostile' not in sys.modules
+  if model['name'] != 'mixer':
+    trust.trust(['hostile'])
+    assert reading.read(str(path)).model == model
 
 
 @pytest.mark.parametrize(
@@ -313,18 +335,17 @@ def mutate(data, rng):
   return bytes(data)
 
 
-@pytest.mark.parametrize('kind', ['npz', 'npz inside', 'safetensors', 'pth', 'pth inside', 'pickle', 'config.json'])
+@pytest.mark.parametrize('kind', ['npz', 'npz inside', 'safetensors', 'config.json'])
 def test_random_changes_of_good_files(tmp_path, kind):
   rng = np.random.default_rng(7)
   if kind == 'config.json':
     given = folder(tmp_path / 'm')
     path = given / 'config.json'
   else:
-    end = {'npz inside': 'npz', 'pth inside': 'pth', 'pickle': 'pth'}.get(kind, kind)
+    end = kind.removesuffix(' inside')
     given = path = write(tmp_path / f'w.{end}', (files.original if end == 'npz' else files.timm)(OURS))
   whole, outcomes = path.read_bytes(), [0, 0]
-  inside = {'npz inside': '.npy', 'pth inside': '', 'pickle': 'data.pkl'}.get(kind)
-  change = _zipped(path, inside) if inside is not None else lambda rng: path.write_bytes(mutate(whole, rng))
+  change = _zipped(path, '.npy') if kind == 'npz inside' else lambda rng: path.write_bytes(mutate(whole, rng))
   for _ in range(60):
     change(rng)
     message = ''

@@ -1,7 +1,6 @@
 """Little files of weights as others write them, by names and layouts that are spelt out here once more."""
 
 import json
-import pickle
 import struct
 import zipfile
 
@@ -9,10 +8,6 @@ import numpy as np
 
 IMAGE, TOKENS, CLASSES = (4, 6, 3), 6, 5  # patches of 2x2
 SIZES = {'hidden': 8, 'blocks': 2, 'token_mlp': 7, 'channel_mlp': 9}
-STORAGES = {
-  'float32': 'FloatStorage', 'float64': 'DoubleStorage', 'float16': 'HalfStorage', 'bfloat16': 'BFloat16Storage',
-  'int64': 'LongStorage', 'uint8': 'ByteStorage',
-}  # fmt: skip
 
 
 def mixer(seed=0, *, tokens=TOKENS, blocks=SIZES['blocks']):
@@ -101,44 +96,3 @@ def safetensors(tensors, notes=None):
     start += len(data)
   text = json.dumps(header).encode()
   return struct.pack('<Q', len(text)) + text + b''.join(data for _, _, data in tensors.values())
-
-
-def pickled(value):
-  """Instructions that put a plain value on the stack."""
-  return pickle.dumps(value, 2)[2:-1]
-
-
-def tensor(key, shape, strides, count, *, start=0, kind='FloatStorage', storage=None):
-  """Instructions that put a tensor on the stack, as torch writes them."""
-  stored = (storage or b'ctorch\n' + kind.encode() + b'\n') + pickled(key) + pickled('cpu') + pickled(count)
-  described = pickled(start) + pickled(shape) + pickled(strides)
-  hooks = b'\x89ccollections\nOrderedDict\n)R'
-  return b'ctorch._utils\n_rebuild_tensor_v2\n((' + pickled('storage') + stored + b'tQ' + described + hooks + b'tR'
-
-
-def parameter(instructions):
-  return b'ctorch._utils\n_rebuild_parameter\n(' + instructions + b'\x88ccollections\nOrderedDict\n)RtR'
-
-
-def state(values, *, metadata=True):
-  """{name: instructions} as those of a state dict."""
-  body = b''.join(pickled(name) + value for name, value in values.items())
-  built = b'}' + pickled('_metadata') + b'ccollections\nOrderedDict\n)Rsb' if metadata else b''
-  return b'ccollections\nOrderedDict\n)R(' + body + b'u' + built
-
-
-def write_pth(path, instructions, storages, *, byteorder='little', folder='archive'):
-  members = {f'{folder}/data.pkl': b'\x80\x02' + instructions + b'.'}
-  members |= {f'{folder}/byteorder': byteorder} if byteorder else {}
-  members |= {f'{folder}/data/{key}': data for key, data in storages.items()}
-  return write_zip(path, members | {f'{folder}/version': '3\n'})
-
-
-def pth(path, arrays, wrap=lambda body: body):
-  """Arrays as torch.save writes a state dict of them."""
-  values, storages = {}, {}
-  for i, (name, x) in enumerate(arrays.items()):
-    strides = tuple(n // x.itemsize for n in x.strides)
-    values[name] = tensor(str(i), x.shape, strides, x.size, kind=STORAGES[x.dtype.name])
-    storages[i] = x.tobytes()
-  return write_pth(path, wrap(state(values)), storages)

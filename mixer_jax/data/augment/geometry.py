@@ -59,14 +59,7 @@ def crop(features: Features, *, padding: int) -> Augment:
   out at random.
   """
   height, width, _ = image_shape('crop', features)
-  check(
-    'crop.padding',
-    padding,
-    0,
-    min(height, width) - 1,
-    whole=True,
-    note=f'; the images are {height} x {width}',
-  )
+  check('crop.padding', padding, 0, min(height, width) - 1, note=f'; the images are {height} x {width}')
 
   def apply(image, key):
     start = jax.random.randint(key, (len(image), 2), 0, 2 * padding + 1)

@@ -1,7 +1,6 @@
 """What augmentations are made of: their types, draws for each example, checks of their settings."""
 
 import math
-import numbers
 from collections.abc import Callable, Mapping
 
 import jax
@@ -42,19 +41,12 @@ def distribution(label, classes):
   return label if label.ndim == 2 else jax.nn.one_hot(label, classes, dtype=jnp.float32)
 
 
-def check(setting, value, low, high=math.inf, *, above=False, whole=False, note=''):
-  """Refuses a value outside [low, high], or that equals low where it must be above."""
-  kind = numbers.Integral if whole else numbers.Real
-  if (
-    isinstance(value, kind)
-    and not isinstance(value, bool)
-    and math.isfinite(value)
-    and (low < value if above else low <= value)
-    and value <= high
-  ):
+def check(setting, value, low, high=math.inf, *, above=False, note=''):
+  """Refuses a number outside [low, high], or that equals low where it must be above."""
+  if math.isfinite(value) and (low < value if above else low <= value) and value <= high:
     return
   wanted = f'{"above" if above else "at least"} {low}' + (f' and at most {high}' if math.isfinite(high) else '')
-  raise MixerError(f'augment.{setting} must be a {"whole " if whole else ""}number {wanted}{note}, got {value!r}')
+  raise MixerError(f'augment.{setting} must be a number {wanted}{note}, got {value!r}')
 
 
 def need(name: str, what: str, key: str, features: Features):

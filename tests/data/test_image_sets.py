@@ -16,7 +16,9 @@ from sklearn import datasets
 
 import mixer_jax
 from mixer_jax import errors
-from mixer_jax.data import formats, sources
+from mixer_jax.data import examples, splits
+from mixer_jax.data.images import decode, sets, tfds
+from mixer_jax.data.images import folder as folders
 
 RNG = np.random.default_rng(0)
 REAL = os.environ.get('MIXER_DATA_DIR')
@@ -35,7 +37,7 @@ def no_data(monkeypatch, tmp_path):
   monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'no_tfds'))
 
 
-def refused(*parts, call=sources.load, **kwargs):
+def refused(*parts, call=sets.load, **kwargs):
   """Calls, and returns the one line of MixerError, which holds all `parts`."""
   with pytest.raises(errors.MixerError) as info:
     call(**kwargs)
@@ -66,7 +68,7 @@ def refused(*parts, call=sources.load, **kwargs):
   ],
 )
 def test_splits(split, expected):
-  assert sources.parse_split(split, {'train': 1000, 'test': 10}) == ('train', expected)
+  assert splits.parse_split(split, {'train': 1000, 'test': 10}) == ('train', expected)
 
 
 @pytest.mark.parametrize('size', [7, 50, 150, 1797, 60000])
@@ -74,7 +76,7 @@ def test_percentages_partition(size):
   for percent in range(1, 100):
     first, second = f'train[:{percent}%]', f'train[{percent}%:]'
     try:
-      a, b = (sources.parse_split(s, {'train': size})[1] for s in (first, second))
+      a, b = (splits.parse_split(s, {'train': size})[1] for s in (first, second))
     except errors.MixerError as error:
       assert 'empty' in str(error)  # noqa: PT017 of 7 examples, 1% is none
       continue
@@ -82,18 +84,18 @@ def test_percentages_partition(size):
 
 
 def test_percentages_round_halves_to_even_as_tfds_does():
-  ends = [sources.parse_split(f'a[:{p}%]', {'a': 50})[1].stop for p in (3, 5, 7)]
+  ends = [splits.parse_split(f'a[:{p}%]', {'a': 50})[1].stop for p in (3, 5, 7)]
   assert ends == [2, 2, 4]  # 1.5, 2.5, 3.5
 
 
 def test_tfds_takes_the_same_examples():
-  tfds = pytest.importorskip('tensorflow_datasets')
+  library = pytest.importorskip('tensorflow_datasets')
   for size in (7, 50, 1797):
     for split in ('a[:33%]', 'a[33%:67%]', 'a[-25%:]', 'a[3:-2]', 'a[50%:]'):
-      read = tfds.core.ReadInstruction.from_spec(split)
-      info = tfds.core.SplitInfo(name='a', shard_lengths=[size], num_bytes=0, filename_template=None)
+      read = library.core.ReadInstruction.from_spec(split)
+      info = library.core.SplitInfo(name='a', shard_lengths=[size], num_bytes=0, filename_template=None)
       (part,) = read.to_absolute({'a': info})
-      ours = sources.parse_split(split, {'a': size})[1]
+      ours = splits.parse_split(split, {'a': size})[1]
       assert (part.from_ or 0, part.to or size) == (ours.start, ours.stop)
 
 
@@ -117,20 +119,20 @@ def test_tfds_takes_the_same_examples():
   ],
 )
 def test_wrong_splits_are_refused(split, parts):
-  refused(*parts, call=sources.parse_split, split=split, sizes={'train': 1000, 'test': 10})
+  refused(*parts, call=splits.parse_split, split=split, sizes={'train': 1000, 'test': 10})
 
 
 # The data directory
 
 
 def test_data_root(monkeypatch, tmp_path):
-  assert sources.data_root() == tmp_path / 'cache' / 'mixer_jax'
+  assert splits.data_root() == tmp_path / 'cache' / 'mixer_jax'
   monkeypatch.delenv('XDG_CACHE_HOME')
-  assert sources.data_root() == pathlib.Path.home() / '.cache' / 'mixer_jax'
+  assert splits.data_root() == pathlib.Path.home() / '.cache' / 'mixer_jax'
   monkeypatch.setenv('MIXER_DATA_DIR', str(tmp_path / 'env'))
-  assert sources.data_root() == tmp_path / 'env'
-  assert sources.data_root(str(tmp_path / 'argument')) == tmp_path / 'argument'
-  assert sources.data_root('~/data') == pathlib.Path.home() / 'data'
+  assert splits.data_root() == tmp_path / 'env'
+  assert splits.data_root(str(tmp_path / 'argument')) == tmp_path / 'argument'
+  assert splits.data_root('~/data') == pathlib.Path.home() / 'data'
 
 
 # Names, classes, sources
@@ -144,7 +146,7 @@ def test_unknown_names_are_refused(name):
 
 def digits(split='train', image=(8, 8, 1), classes=10):
   pytest.importorskip('sklearn')
-  return sources.load('digits', split, image=image, classes=classes)
+  return sets.load('digits', split, image=image, classes=classes)
 
 
 def test_digits():
@@ -205,16 +207,16 @@ def test_another_shape_is_resized_when_read():
   source = digits('train[10:200]', image=(16, 12, 3))
   assert source.arrays is None
   assert source[0]['image'].shape == (16, 12, 3)
-  expected = formats.fit_image(digits()[13]['image'], (16, 12, 3))
+  expected = decode.fit_image(digits()[13]['image'], (16, 12, 3))
   np.testing.assert_array_equal(source[3]['image'], expected)
-  whole = sources.materialize(source, threads=3)
+  whole = examples.materialize(source, threads=3)
   np.testing.assert_array_equal(whole['image'][3], expected)
   np.testing.assert_array_equal(whole['label'], digits('train[10:200]').arrays['label'])
 
 
 def test_materialize_hands_out_the_arrays():
   source = digits()
-  assert sources.materialize(source) is source.arrays
+  assert examples.materialize(source) is source.arrays
 
 
 def test_materialize_uses_its_threads():
@@ -227,7 +229,7 @@ def test_materialize_uses_its_threads():
     names.add(threading.current_thread().name)
     return {'image': np.full((1, 1, 1), index % 256, np.uint8), 'label': np.int32(index)}
 
-  whole = sources.materialize(sources.Source(('a',), None, read, 128), threads=2)
+  whole = examples.materialize(examples.Source(('a',), None, read, 128), threads=2)
   np.testing.assert_array_equal(whole['label'], np.arange(128))
   assert whole['label'].dtype == np.int32
 
@@ -250,7 +252,7 @@ def test_sources_can_be_pickled_for_workers(tmp_path):
   write_folder(tmp_path / 'photos')
   for source in (
     digits('train[5:50]', image=(4, 4, 3)),
-    sources.load(f'image_folder:{tmp_path / "photos"}', 'train[1:]', image=(4, 4, 3), classes=2),
+    sets.load(f'image_folder:{tmp_path / "photos"}', 'train[1:]', image=(4, 4, 3), classes=2),
   ):
     copy = pickle.loads(pickle.dumps(source))
     np.testing.assert_array_equal(copy[2]['image'], source[2]['image'])
@@ -284,7 +286,7 @@ def test_mnist(tmp_path, monkeypatch, name, suffix):
   data = write_mnist(tmp_path, name, suffix)
   monkeypatch.setenv('MIXER_DATA_DIR', str(tmp_path))
   for split in ('train', 'test'):
-    source = sources.load(name, split, image=(28, 28, 1), classes=10)
+    source = sets.load(name, split, image=(28, 28, 1), classes=10)
     np.testing.assert_array_equal(source.arrays['image'], data[split][0])
     np.testing.assert_array_equal(source.arrays['label'], data[split][1])
     assert source.arrays['label'].dtype == np.int32
@@ -342,8 +344,8 @@ def test_no_such_split_of_a_downloaded_data_set(tmp_path):
 def test_real_mnist():
   path = pathlib.Path(REAL) / 'mnist' / 'train-images-idx3-ubyte.gz'
   assert hashlib.md5(gzip.decompress(path.read_bytes())).hexdigest() == '6bbc9ace898e44ae57da46a324031adb'
-  train = sources.load('mnist', 'train', **AT(REAL))
-  test = sources.load('mnist', 'test', **AT(REAL))
+  train = sets.load('mnist', 'train', **AT(REAL))
+  test = sets.load('mnist', 'test', **AT(REAL))
   assert (len(train), len(test)) == (60000, 10000)
   assert hashlib.md5(idx(train.arrays['image'][..., 0])).hexdigest() == '6bbc9ace898e44ae57da46a324031adb'
   counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
@@ -359,7 +361,7 @@ def test_cifar10(tmp_path):
   folder = tmp_path / 'cifar10' / 'cifar-10-batches-bin'
   folder.mkdir(parents=True)
   (folder / 'test_batch.bin').write_bytes(records.tobytes())
-  source = sources.load('cifar10', 'test', image=(32, 32, 3), classes=10, data_dir=str(tmp_path))
+  source = sets.load('cifar10', 'test', image=(32, 32, 3), classes=10, data_dir=str(tmp_path))
   np.testing.assert_array_equal(source.arrays['image'], images)
   np.testing.assert_array_equal(source.arrays['label'], [9, 0, 5])
   assert source.classes[9] == 'truck'
@@ -367,7 +369,7 @@ def test_cifar10(tmp_path):
 
 @real('cifar10')
 def test_real_cifar10():
-  train = sources.load('cifar10', 'train', image=(32, 32, 3), classes=10, data_dir=REAL)
+  train = sets.load('cifar10', 'train', image=(32, 32, 3), classes=10, data_dir=REAL)
   np.testing.assert_array_equal(np.bincount(train.arrays['label']), [5000] * 10)
 
 
@@ -383,10 +385,10 @@ def write_folder(root, split='train', classes=('cat', 'dog'), n=3, suffix='png')
 
 
 def folder(root, split='train', classes=2, image=(6, 8, 3), **kwargs):
-  return sources.load(f'image_folder:{root}', split, image=image, classes=classes, **kwargs)
+  return sets.load(f'image_folder:{root}', split, image=image, classes=classes, **kwargs)
 
 
-def test_image_folder(tmp_path, capsys):
+def test_image_folder(tmp_path):
   write_folder(tmp_path)
   write_folder(tmp_path, 'val', n=1)
   source = folder(tmp_path)
@@ -400,13 +402,13 @@ def test_image_folder(tmp_path, capsys):
   assert len(folder(tmp_path, 'val')) == 2
   assert [int(e['image'][0, 0, 0]) for e in folder(tmp_path, 'train[2:-1]')] == values[2:-1]
   assert folder(tmp_path, image=(4, 4, 1))[0]['image'].shape == (4, 4, 1)
-  assert capsys.readouterr().err == ''
+  assert source.notes == ()
 
 
 def test_image_folder_in_memory(tmp_path):
   write_folder(tmp_path, n=70)
   source = folder(tmp_path)
-  whole = sources.materialize(source)
+  whole = examples.materialize(source)
   assert whole['image'].shape == (140, 6, 8, 3)
   np.testing.assert_array_equal(whole['image'], np.stack([e['image'] for e in source]))
   np.testing.assert_array_equal(whole['label'], [e['label'] for e in source])
@@ -414,16 +416,16 @@ def test_image_folder_in_memory(tmp_path):
 
 
 def test_every_suffix_in_any_case_and_at_any_depth(tmp_path):
-  for k, suffix in enumerate([*sources.SUFFIXES, '.JPG', '.Jpeg', '.PNG']):
+  for k, suffix in enumerate([*folders.SUFFIXES, '.JPG', '.Jpeg', '.PNG']):
     path = tmp_path / 'train' / 'a' / f'deep{k}' / f'x{suffix}'
     path.parent.mkdir(parents=True)
     Image.fromarray(np.full((4, 4, 3), 9, np.uint8)).save(path)
   source = folder(tmp_path, classes=1)
-  assert len(source) == len(sources.SUFFIXES) + 3
+  assert len(source) == len(folders.SUFFIXES) + 3
   assert all(abs(int(e['image'].mean()) - 9) <= 1 for e in source)
 
 
-def test_what_is_left_out_is_counted(tmp_path, capsys):
+def test_what_is_left_out_is_counted(tmp_path):
   write_folder(tmp_path)
   for path in (
     'train/cat/notes.txt',
@@ -436,11 +438,11 @@ def test_what_is_left_out_is_counted(tmp_path, capsys):
   (tmp_path / 'train' / '.thumbnails').mkdir()
   (tmp_path / 'train' / 'dog' / '.hidden').mkdir()
   (tmp_path / 'train' / 'dog' / 'link').symlink_to(tmp_path)
-  assert len(folder(tmp_path)) == 6
-  error = capsys.readouterr().err
-  assert error.count('\n') == 1
-  assert f'{tmp_path / "train"}: 8 left out' in error
-  assert '.thumbnails' in error
+  source = folder(tmp_path)
+  (note,) = source.notes
+  assert len(source) == 6
+  assert f'{tmp_path / "train"}: 8 left out' in note
+  assert '.thumbnails' in note
 
 
 def test_relative_folders(tmp_path, monkeypatch):
@@ -499,7 +501,7 @@ def test_a_text_named_jpg_is_an_error_when_read(tmp_path):
   source = folder(tmp_path)
   assert len(source) == 7
   refused(bad, call=lambda: [source[i] for i in range(7)])
-  refused(bad, call=sources.materialize, source=source)
+  refused(bad, call=examples.materialize, source=source)
 
 
 # TFDS
@@ -561,7 +563,7 @@ def prepared(tmp_path_factory):
 
 
 def test_tfds(prepared):
-  source = sources.load('tfds:tiny_labelled', 'train', image=(5, 6, 3), classes=2, data_dir=str(prepared))
+  source = sets.load('tfds:tiny_labelled', 'train', image=(5, 6, 3), classes=2, data_dir=str(prepared))
   assert source.classes == ('even', 'odd')
   assert source.arrays is None
   assert len(source) == 10
@@ -574,23 +576,23 @@ def test_tfds(prepared):
 
 def test_tfds_splits_and_shapes(prepared, monkeypatch):
   monkeypatch.setenv('MIXER_DATA_DIR', str(prepared))
-  whole = sources.load('tfds:tiny_labelled:1.0.0', 'train', image=(4, 4, 1), classes=2)
-  part = sources.load('tfds:tiny_labelled', 'train[30%:-2]', image=(4, 4, 1), classes=2)
+  whole = sets.load('tfds:tiny_labelled:1.0.0', 'train', image=(4, 4, 1), classes=2)
+  part = sets.load('tfds:tiny_labelled', 'train[30%:-2]', image=(4, 4, 1), classes=2)
   assert len(part) == 5
   assert part[0]['image'].shape == (4, 4, 1)
-  np.testing.assert_array_equal(sources.materialize(part)['image'], sources.materialize(whole)['image'][3:8])
+  np.testing.assert_array_equal(examples.materialize(part)['image'], examples.materialize(whole)['image'][3:8])
 
 
 def test_tfds_in_its_own_default_directory(prepared):
   # TFDS reads its environment once, when it is imported.
-  code = "s = sources.load('tfds:tiny_labelled', 'test', image=(5, 6, 3), classes=2); assert len(s) == 4"
+  code = "s = sets.load('tfds:tiny_labelled', 'test', image=(5, 6, 3), classes=2); assert len(s) == 4"
   run_alone(code, TFDS_DATA_DIR=str(prepared))
 
 
 def test_tensorflow_is_never_imported(prepared):
   run_alone(
-    "s = sources.load('tfds:tiny_labelled', 'train', image=(5, 6, 3), classes=2)\n"
-    'sources.materialize(s)\n'
+    "s = sets.load('tfds:tiny_labelled', 'train', image=(5, 6, 3), classes=2)\n"
+    'examples.materialize(s)\n'
     "assert 'tensorflow_datasets' in sys.modules and 'tensorflow' not in sys.modules",
     MIXER_DATA_DIR=str(prepared),
   )
@@ -598,8 +600,9 @@ def test_tensorflow_is_never_imported(prepared):
 
 def run_alone(code, **environment):
   path = str(pathlib.Path(mixer_jax.__file__).parents[1])
+  imports = 'from mixer_jax.data import examples\nfrom mixer_jax.data.images import sets'
   done = subprocess.run(
-    [sys.executable, '-c', f'import sys\nfrom mixer_jax.data import sources\n{code}'],
+    [sys.executable, '-c', f'import sys\n{imports}\n{code}'],
     env=os.environ | {'PYTHONPATH': path} | environment,
     capture_output=True,
     text=True,
@@ -634,7 +637,7 @@ def test_tfds_mistakes(prepared, tmp_path):
 
 
 def test_tfds_without_labels_in_a_split(prepared):
-  source = sources.load('tfds:tiny_partly', 'train', image=(5, 6, 3), classes=2, data_dir=str(prepared))
+  source = sets.load('tfds:tiny_partly', 'train', image=(5, 6, 3), classes=2, data_dir=str(prepared))
   refused('from 0 to 1', 'found -1', call=source.__getitem__, index=0)
 
 
@@ -647,13 +650,13 @@ class FakeBuilder:
   """What TFDS would give for MNIST, prepared as TFRecord or, if `data` is given, with random access."""
 
   def __init__(self, data=None):
-    tfds = pytest.importorskip('tensorflow_datasets')
+    library = pytest.importorskip('tensorflow_datasets')
     features = {
-      'image': tfds.features.Image(shape=(28, 28, 1)),
-      'label': tfds.features.ClassLabel(num_classes=10),
+      'image': library.features.Image(shape=(28, 28, 1)),
+      'label': library.features.ClassLabel(num_classes=10),
     }
     self.info = type('Info', (), {'features': features, 'splits': {'train': None, 'test': None}})
-    self.info.file_format = tfds.core.FileFormat.TFRECORD
+    self.info.file_format = library.core.FileFormat.TFRECORD
     self.data, self.data_path = data, '/data/mnist/3.0.1'
 
   def as_data_source(self, split):
@@ -663,17 +666,17 @@ class FakeBuilder:
 
 
 def test_tfds_prepared_without_random_access(tmp_path, monkeypatch):
-  monkeypatch.setattr(sources, '_tfds_builder', lambda name, data_dir: FakeBuilder())
+  monkeypatch.setattr(tfds, 'prepared', lambda name, data_dir: FakeBuilder())
   parts = ('/data/mnist/3.0.1', 'tfrecord', 'array_record', 'remove')
   tfds_refused(*parts, name='mnist', classes=10, data_dir=tmp_path)
 
 
 def test_mnist_prepared_by_tfds_is_used_where_there_are_no_files(tmp_path, monkeypatch):
   data = [{'image': np.full((28, 28, 1), k, np.uint8), 'label': np.int64(k % 10)} for k in range(70)]
-  monkeypatch.setattr(sources, '_tfds_builder', lambda name, data_dir: FakeBuilder(data))
-  source = sources.load('mnist', 'train', **AT(tmp_path))
+  monkeypatch.setattr(tfds, 'prepared', lambda name, data_dir: FakeBuilder(data))
+  source = sets.load('mnist', 'train', **AT(tmp_path))
   np.testing.assert_array_equal(source.arrays['image'][:, 0, 0, 0], np.arange(70))
   np.testing.assert_array_equal(source.arrays['label'], np.arange(70) % 10)
-  assert len(sources.load('mnist', 'train[:10]', **AT(tmp_path)).arrays['image']) == 10
+  assert len(sets.load('mnist', 'train[:10]', **AT(tmp_path)).arrays['image']) == 10
   write_mnist(tmp_path)
-  assert len(sources.load('mnist', 'train', **AT(tmp_path))) == 12
+  assert len(sets.load('mnist', 'train', **AT(tmp_path))) == 12

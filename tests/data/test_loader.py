@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from mixer_jax import config as configs
-from mixer_jax.data import batches, sources
+from mixer_jax.data import loader
+from mixer_jax.data.examples import Source
+from mixer_jax.data.images import sets
 from mixer_jax.training import loop
 from mixer_jax.training import mesh as meshes
 
@@ -18,7 +20,7 @@ MESH = meshes.make_mesh(data=-1, fsdp=1)
 @pytest.mark.parametrize('size, batch', [(100, 10), (101, 10), (7, 10), (64, 64), (10, 1)])
 def test_every_epoch_has_every_example_once(size, batch):
   steps = -(-3 * size // batch)
-  stream = np.concatenate([batches.rows_of_step(0, step, batch, size) for step in range(steps)])
+  stream = np.concatenate([loader.rows_of_step(0, step, batch, size) for step in range(steps)])
   assert stream.dtype == np.int32
   epochs = [stream[e * size : (e + 1) * size] for e in range(3)]
   for epoch in epochs:
@@ -27,28 +29,28 @@ def test_every_epoch_has_every_example_once(size, batch):
 
 
 def test_a_batch_runs_on_into_the_next_epoch():
-  row = batches.rows_of_step(3, 2, 40, 100)
-  np.testing.assert_array_equal(row[:20], batches.permutation(3, 0, 100)[80:])
-  np.testing.assert_array_equal(row[20:], batches.permutation(3, 1, 100)[:20])
+  row = loader.rows_of_step(3, 2, 40, 100)
+  np.testing.assert_array_equal(row[:20], loader.permutation(3, 0, 100)[80:])
+  np.testing.assert_array_equal(row[20:], loader.permutation(3, 1, 100)[:20])
 
 
 def test_rows_depend_on_seed_and_step_alone():
-  forward = [batches.rows_of_step(5, step, 16, 50) for step in range(40)]
-  batches.permutation.cache_clear()
-  backward = [batches.rows_of_step(5, step, 16, 50) for step in reversed(range(40))][::-1]
+  forward = [loader.rows_of_step(5, step, 16, 50) for step in range(40)]
+  loader.permutation.cache_clear()
+  backward = [loader.rows_of_step(5, step, 16, 50) for step in reversed(range(40))][::-1]
   np.testing.assert_array_equal(forward, backward)
-  assert not np.array_equal(forward, [batches.rows_of_step(6, step, 16, 50) for step in range(40)])
+  assert not np.array_equal(forward, [loader.rows_of_step(6, step, 16, 50) for step in range(40)])
 
 
 def test_rows_far_into_a_long_run():
-  rows = batches.rows_of_step(0, 10_000_000, 4096, 1000)  # beyond 32 bits of examples
+  rows = loader.rows_of_step(0, 10_000_000, 4096, 1000)  # beyond 32 bits of examples
   assert rows.shape == (4096,) and rows.min() >= 0 and rows.max() < 1000
   assert np.bincount(rows, minlength=1000).min() >= 3
 
 
 @pytest.mark.parametrize('size, batch', [(100, 10), (101, 10), (7, 10), (1, 4)])
 def test_evaluation_counts_every_example_once_and_in_order(size, batch):
-  parts = [batches.rows_of_eval(i, batch, size) for i in range(-(-size // batch))]
+  parts = [loader.rows_of_eval(i, batch, size) for i in range(-(-size // batch))]
   rows, mask = (np.concatenate(p) for p in zip(*parts, strict=True))
   assert rows.shape == mask.shape == (-(-size // batch) * batch,)
   np.testing.assert_array_equal(rows[mask == 1], np.arange(size))
@@ -59,22 +61,22 @@ def test_evaluation_counts_every_example_once_and_in_order(size, batch):
 
 
 def source(size=150):
-  digits = sources.load('digits', f'train[:{size}]', image=(8, 8, 1), classes=10)
+  digits = sets.load('digits', f'train[:{size}]', image=(8, 8, 1), classes=10)
   assert len(digits) == size
   return digits
 
 
-def feeder(size=150, **changes):
+def make_loader(size=150, **changes):
   settings = {'seed': 7, 'batch_size': 16, 'mesh': MESH, 'resident_mib': 100.0, 'workers': 0}
-  return batches.Feeder(source(size), **settings | changes)
+  return loader.Loader(source(size), **settings | changes)
 
 
 def fetched(feed, i):
-  return jax.device_get(jax.jit(lambda f, i: batches.fetch(f, i, meshes.over_batch(MESH)))(feed, i))
+  return jax.device_get(jax.jit(lambda f, i: loader.fetch(f, i, meshes.over_batch(MESH)))(feed, i))
 
 
 def expected(step):
-  rows = batches.rows_of_step(7, step, 16, 150)
+  rows = loader.rows_of_step(7, step, 16, 150)
   return {name: np.stack([source()[int(row)][name] for row in rows]) for name in ('image', 'label')}
 
 
@@ -86,28 +88,28 @@ def assert_batch(batch, wanted):
 
 
 def test_resident_feeds_hold_the_batches_of_their_steps():
-  resident = feeder()
-  assert resident.resident and resident.chunk == batches.CHUNK
+  resident = make_loader()
+  assert resident.resident and resident.chunk == loader.CHUNK
   feed = resident.train(8, 3)
   for i in range(3):
     assert_batch(fetched(feed, i), expected(8 + i))
 
 
 def test_a_feed_holds_an_epoch_of_20_000_rows():
-  rows = sources.Source(('a',), {'label': np.arange(20_000, dtype=np.int32)}, lambda i: {'label': np.int32(i)}, 20_000)
-  feed = batches.Feeder(rows, seed=7, batch_size=32, mesh=MESH, resident_mib=100.0, workers=0).train(0, 625)
+  rows = Source(('a',), {'label': np.arange(20_000, dtype=np.int32)}, lambda i: {'label': np.int32(i)}, 20_000)
+  feed = loader.Loader(rows, seed=7, batch_size=32, mesh=MESH, resident_mib=100.0, workers=0).train(0, 625)
   labels = np.asarray(feed['data']['label'])[np.asarray(feed['rows'])[:625]]
   np.testing.assert_array_equal(np.sort(labels, axis=None), np.arange(20_000))
 
 
 def test_a_feed_refuses_more_steps_than_it_holds():
-  with pytest.raises(ValueError, match=f'a feed of {batches.CHUNK + 1} steps, but it holds {batches.CHUNK}'):
-    feeder().train(0, batches.CHUNK + 1)
+  with pytest.raises(ValueError, match=f'a feed of {loader.CHUNK + 1} steps, but it holds {loader.CHUNK}'):
+    make_loader().train(0, loader.CHUNK + 1)
 
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_streamed_feeds_are_the_same_from_any_step(workers):
-  streamed = feeder(resident_mib=0.0, workers=workers)
+  streamed = make_loader(resident_mib=0.0, workers=workers)
   assert not streamed.resident and streamed.chunk == 1
   for step in (0, 1, 2, 9, 10, 3):  # in a row, ahead, back
     assert_batch(fetched(streamed.train(step, 1), 0), expected(step))
@@ -117,7 +119,7 @@ def test_streamed_feeds_are_the_same_from_any_step(workers):
 @pytest.mark.parametrize('settings', [{}, {'resident_mib': 0.0}], ids=['resident', 'streamed'])
 def test_evaluation_feeds_hold_every_example_once(settings, size):
   images, labels, counted = [], [], 0
-  for feed, count in feeder(size, **settings).evaluate():
+  for feed, count in make_loader(size, **settings).evaluate():
     for i in range(count):
       batch = fetched(feed, i)
       keep = batch['mask'] == 1
@@ -130,15 +132,15 @@ def test_evaluation_feeds_hold_every_example_once(settings, size):
 
 
 def test_evaluation_of_more_batches_than_a_feed_holds(monkeypatch):
-  monkeypatch.setattr(batches, 'CHUNK', 4)
-  feeds = list(feeder().evaluate())
+  monkeypatch.setattr(loader, 'CHUNK', 4)
+  feeds = list(make_loader().evaluate())
   assert [count for _, count in feeds] == [4, 4, 2]
 
 
 def test_data_are_resident_up_to_the_limit():
   mib = 150 * (64 + 4) / 2**20
-  assert feeder(resident_mib=mib * 1.001).resident
-  assert not feeder(resident_mib=mib * 0.999).resident
+  assert make_loader(resident_mib=mib * 1.001).resident
+  assert not make_loader(resident_mib=mib * 0.999).resident
 
 
 def train(workdir, **data):

@@ -1,0 +1,61 @@
+"""Code that weights ask for: none but this package's, unless the user trusts a module by name.
+
+A run directory is the user's own. A model folder may come from anyone, and importing a module runs it.
+"""
+
+import argparse
+import re
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from mixer_jax.errors import MixerError, unknown
+
+TRUSTED: set[str] = set()  # names of modules, by the option --trust
+
+OUTSIDE = re.compile(r'([A-Za-z_][\w.]*):[\w.]+')
+
+
+def trust(modules: Iterable[str]) -> None:
+  """Allows model folders to name what is in these modules and in the packages of that name."""
+  TRUSTED.update(name for given in modules for name in given.split(',') if name)
+
+
+def add_option(options: argparse.ArgumentParser) -> None:
+  """--trust, for commands that read weights; its value is for `trust`."""
+  options.add_argument(
+    '--trust', action='append', default=[], metavar='MODULE',
+    help='a module of yours that a model folder may name, for its model to be imported',
+  )  # fmt: skip
+
+
+def check(where: str, model: dict[str, Any], known: Collection[str]) -> None:
+  """Refuses the model of a model folder that names code from outside this package; imports nothing.
+
+  Args:
+    model: its settings, with `name`.
+    known: the names that `name` may have.
+
+  Raises:
+    MixerError: an unknown name, or `module:name` anywhere whose module is not trusted.
+  """
+  for value in _texts(model):
+    if (match := OUTSIDE.fullmatch(value)) and not _is_trusted(match[1]):
+      raise MixerError(
+        f'{where} asks for {value[:200]!r}, which is not part of this package: reading it would run the module'
+        f' {match[1][:200]}; if you know and trust that module, add --trust={match[1][:200]}'
+      )
+  if model['name'] not in known and not OUTSIDE.fullmatch(model['name']):
+    raise unknown(f'model of {where}', model['name'], known)
+
+
+def _is_trusted(module: str) -> bool:
+  return any(module == name or module.startswith(f'{name}.') for name in TRUSTED)
+
+
+def _texts(value: Any) -> Iterable[str]:
+  """All texts in a value of JSON."""
+  if isinstance(value, str):
+    yield value
+  elif isinstance(value, (dict, list)):
+    for part in value.values() if isinstance(value, dict) else value:
+      yield from _texts(part)
