@@ -9,8 +9,13 @@ import tempfile
 
 import pytest
 
-# Compiling is most of what the tests do, and most of that is optimising programs that run once.
-os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true')
+# Compiling is most of what the tests do, and most of that is optimising programs that run once. These four make a
+# train step compile in a third of the time.
+FAST_COMPILE = (
+  '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false'
+  ' --xla_cpu_opt_preset=CPU_OPT_PRESET_FAST_COMPILE'
+)
+os.environ.setdefault('XLA_FLAGS', FAST_COMPILE)
 # A compilation cache of this run's own, never the user's: pytest's workers and the commands that tests start inherit
 # it through the environment. '' turns it off.
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
@@ -23,7 +28,7 @@ os.environ.setdefault('PYTHONWARNINGS', 'ignore:Error reading persistent compila
 
 # The files that take longest, in that order: each goes to one worker as a whole, so none may be the last to start.
 LONGEST = (
-  'test_doors.py', 'test_resume.py', 'test_configs.py', 'test_sam_step.py', 'test_tabular.py',
+  'test_commands.py', 'test_commands_tables.py', 'test_configs.py', 'test_sam_step.py', 'test_resume.py',
 )  # fmt: skip
 
 
