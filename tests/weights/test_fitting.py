@@ -74,8 +74,7 @@ def test_a_head_of_other_classes_is_told():
 
 
 @pytest.mark.parametrize('key, value', [
-  ('gelu', 'exact'), ('hidden', 9), ('blocks', 3), ('token_mlp', 6), ('channel_mlp', 8), ('first', 'channels'),
-  ('norm_over', 'tokens'), ('pool', 'flatten'),
+  ('gelu', 'exact'), ('hidden', 9), ('blocks', 3), ('token_mlp', 6), ('channel_mlp', 8),
 ])  # fmt: skip
 def test_another_network_is_refused_by_name(key, value):
   refused(f'model.{key} is ', f'{value!r} here', model=MODEL | {key: value})

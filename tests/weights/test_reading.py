@@ -77,7 +77,7 @@ def test_every_layout_and_prefix(tmp_path, kind, prefix):
   check(weights)
   gelu = 'exact' if kind == 'timm' else 'tanh'
   assert weights.kind == kind and weights.source == str(path) and len(weights.sha256) == 64
-  assert weights.model == {'name': 'mixer', 'patch': 2, **files.SIZES, **reading.MIXER, 'gelu': gelu}
+  assert weights.model == {'name': 'mixer', 'patch': 2, **files.SIZES, 'gelu': gelu}
   assert weights.data == {'classes': 5, **reading.PUBLISHED} and weights.labels is None
   assert weights.notes == (f'gelu: {gelu}, as {weights.kind} weights have it; the file does not say',)
   with pytest.raises(MixerError, match='does not say how its 6 tokens lie'):
