@@ -81,8 +81,11 @@ class Weights:
     return tuple(self.data['image'])
 
 
-def read(address: str) -> Weights:
+def read(address: str, *, trusted: bool = False) -> Weights:
   """Weights of a file (.npz, .safetensors, .pth, .pt, .bin), a model folder, or one of these at an address.
+
+  Args:
+    trusted: whether this is a folder of the user's own, which may name any module; see trust.
 
   Raises:
     MixerError: nothing there, not a Mixer in a layout that is known, arrays that are missing, too many, misshapen, no
@@ -93,7 +96,7 @@ def read(address: str) -> Weights:
     is_folder = path.is_dir()
   except OSError as error:
     raise MixerError(f'{address} cannot be read ({error.strerror})') from error
-  return _read_folder(path, address) if is_folder else _read_file(path, address)
+  return _read_folder(path, address, trusted) if is_folder else _read_file(path, address)
 
 
 def with_gelu(weights: Weights, kind: str) -> Weights:
@@ -210,7 +213,7 @@ def _shape_here(layout: str, name: str, shape: tuple) -> tuple:
   return shape[::-1] if layout == 'timm' else _squeezed(layout, shape)
 
 
-def _read_folder(path: Path, address: str) -> Weights:
+def _read_folder(path: Path, address: str, trusted: bool) -> Weights:
   config = path / 'config.json'
   about = _read_config(config)
   if about is None:
@@ -225,7 +228,8 @@ def _read_folder(path: Path, address: str) -> Weights:
       raise MixerError(f'{config}: {key} is {about.get(key)!r:.80}, of the wrong type; get the folder again')
   if not isinstance(about['model'].get('name'), str):
     raise MixerError(f'{config}: model.name is {about["model"].get("name")!r:.80}, not a name; get the folder again')
-  trust.check(str(config), about['model'], MODELS)
+  if not trusted:
+    trust.check(str(config), about['model'], MODELS)
   file = path / 'model.safetensors'
   archive = archives.read(file)
   if about['model']['name'] == 'mixer':
