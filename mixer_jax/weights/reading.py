@@ -96,7 +96,10 @@ def read(address: str, *, trusted: bool = False) -> Weights:
     is_folder = path.is_dir()
   except OSError as error:
     raise MixerError(f'{address} cannot be read ({error.strerror})') from error
-  return _read_folder(path, address, trusted) if is_folder else _read_file(path, address)
+  weights = _read_folder(path, address, trusted) if is_folder else _read_file(path, address)
+  if not remote.is_address(address):
+    return weights
+  return dataclasses.replace(weights, notes=(f'sha256 {weights.sha256}, kept as {path}', *weights.notes))
 
 
 def with_gelu(weights: Weights, kind: str) -> Weights:
@@ -219,7 +222,7 @@ def _read_folder(path: Path, address: str, trusted: bool) -> Weights:
   if about is None:
     raise MixerError(f'{address} is neither a model folder nor a run: it has no config.json')
   if not _has_format(about):
-    raise MixerError(f'{address} is no model folder: its config.json has no format {FORMAT!r}')
+    raise MixerError(f'{address} is not a model folder: its config.json has no format {FORMAT!r}')
   if about['format'] != FORMAT:
     raise MixerError(f'{address} has the format {about["format"]!r:.80}, but this version reads {FORMAT!r}; update')
   kinds = {'model': dict, 'data': dict, 'labels': (list, type(None)), 'schema': (dict, type(None))}
