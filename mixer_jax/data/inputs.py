@@ -158,12 +158,12 @@ class Images:
 
   @property
   def for_model(self) -> dict[str, Any]:
-    """What the data tell a model when it is made."""
+    """What a model gets from the data when it is made."""
     return {'image': self.image, 'classes': self.classes}
 
   @property
   def for_task(self) -> dict[str, Any]:
-    """What the data tell a task."""
+    """What a task gets from the data."""
     return {
       'classes': self.classes, 'inputs': self.inputs, 'image': self.image, 'mean': self.mean, 'std': self.std
     }  # fmt: skip

@@ -91,7 +91,6 @@ def _from_fsspec(address: str) -> Path:
       kept.unlink(missing_ok=True)  # of an earlier file
       os.replace(part, place)
     kept.write_text(f'{digest}\n')
-  print(f'{address}: sha256 {digest}, kept as {place}')
   return place
 
 

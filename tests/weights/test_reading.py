@@ -249,9 +249,9 @@ def test_a_folder_that_asks_for_code_is_refused_unless_it_is_trusted(tmp_path, m
   [
     ('{', 'cannot be read'),
     ('[' * 100_000, 'cannot be read'),
-    ('[]', 'is no model folder'),
-    ('{}', 'is no model folder'),
-    ({'format': 7}, 'is no model folder'),
+    ('[]', 'is not a model folder'),
+    ('{}', 'is not a model folder'),
+    ({'format': 7}, 'is not a model folder'),
     ({'format': 'mixer_jax model folder 2'}, "has the format 'mixer_jax model folder 2', but this version reads"),
     ({'model': []}, 'model is [], of the wrong type'),
     ({'data': None}, 'data is None'),
