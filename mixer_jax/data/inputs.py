@@ -86,8 +86,8 @@ class Images:
   name: str
   image: tuple[int, int, int]
   classes: int
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
+  mean: tuple[float, ...] = (0.5,)
+  std: tuple[float, ...] = (0.5,)
   train: str = 'train'
   val: str = ''
   test: str = ''
@@ -102,6 +102,9 @@ class Images:
   def __post_init__(self):
     if len(self.image) != 3 or min(self.image) < 1:
       raise MixerError(f'data.image is {self.image}, but must be (height, width, channels), each at least 1')
+    for key in ('mean', 'std'):
+      if len(getattr(self, key)) == 1:
+        object.__setattr__(self, key, getattr(self, key) * self.image[2])
     if self.crop_from and self.crop_from < max(self.image[:2]):
       raise MixerError(
         f'data.crop_from is {self.crop_from}, but the crop {self.image[0]}x{self.image[1]} is larger; 0 for none'

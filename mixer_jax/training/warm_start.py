@@ -3,6 +3,7 @@
 That is not how a run is resumed or evaluated: training/restore opens a run as it was, head included.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mixer_jax.config import plain
 from mixer_jax.errors import MixerError
 from mixer_jax.files import write_json
 from mixer_jax.messages import logger
@@ -47,8 +49,8 @@ def read(address: str, checkpoint: str = 'last') -> reading.Weights:
 def of_run(folder: Path, checkpoint: str = 'last') -> reading.Weights:
   """A run as weights: the averaged ones where it kept an average."""
   run = restore.restore(folder, step=checkpoint)
-  settings = run.experiment.settings
-  data = {key: settings.data[key] for key in ('image', 'classes', 'mean', 'std') if key in settings.data}
+  settings, known = run.experiment.settings, dataclasses.asdict(run.experiment.data)
+  data = {key: plain(known[key]) for key in ('image', 'classes', 'mean', 'std') if key in known}
   return reading.Weights(
     arrays=names.arrays(run.params), model=dict(settings.model), data=data, labels=list(run.classes),
     schema=_plain_schema(run.experiment), source=str(folder), kind='run',
