@@ -80,7 +80,8 @@ class Images:
 
   `crop_from`: 0, or for files of images a side in pixels: each is shrunk until its longer side is that long and its
   shorter one still long enough for `image`; a crop of the size of `image` is cut out of it, at random in training, in
-  the middle otherwise.
+  the middle otherwise. `mean` and `std` have a number for each channel, or one for all; by default pixels become
+  [-1, 1].
   """
 
   name: str
