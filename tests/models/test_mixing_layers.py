@@ -232,7 +232,8 @@ OWN = f'{__name__}:Shuffle'
 def test_a_users_own_stands_in_every_model(make):
   model = nnx.eval_shape(lambda: make({'name': OWN, 'by': 2.5}))
   assert type(layer_of(make, model)).__name__ == 'Shuffle'
-  nnx.eval_shape(lambda: make({'name': OWN})(*inputs_of(make)))
+  inputs = inputs_of(make)
+  nnx.eval_shape(lambda: make({'name': OWN})(*inputs))
 
 
 def test_a_users_own_by_hand():

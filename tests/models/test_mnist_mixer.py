@@ -87,7 +87,7 @@ def test_with_the_papers_settings_it_is_the_papers_mixer():
   np.testing.assert_allclose(run(graphdef, params, image)[0], run(other, params, image)[0], atol=1e-6)
 
 
-@pytest.mark.parametrize('choices', itertools.product(('channels', 'tokens'), ('tokens', 'channels')))
+@pytest.mark.parametrize('choices', [*itertools.product(('channels', 'tokens'), ('tokens', 'channels'))])
 @pytest.mark.parametrize('pool, head, names', [('mean', (), 30), ('flatten', (7, 6), 32), ('mean', (7,), 32)])
 def test_every_combination_makes_a_model(choices, pool, head, names):
   norm_over, first = choices
