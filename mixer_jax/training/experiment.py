@@ -184,8 +184,6 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None, schema: Any
   meshes.check_batch('eval_batch_size', settings.eval_batch_size, mesh)
   make('init_from', settings.init_from)
   task = make('task', settings.task, **data.for_task)
-  if not isinstance(task, Task):
-    raise MixerError(f'task.name is {settings.task["name"]!r}, which is no mixer_jax.tasks.task.Task; make it one')
   order: list[str] = []  # eval_shape sorts them
 
   def made():

@@ -19,6 +19,7 @@ from mixer_jax.optim.optimizers import OPTIMIZERS, noise
 from mixer_jax.optim.sam import SAMS
 from mixer_jax.optim.schedules import SCHEDULES
 from mixer_jax.tasks import TASKS
+from mixer_jax.tasks.task import Task
 from mixer_jax.training import mesh, watch
 from mixer_jax.weights.fitting import InitFrom
 
@@ -60,12 +61,18 @@ def _module(model: Callable, name: str, what: str) -> Callable:
   return model
 
 
+def _task(task: Callable, name: str, what: str) -> Callable:
+  if not inspect.isclass(task) or not issubclass(task, Task):
+    raise MixerError(f'{what} is {name!r}, but a task must be a subclass of mixer_jax.tasks.task.Task')
+  return task
+
+
 # The parts with a name, each with the arguments that a run gives them: those are never settings.
 KINDS = {
   'model': parts.Table(
     MODELS, context=('image', 'classes', 'columns', 'vocabularies', 'outputs', 'rngs'), adapt=_module
   ),
-  'task': parts.Table(TASKS, context=('classes', 'inputs', 'image', 'mean', 'std')),
+  'task': parts.Table(TASKS, context=('classes', 'inputs', 'image', 'mean', 'std'), adapt=_task),
   'augment': parts.Table(AUGMENTATIONS, context=('features', 'classes')),
   'optimizer': OPTIMIZERS,
   'schedule': SCHEDULES,
