@@ -9,6 +9,7 @@ from collections.abc import Callable
 from mixer_jax import messages
 from mixer_jax.errors import MixerError
 from mixer_jax.files import cache_folder
+from mixer_jax.weights import trust
 
 HUGE_PAGES = 'glibc.malloc.hugetlb=1'
 
@@ -70,10 +71,12 @@ def add_config(options: argparse.ArgumentParser, *, required: bool = False) -> N
   bundled = ', '.join(config.bundled())
   text = f'a Python file with get_config, or a bundled one: {bundled}; --config.KEY=VALUE sets any key'
   options.add_argument('--config', metavar='NAME[:ARG]', required=required, help=text)
+  trust.add_option(options)
 
 
 def config_arguments(known: argparse.Namespace, rest: list[str]) -> list[str]:
-  """What config.load takes of a command's parsed arguments."""
+  """What config.load takes of a command's parsed arguments; modules named by --trust are trusted from now on."""
+  trust.trust(known.trust)
   return [*([f'--config={known.config}'] if known.config else []), *rest]
 
 

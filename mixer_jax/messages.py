@@ -1,14 +1,12 @@
 """What the package says while it works: notes on stdout, warnings on stderr, through Python's own logging.
 
-The commands switch it on; a program that uses the package gets the warnings, and the notes after `show()`.
+Warnings are always printed. The commands print notes as well; a program that uses the package does so after `show()`.
 """
 
 import logging
 import sys
 
 import tqdm
-
-logger = logging.getLogger('mixer_jax')
 
 
 class _Handler(logging.Handler):
@@ -23,16 +21,18 @@ class _Handler(logging.Handler):
       print(text, file=sys.stderr if warning or self.aside else sys.stdout, flush=True)
 
 
+_handler = _Handler()
+logger = logging.getLogger('mixer_jax')
+logger.addHandler(_handler)
+logger.setLevel(logging.WARNING)
+logger.propagate = False
+
+
 def show(*, aside: bool = False) -> None:
-  """Prints notes and warnings from now on.
+  """Prints notes, too, from now on.
 
   Args:
-    aside: notes go to stderr too, for commands whose stdout is a result.
+    aside: notes go to stderr, for commands whose stdout is a result.
   """
-  if not any(isinstance(handler, _Handler) for handler in logger.handlers):
-    logger.addHandler(_Handler())
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-  for handler in logger.handlers:
-    if isinstance(handler, _Handler):
-      handler.aside = aside
+  logger.setLevel(logging.INFO)
+  _handler.aside = aside

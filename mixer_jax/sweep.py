@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> None:
   from mixer_jax.training import sweep
 
   workdir = Path(known.workdir)
+  cli.config_arguments(known, rest)
   runs = sweep.plan(known.config, rest, known.over, known.seeds, workdir)
   failed = sweep.execute(runs, known.data_dir)
   done = sweep.done(runs, failed)

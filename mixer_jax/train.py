@@ -7,7 +7,6 @@ Any key of the config is set with --config.key=value. Exit code: 0 at the end an
 """
 
 from mixer_jax import cli
-from mixer_jax.weights import trust
 
 
 def main(arguments: list[str]) -> None:
@@ -18,14 +17,12 @@ def main(arguments: list[str]) -> None:
   options.add_argument('--coordinator', help='HOST:PORT of the first process, instead of the environment')
   options.add_argument('--processes', type=int, help='how many processes there are')
   options.add_argument('--process', type=int, help='which one this is, from 0')
-  trust.add_option(options)
   known, rest = options.parse_known_args(arguments)
   if not known.coordinator and (known.processes is not None or known.process is not None):
     options.error('--processes and --process need --coordinator=HOST:PORT')
 
   from mixer_jax import config as configs
 
-  trust.trust(known.trust)
   config = configs.load(cli.config_arguments(known, rest))
   cli.use_compilation_cache()
   from mixer_jax.training import loop, mesh

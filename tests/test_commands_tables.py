@@ -241,7 +241,7 @@ def test_a_table_that_is_refused(content, parts, refused_table):
     ('--config.data.scaling=quantil', ['data.scaling', "did you mean 'quantile'", 'standard']),
     ('--config.data.drop=colr', ['data.drop', "did you mean 'colour'"]),
     ('--config.data.categorical=colr', ['data.categorical', "did you mean 'colour'"]),
-    ('--config.data.categorical=id', ["row 1, column 'colour'", 'no number', 'data.categorical']),
+    ('--config.data.categorical=id', ["row 1, column 'colour'", 'not a number', 'data.categorical']),
     ('--config.data.label=lable', ["'lable'", "did you mean 'label'"]),
     ('--config.data.label=colour', ["'colour' has 3 values", 'data.classes is 2']),
     ('--config.data.drop=("id", "size", "weight", "colour")', ['no column is left beside the label']),

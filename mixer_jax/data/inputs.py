@@ -80,14 +80,15 @@ class Images:
 
   `crop_from`: 0, or for files of images a side in pixels: each is shrunk until its longer side is that long and its
   shorter one still long enough for `image`; a crop of the size of `image` is cut out of it, at random in training, in
-  the middle otherwise.
+  the middle otherwise. `mean` and `std` have a number for each channel, or one for all; by default pixels become
+  [-1, 1].
   """
 
   name: str
   image: tuple[int, int, int]
   classes: int
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
+  mean: tuple[float, ...] = (0.5,)
+  std: tuple[float, ...] = (0.5,)
   train: str = 'train'
   val: str = ''
   test: str = ''
@@ -102,6 +103,9 @@ class Images:
   def __post_init__(self):
     if len(self.image) != 3 or min(self.image) < 1:
       raise MixerError(f'data.image is {self.image}, but must be (height, width, channels), each at least 1')
+    for key in ('mean', 'std'):
+      if len(getattr(self, key)) == 1:
+        object.__setattr__(self, key, getattr(self, key) * self.image[2])
     if self.crop_from and self.crop_from < max(self.image[:2]):
       raise MixerError(
         f'data.crop_from is {self.crop_from}, but the crop {self.image[0]}x{self.image[1]} is larger; 0 for none'
@@ -158,12 +162,12 @@ class Images:
 
   @property
   def for_model(self) -> dict[str, Any]:
-    """What the data tell a model when it is made."""
+    """What a model gets from the data when it is made."""
     return {'image': self.image, 'classes': self.classes}
 
   @property
   def for_task(self) -> dict[str, Any]:
-    """What the data tell a task."""
+    """What a task gets from the data."""
     return {
       'classes': self.classes, 'inputs': self.inputs, 'image': self.image, 'mean': self.mean, 'std': self.std
     }  # fmt: skip

@@ -5,14 +5,14 @@ import re
 from pathlib import Path
 
 from mixer_jax.errors import MixerError, unknown
+from mixer_jax.files import cache_folder
 
 
 def data_root(data_dir: str | None = None) -> Path:
   """Where data sets lie: the argument, else MIXER_DATA_DIR, else mixer_jax in XDG_CACHE_HOME or ~/.cache."""
   if chosen := data_dir or os.environ.get('MIXER_DATA_DIR'):
     return Path(chosen).expanduser()
-  cache = os.environ.get('XDG_CACHE_HOME')
-  return (Path(cache) if cache else Path.home() / '.cache') / 'mixer_jax'
+  return cache_folder()
 
 
 def split_base(split: str) -> str:

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mixer_jax import parts
 from mixer_jax.errors import MixerError
 from mixer_jax.models import blocks as stack
 from mixer_jax.models import checks, layers
@@ -60,7 +59,7 @@ class MixingAutoencoder(nnx.Module):
       raise MixerError(
         f'model.after is {list(after)}, but must name some of the {len(widths)} layers, from 1, once each'
       )
-    mixing = parts.resolve_named(mixings.MIXINGS, mixing, 'model.mixing', mixings.MIXINGS.context)
+    mixings.check(mixing)  # also where no layer is made
     each = {'init': 'torch', 'dtype': jnp.float32, 'rngs': rngs}
     linear = lambda i, o: layers.linear(i, o, **each)
     mix = lambda width: mixings.make(

@@ -3,6 +3,7 @@
 That is not how a run is resumed or evaluated: training/restore opens a run as it was, head included.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mixer_jax.config import plain
 from mixer_jax.errors import MixerError
 from mixer_jax.files import write_json
 from mixer_jax.messages import logger
@@ -47,11 +49,10 @@ def read(address: str, checkpoint: str = 'last') -> reading.Weights:
 def of_run(folder: Path, checkpoint: str = 'last') -> reading.Weights:
   """A run as weights: the averaged ones where it kept an average."""
   run = restore.restore(folder, step=checkpoint)
-  settings = run.experiment.settings
-  data = {key: settings.data[key] for key in ('image', 'classes', 'mean', 'std') if key in settings.data}
+  experiment = run.experiment
   return reading.Weights(
-    arrays=names.arrays(run.params), model=dict(settings.model), data=data, labels=list(run.classes),
-    schema=_plain_schema(run.experiment), source=str(folder), kind='run',
+    arrays=names.arrays(run.params), model=dict(experiment.settings.model), data=_data_of(experiment),
+    labels=list(run.classes), schema=_plain_schema(experiment), source=str(folder), kind='run',
     notes=(f'step {run.step} of the run' + (', averaged parameters' if run.averaged else ''),),
   )  # fmt: skip
 
@@ -72,7 +73,9 @@ def start(experiment: experiments.Experiment, classes: Sequence[str]) -> Start:
       f'{weights.source} is of a table of another schema (columns, categories, scaling): its numbers would mean'
       ' something else here; give the run the same training rows'
     )
-  arrays, notes = fitting.fit(weights, experiment.params, settings.model, settings.data, init_from, list(classes))
+  arrays, notes = fitting.fit(
+    weights, experiment.params, settings.model, _data_of(experiment), init_from, list(classes)
+  )
   return Start(arrays, {'weights': weights.source, 'kind': weights.kind, 'sha256': weights.sha256, 'notes': notes})
 
 
@@ -96,6 +99,12 @@ def network_of(address: str) -> dict[str, Any]:
     raise MixerError(f'{address} is a {weights.model["name"]} of a table; this takes a model of images')
   data = {key: weights.data.get(key) and tuple(weights.data[key]) for key in ('mean', 'std')}
   return {'model': dict(weights.model), 'image': weights.image, **data}
+
+
+def _data_of(experiment: experiments.Experiment) -> dict[str, Any]:
+  """What belongs to weights of config.data, every channel with a mean and a deviation of its own."""
+  fields = {field.name for field in dataclasses.fields(experiment.data)}
+  return {key: plain(getattr(experiment.data, key)) for key in ('image', 'classes', 'mean', 'std') if key in fields}
 
 
 def _plain_schema(experiment: experiments.Experiment) -> dict | None:

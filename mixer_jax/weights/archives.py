@@ -201,7 +201,7 @@ def _read_torch(path: Path) -> Archive:
       f'{path} is damaged or holds more than weights ({reason}), so it is not read; {CONVERT}'
     ) from error
   tensors = _tensors(path, content, torch.Tensor)
-  return Archive({name: _announced(tensor) for name, tensor in tensors.items()}, {})
+  return Archive({name: _announced(tensor.detach()) for name, tensor in tensors.items()}, {})
 
 
 def _tensors(path: Path, content: Any, kind: type) -> dict[str, Any]:

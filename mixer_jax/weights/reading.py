@@ -85,8 +85,11 @@ def _is_mixer(model: Mapping[str, Any]) -> bool:
   return model['name'] == 'mixer' and mixing.is_token_mlp(model.get('mixing', mixing.TOKEN_MLP))
 
 
-def read(address: str) -> Weights:
+def read(address: str, *, trusted: bool = False) -> Weights:
   """Weights of a file (.npz, .safetensors, .pth, .pt, .bin), a model folder, or one of these at an address.
+
+  Args:
+    trusted: whether this is a folder of the user's own, which may name any module; see trust.
 
   Raises:
     MixerError: nothing there, not a Mixer in a layout that is known, arrays that are missing, too many, misshapen, no
@@ -97,7 +100,10 @@ def read(address: str) -> Weights:
     is_folder = path.is_dir()
   except OSError as error:
     raise MixerError(f'{address} cannot be read ({error.strerror})') from error
-  return _read_folder(path, address) if is_folder else _read_file(path, address)
+  weights = _read_folder(path, address, trusted) if is_folder else _read_file(path, address)
+  if not remote.is_address(address):
+    return weights
+  return dataclasses.replace(weights, notes=(f'sha256 {weights.sha256}, kept as {path}', *weights.notes))
 
 
 def with_gelu(weights: Weights, kind: str) -> Weights:
@@ -214,13 +220,13 @@ def _shape_here(layout: str, name: str, shape: tuple) -> tuple:
   return shape[::-1] if layout == 'timm' else _squeezed(layout, shape)
 
 
-def _read_folder(path: Path, address: str) -> Weights:
+def _read_folder(path: Path, address: str, trusted: bool) -> Weights:
   config = path / 'config.json'
   about = _read_config(config)
   if about is None:
     raise MixerError(f'{address} is neither a model folder nor a run: it has no config.json')
   if not _has_format(about):
-    raise MixerError(f'{address} is no model folder: its config.json has no format {FORMAT!r}')
+    raise MixerError(f'{address} is not a model folder: its config.json has no format {FORMAT!r}')
   if about['format'] != FORMAT:
     raise MixerError(f'{address} has the format {about["format"]!r:.80}, but this version reads {FORMAT!r}; update')
   kinds = {'model': dict, 'data': dict, 'labels': (list, type(None)), 'schema': (dict, type(None))}
@@ -229,7 +235,8 @@ def _read_folder(path: Path, address: str) -> Weights:
       raise MixerError(f'{config}: {key} is {about.get(key)!r:.80}, of the wrong type; get the folder again')
   if not isinstance(about['model'].get('name'), str):
     raise MixerError(f'{config}: model.name is {about["model"].get("name")!r:.80}, not a name; get the folder again')
-  trust.check(str(config), about['model'], MODELS)
+  if not trusted:
+    trust.check(str(config), about['model'], MODELS)
   about['model'] = upgrade(about['model'])
   file = path / 'model.safetensors'
   archive = archives.read(file)

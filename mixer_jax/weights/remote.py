@@ -18,6 +18,7 @@ from types import ModuleType
 
 import tqdm
 
+from mixer_jax import files
 from mixer_jax.errors import MixerError, unknown
 from mixer_jax.weights.archives import READERS, checksum
 
@@ -47,8 +48,7 @@ def fetch(address: str) -> Path:
 
 def cache_folder() -> Path:
   """Where fetched files are kept."""
-  home = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-  return home / 'mixer_jax' / 'weights'
+  return files.cache_folder() / 'weights'
 
 
 def _from_hub(address: str, rest: str) -> Path:
@@ -91,7 +91,6 @@ def _from_fsspec(address: str) -> Path:
       kept.unlink(missing_ok=True)  # of an earlier file
       os.replace(part, place)
     kept.write_text(f'{digest}\n')
-  print(f'{address}: sha256 {digest}, kept as {place}')
   return place
 
 

@@ -244,16 +244,16 @@ def test_eigenvalues_and_trace_of_a_mixer_are_those_of_its_whole_hessian(scan, b
   assert found['line']['sharpest']['curvature'] == pytest.approx(exact[-1], rel=1e-4)
 
 
-AUTOENCODER = {'name': 'mixing_autoencoder', 'patch': 4, 'widths': (4,), 'code': 3, 'after': (1,), 'kernel': 3}
+AUTOENCODER = {'name': 'mixing_autoencoder', 'patch': 4, 'widths': (4,), 'code': 3, 'after': (1,)}
 AUTOENCODER |= {'encoder_gelu': True, 'output_gelu': False}
 
 
 @pytest.mark.parametrize(
   'config, model',
   [
-    ('digits', TINY | {'norm_over': 'tokens', 'pool': 'flatten', 'gelu': 'exact', 'remat': True, 'scan': True}),
-    ('digits_autoencoder', AUTOENCODER | {'mixing': 'mlp'}),
-    ('digits_autoencoder', AUTOENCODER | {'mixing': 'cnn2df'}),
+    ('digits', TINY | {'name': 'mnist_mixer', 'head': (), 'gelu': 'exact', 'remat': True, 'scan': True}),
+    ('digits_autoencoder', AUTOENCODER | {'mixing': {'name': 'mlp'}}),
+    ('digits_autoencoder', AUTOENCODER | {'mixing': {'name': 'cnn2df', 'kernel': 3}}),
     ('digits_autoencoder', {'name': 'cnn_autoencoder', 'channels': (2, 2), 'kernel': 3, 'code': 3}),
     ('digits_autoencoder', {'name': 'cnn_autoencoder', 'channels': (2,), 'kernel': 5, 'code': 3}),
   ],

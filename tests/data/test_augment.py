@@ -105,12 +105,12 @@ def test_shapes_ranges_and_keys(name):
 
 @pytest.mark.parametrize('name', [name for name in AUGMENTATIONS if name not in ('cutmix', 'mixup')])
 def test_examples_are_drawn_independently(name):
-  """Sixteen copies of one image come out different, most of them."""
+  """Eight copies of one image come out different, most of them."""
   batch = random_batch(batch=1)
-  batch = jax.tree.map(lambda x: jnp.repeat(x, 16, axis=0), batch)
+  batch = jax.tree.map(lambda x: jnp.repeat(x, 8, axis=0), batch)
   image = np.asarray(run({name: SETTINGS[name]}, batch)['image'])
-  distinct = len(np.unique(image.reshape(16, -1), axis=0))
-  assert distinct == 2 if name == 'flip' else distinct > 8
+  distinct = len(np.unique(image.reshape(8, -1), axis=0))
+  assert distinct == 2 if name == 'flip' else distinct > 4
 
 
 def test_nothing_configured_changes_nothing():

@@ -1,4 +1,4 @@
-"""Auto-encoders of patches: every published count, mixings by hand, what is refused."""
+"""Auto-encoders of patches: every published count, the whole by hand, what is refused."""
 
 import functools
 import math
@@ -6,22 +6,21 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import optax
 import pytest
 from flax import nnx
+from networks import count
 
 from mixer_jax.errors import MixerError
-from mixer_jax.models.autoencoder import MixerAutoencoder, MixingAutoencoder, make_mixing
+from mixer_jax.models.autoencoder import MixerAutoencoder, MixingAutoencoder
 
 MNIST = {
   'image': (28, 28, 1),
   'patch': 7,
   'widths': (64, 64, 64, 16),
   'code': 16,
-  'mixing': 'cnn',
-  'after': (),
-  'kernel': 1,
 }
 PHOTO = {
   'image': (96, 96, 3),
@@ -34,12 +33,10 @@ PHOTO = {
 KERNELS = (1, 3, 5, 7, 9, 11, 13)
 
 
-def make(seed=0, **settings):
-  return MixingAutoencoder(**({**MNIST, 'encoder_gelu': True, 'output_gelu': False} | settings), rngs=nnx.Rngs(seed))
-
-
-def count(make):
-  return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(nnx.eval_shape(make), nnx.Param)))
+def make(mixing='cnn', kernel=1, **settings):
+  mixing = {'name': mixing} if mixing == 'mlp' else {'name': mixing, 'kernel': kernel}
+  settings = {**MNIST, 'encoder_gelu': True, 'mixing': mixing, **settings}
+  return MixingAutoencoder(**settings, rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize(
@@ -91,50 +88,6 @@ def test_published_counts_of_photographs(settings, parameters):
   assert count(functools.partial(make, **(PHOTO | settings))) == parameters
 
 
-# ---- mixings by hand, on a grid of 2x3 or 2x2 patches
-
-
-def numbers(patches, width, seed=0, batch=3):
-  return np.random.default_rng(seed).normal(size=(batch, patches, width)).astype(np.float32)
-
-
-def correlate(x, kernel, bias):
-  """x [channels, height, width], kernel [rows, columns, inputs, outputs]: the sum, place by place."""
-  rows, columns, _, outputs = kernel.shape
-  _, height, width = x.shape
-  out = np.zeros((outputs, height, width))
-  for o, y, z, a, b in np.ndindex(outputs, height, width, rows, columns):
-    v, u = y + a - (rows - 1) // 2, z + b - (columns - 1) // 2
-    if 0 <= v < height and 0 <= u < width:
-      out[o, y, z] += x[:, v, u] @ kernel[a, b, :, o]
-  return out + bias[:, None, None]
-
-
-@pytest.mark.parametrize('kind, shapes', [
-  ('cnn', [(1, 9)]), ('cnnf', [(1, 9), (1, 4)]), ('cnn2d', [(3, 3)]), ('cnn2df', [(3, 3), (2, 2)])
-])  # fmt: skip
-def test_convolutions_by_hand(kind, shapes):
-  mixing = make_mixing(kind, (2, 2), 9, kernel=3, rngs=nnx.Rngs(1))
-  x = numbers(4, 9)
-  wanted = x
-  for i, (layer, shape) in enumerate(zip(mixing.layers, shapes, strict=True)):
-    flipped = i == 1  # the second one has the width as its channels
-    of_channels = wanted.transpose(0, 2, 1) if flipped else wanted
-    planes = [
-      correlate(e.reshape(-1, *shape), np.asarray(layer.kernel[...]), np.asarray(layer.bias[...])) for e in of_channels
-    ]
-    wanted = np.stack(planes).reshape(of_channels.shape)
-    wanted = wanted.transpose(0, 2, 1) if flipped else wanted
-  np.testing.assert_allclose(mixing(jnp.asarray(x)), wanted, rtol=1e-4, atol=1e-4)
-
-
-def test_linear_mixing_by_hand():
-  mixing = make_mixing('mlp', (2, 3), 5, kernel=1, rngs=nnx.Rngs(1))
-  x = numbers(6, 5)
-  wanted = x.reshape(3, -1) @ np.asarray(mixing.linear.kernel[...]) + np.asarray(mixing.linear.bias[...])
-  np.testing.assert_allclose(mixing(jnp.asarray(x)), wanted.reshape(x.shape), rtol=1e-4, atol=1e-4)
-
-
 # ---- the whole
 
 
@@ -143,7 +96,9 @@ def reference(model, image):
   from scipy import special
 
   def block(layer, x, gelu):
-    y = np.asarray(layer(jnp.asarray(x)))
+    # Mixing layers have the tokens first.
+    turn = (lambda x: x) if isinstance(layer, nnx.Linear) else lambda x: x.transpose(1, 0, 2)
+    y = turn(np.asarray(layer(jnp.asarray(turn(x)))))
     y = y * special.ndtr(y) if gelu else y
     return x + y if x.shape == y.shape else y
 
@@ -169,10 +124,11 @@ def reference(model, image):
 ])  # fmt: skip
 def test_the_whole_layer_by_layer(mixing, encoder_gelu, output_gelu):
   """With as many numbers in a patch as the first layer is wide, so that the last one has a residual connection too."""
-  model = make(
-    image=(6, 9, 1) if mixing != 'cnn2df' else (6, 6, 1), patch=3, widths=(9, 9, 4), code=5, mixing=mixing,
+  make_model = functools.partial(
+    make, image=(6, 9, 1) if mixing != 'cnn2df' else (6, 6, 1), patch=3, widths=(9, 9, 4), code=5, mixing=mixing,
     after=(1, 3), kernel=3, encoder_gelu=encoder_gelu, output_gelu=output_gelu,
   )  # fmt: skip
+  model = networks.build(make_model)
   image = np.random.default_rng(0).uniform(size=(3, *model.image)).astype(np.float32)
   code, out = reference(model, image)
   np.testing.assert_allclose(model.encode(jnp.asarray(image)), code, rtol=1e-4, atol=1e-5)
@@ -228,7 +184,7 @@ def test_codes_images_and_every_gradient_are_those_of_torch(kind, encoder_gelu, 
 
 
 def test_without_mixing_a_patch_alone_sets_its_part_of_the_code():
-  model = make()
+  model = networks.build(make)
   image = np.random.default_rng(0).uniform(size=(1, 28, 28, 1)).astype(np.float32)
 
   def features(image):
@@ -246,8 +202,8 @@ def test_without_mixing_a_patch_alone_sets_its_part_of_the_code():
 @pytest.mark.parametrize(
   'settings, message',
   [
-    ({'mixing': 'mpl'}, "unknown model.mixing 'mpl'; did you mean 'mlp'"),
-    ({'after': (2,), 'kernel': 4}, 'model.kernel is 4, but must be odd'),
+    ({'mixing': 'mpl'}, "unknown model.mixing.name 'mpl'; did you mean 'mlp'"),
+    ({'after': (2,), 'kernel': 4}, 'model.mixing.kernel is 4, but must be odd'),
     ({'mixing': 'cnn2d', 'widths': (64, 60, 16), 'after': (2,)}, 'model.widths is 60; 49 and 64 are'),
     ({'image': (28, 14, 1), 'mixing': 'cnn2df', 'after': (2,)}, 'this is 4x2'),
     ({'after': (5,)}, r'model.after is \[5\], but must name some of the 4 layers'),
@@ -264,7 +220,7 @@ def test_what_is_refused(settings, message):
 
 def test_an_image_of_another_shape():
   with pytest.raises(MixerError, match=r'images of shape \(28, 28, 1\), but got \(28, 27, 1\)'):
-    make().encode(jnp.zeros((2, 28, 27, 1)))
+    nnx.eval_shape(lambda: make().encode(jnp.zeros((2, 28, 27, 1))))
 
 
 # ---- ours
@@ -289,7 +245,7 @@ def test_the_mixers_count_by_hand():
 
 
 def test_the_mixers_shapes_and_gradients():
-  model = mixer()
+  model = networks.build(mixer)
   image = jnp.asarray(np.random.default_rng(0).uniform(size=(5, 8, 6, 2)), jnp.float32)
   assert model.encode(image).shape == (5, 4) and model(image).shape == image.shape
   graphdef, params = nnx.split(model, nnx.Param)
@@ -301,7 +257,7 @@ def test_the_mixers_shapes_and_gradients():
 
 def test_black_images_have_gradients_like_others():
   def norm(image):
-    graphdef, params = nnx.split(mixer(encoder_blocks=4, decoder_blocks=6), nnx.Param)
+    graphdef, params = networks.start(functools.partial(mixer, encoder_blocks=4, decoder_blocks=6))
     loss = lambda p: ((nnx.merge(graphdef, p)(image) - image - 1) ** 2).mean()
     return float(optax.tree.norm(jax.jit(jax.grad(loss))(params)))
 
@@ -311,7 +267,8 @@ def test_black_images_have_gradients_like_others():
 
 def test_bounded_is_a_sigmoid_of_the_same_network():
   image = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 8, 6, 2)), jnp.float32)
-  free, bounded = mixer()(image), mixer(bounded=True)(image)
+  run = lambda **settings: jax.jit(lambda: mixer(**settings)(image))()
+  free, bounded = run(), run(bounded=True)
   np.testing.assert_allclose(bounded, 1 / (1 + np.exp(-free)), rtol=1e-5)
   assert np.asarray(free).min() < 0
 
@@ -320,3 +277,20 @@ def test_bounded_is_a_sigmoid_of_the_same_network():
 def test_a_size_of_nothing(what):
   with pytest.raises(MixerError, match=f'model.{what} is 0'):
     nnx.eval_shape(functools.partial(mixer, **{what: 0}))
+
+
+@pytest.mark.parametrize('what', ['encoder_blocks', 'decoder_blocks'])
+def test_blocks_may_be_none_but_not_fewer(what):
+  nnx.eval_shape(functools.partial(mixer, **{what: 0}))
+  with pytest.raises(MixerError, match=f'model.{what} is -1, but must be at least 0'):
+    nnx.eval_shape(functools.partial(mixer, **{what: -1}))
+
+
+def test_defaults():
+  image = {'image': (8, 8, 1), 'patch': 2, 'code': 4}
+  plain = nnx.eval_shape(lambda: MixingAutoencoder(**image, widths=(9, 4), rngs=nnx.Rngs(0)))
+  assert len(plain.encoder) == 2 and not plain.encoder_gelu and not plain.output_gelu
+  mixed = nnx.eval_shape(lambda: MixingAutoencoder(**image, widths=(9, 4), after=(2,), rngs=nnx.Rngs(0)))
+  assert mixed.encoder[2].layers[0].kernel.shape == (1, 3, 16, 16)
+  sizes = {'hidden': 8, 'encoder_blocks': 1, 'decoder_blocks': 1, 'token_mlp': 3, 'channel_mlp': 4, 'bottleneck': 2}
+  assert nnx.eval_shape(lambda: MixerAutoencoder(**image, **sizes, rngs=nnx.Rngs(0))).bounded

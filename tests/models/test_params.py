@@ -1,6 +1,7 @@
 """Parameters by dotted names, the same for stacked and for listed blocks."""
 
 import jax
+import networks
 import numpy as np
 from flax import nnx
 
@@ -14,7 +15,7 @@ SETTINGS = {
 
 
 def params(**settings):
-  return nnx.state(MlpMixer(**SETTINGS | settings, rngs=nnx.Rngs(0)), nnx.Param)
+  return networks.start(lambda: MlpMixer(**SETTINGS | settings, rngs=nnx.Rngs(0)))[1]
 
 
 def test_names_are_those_of_the_listed_blocks():
@@ -36,11 +37,13 @@ def test_what_is_taken_out_goes_in_again():
 
 
 def test_the_same_arrays_make_the_same_network_stacked_or_not():
-  listed, stacked = (MlpMixer(**SETTINGS, scan=scan, rngs=nnx.Rngs(scan)) for scan in (False, True))
+  make = lambda scan: networks.build(lambda: MlpMixer(**SETTINGS, scan=scan, rngs=nnx.Rngs(scan)))
+  listed, stacked = make(False), make(True)
   arrays = network.arrays(nnx.state(listed, nnx.Param))
   nnx.update(stacked, network.place(nnx.state(stacked, nnx.Param), arrays))
   image = np.random.default_rng(1).normal(size=(2, 4, 6, 2)).astype(np.float32)
-  np.testing.assert_allclose(stacked(image), listed(image), rtol=1e-5, atol=1e-6)
+  run = jax.jit(lambda image: (stacked(image), listed(image)))
+  np.testing.assert_allclose(*run(image), rtol=1e-5, atol=1e-6)
 
 
 def test_what_is_not_given_stays():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import pytest
 from flax import nnx
@@ -22,8 +23,8 @@ def make(columns=6, vocabularies=VOCABULARIES, tokens='columns', **settings):
   return TabularMixer(**settings, rngs=nnx.Rngs(0))
 
 
-def count(model):
-  return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+def column_tokens(columns, vocabularies, hidden, bins):
+  return networks.build(lambda: ColumnTokens(columns, vocabularies, hidden, bins=bins, rngs=nnx.Rngs(0)))
 
 
 def rows(batch=5, columns=6, seed=0):
@@ -35,7 +36,7 @@ def rows(batch=5, columns=6, seed=0):
 @pytest.mark.parametrize('hidden, patch, parameters', [(48, 1, 169_141), (198, 14, 407_365), (198, 3, 420_697)])
 def test_parameters_of_the_published_settings(hidden, patch, parameters):
   settings = {'columns': 42, 'vocabularies': (), 'tokens': 'patches', 'patch': patch, 'hidden': hidden}
-  assert count(nnx.eval_shape(lambda: make(**settings, blocks=10))) == parameters
+  assert networks.count(lambda: make(**settings, blocks=10)) == parameters
 
 
 def embeddings(tokens, vocabularies):
@@ -47,7 +48,7 @@ def embeddings(tokens, vocabularies):
 
 
 def test_column_tokens_by_hand():
-  tokens = ColumnTokens(6, VOCABULARIES, 8, bins=0, rngs=nnx.Rngs(0))
+  tokens = column_tokens(6, VOCABULARIES, 8, 0)
   features, categories = rows()
   out = np.asarray(tokens(features, categories))
   assert out.shape == (6, 5, 8)
@@ -59,7 +60,7 @@ def test_column_tokens_by_hand():
 
 
 def test_a_table_of_categories_alone():
-  tokens = ColumnTokens(2, ((0, 3), (1, 2)), 8, bins=4, rngs=nnx.Rngs(0))
+  tokens = column_tokens(2, ((0, 3), (1, 2)), 8, 4)
   _, categories = rows()
   out = np.asarray(tokens(np.zeros((5, 2), np.float32), categories))
   for i in range(2):
@@ -69,7 +70,7 @@ def test_a_table_of_categories_alone():
 
 def test_pieces_by_hand():
   # Four pieces of [-1, 1]: 0.25 fills two, half of the third and nothing of the last; the outer two go on for ever.
-  tokens = ColumnTokens(1, (), 3, bins=4, rngs=nnx.Rngs(0))
+  tokens = column_tokens(1, (), 3, 4)
   kernel, bias = np.asarray(tokens.kernel[...])[0], np.asarray(tokens.bias[...])[0]
   x = jnp.array([[0.25], [-1.0], [1.0], [7.0], [-2.0]])
   spread = np.array([[1, 1, 0.5, 0], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 1, 13], [-2, 0, 0, 0]])
@@ -78,21 +79,21 @@ def test_pieces_by_hand():
 
 
 def test_one_piece_is_a_straight_line():
-  tokens = ColumnTokens(1, (), 3, bins=1, rngs=nnx.Rngs(0))
+  tokens = column_tokens(1, (), 3, 1)
   x = jnp.asarray(np.random.default_rng(0).normal(size=(9, 1)) * 3, jnp.float32)
   wanted = (x + 1) / 2 * tokens.kernel[...][0, 0] + tokens.bias[...][0]
   np.testing.assert_allclose(tokens(x, jnp.zeros((9, 0), jnp.int32))[0], wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_an_unknown_category_starts_from_nothing():
-  tokens = ColumnTokens(6, VOCABULARIES, 8, bins=0, rngs=nnx.Rngs(0))
+  tokens = column_tokens(6, VOCABULARIES, 8, 0)
   for rows_ in embeddings(tokens, VOCABULARIES):
     assert not rows_[0].any() and (rows_[1:] != 0).any(axis=1).all()
 
 
 def test_patches_are_neighbours():
   """Changing one column changes one token, that of its patch."""
-  model = make(tokens='patches', patch=2)
+  model = networks.build(lambda: make(tokens='patches', patch=2))
   stem = lambda features: np.asarray(model.stem(features.reshape(5, 3, 2).transpose(1, 0, 2)))
   features, _ = rows()
   other = features.copy()
@@ -103,8 +104,7 @@ def test_patches_are_neighbours():
 
 @pytest.mark.parametrize('settings', [{}, {'bins': 5}, {'tokens': 'patches', 'patch': 3}, {'pool': 'flatten'}])
 def test_every_parameter_has_a_gradient(settings):
-  model = make(**settings, init='torch')
-  graphdef, params = nnx.split(model, nnx.Param)
+  graphdef, params = networks.start(lambda: make(**settings, init='torch'))
   features, categories = rows(64)
   # The head starts at random here, or nothing below it would have a gradient.
   loss = lambda params: (nnx.merge(graphdef, params)(features, categories) ** 2).sum()
@@ -137,7 +137,7 @@ def test_logits_loss_and_every_gradient_are_those_of_torch(activation):
   )
   weights, expected = torch('weight/'), torch(f'{activation}/grad/')
   settings = {'columns': 12, 'vocabularies': (), 'tokens': 'patches', 'patch': 3, 'hidden': 10}
-  graphdef, params = nnx.split(nnx.eval_shape(lambda: make(**settings, activation=activation)), nnx.Param)
+  graphdef, params = networks.shapes(lambda: make(**settings, activation=activation))
   name = lambda path: '/'.join(map(str, path))
   assert {name(path): leaf.shape for path, leaf in nnx.to_flat_state(params)} == {
     k: v.shape for k, v in weights.items()
@@ -162,16 +162,24 @@ def test_logits_loss_and_every_gradient_are_those_of_torch(activation):
 
 
 def test_dropout_only_in_training():
-  model = make(dropout=0.5, stochastic_depth=0.5)
+  model = networks.build(lambda: make(dropout=0.5, stochastic_depth=0.5))
   out = jax.jit(lambda key: model(*rows(), rngs=None if key is None else nnx.Rngs(dropout=key)))
-  evaluated = model(*rows())
-  np.testing.assert_array_equal(evaluated, model(*rows()))
+  evaluated = out(None)
+  np.testing.assert_allclose(evaluated, jax.jit(lambda: make()(*rows()))(), rtol=1e-5, atol=1e-6)
   assert not np.array_equal(out(jax.random.key(0)), out(jax.random.key(1)))
   assert not np.array_equal(out(jax.random.key(0)), evaluated)
 
 
+@pytest.mark.parametrize('pool, width', [('mean', 8), ('flatten', 48)])
+def test_features_are_what_the_head_sees(pool, width):
+  model = networks.build(lambda: make(pool=pool))
+  features, logits = jax.jit(lambda *inputs: (model.features(*inputs), model(*inputs)))(*rows())
+  assert features.shape == (5, width)
+  np.testing.assert_allclose(features @ model.head.kernel[...] + model.head.bias[...], logits, rtol=1e-5, atol=1e-6)
+
+
 def test_activation():
-  outputs = [make(activation=name)(*rows()) for name in ('gelu', 'tanh')]
+  outputs = [jax.jit(lambda name=name: make(activation=name)(*rows()))() for name in ('gelu', 'tanh')]
   assert not np.allclose(*outputs)
 
 

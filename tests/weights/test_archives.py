@@ -338,6 +338,9 @@ class Tensor:
     self._values, self.dtype = np.asarray(values), f'torch.{dtype}'
     self.shape = self._values.shape
 
+  def detach(self):
+    return self
+
   def float(self):
     return Tensor(self._values.astype(np.float32))
 
@@ -438,7 +441,11 @@ def test_pth_of_more_than_any_mixer(tmp_path, torch, monkeypatch):
 
 def test_pth_by_torch_itself(tmp_path):
   torch = pytest.importorskip('torch')
-  values = {'a': torch.tensor(FLOATS), 'b': torch.tensor(FLOATS[:3]).bfloat16(), 't': torch.arange(4.0).reshape(2, 2).T}
+  values = {
+    'a': torch.nn.Parameter(torch.tensor(FLOATS)),
+    'b': torch.tensor(FLOATS[:3]).bfloat16(),
+    't': torch.arange(4.0).reshape(2, 2).T,
+  }
   torch.save({'state_dict': values}, tmp_path / 'w.pth')
   found = read(tmp_path / 'w.pth')
   np.testing.assert_array_equal(found['a'], FLOATS)

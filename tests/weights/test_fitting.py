@@ -1,5 +1,8 @@
 """What a new run takes of weights: nothing is changed or left out that was not asked for by name."""
 
+import functools
+import json
+
 import numpy as np
 import pytest
 from flax import nnx
@@ -15,6 +18,12 @@ LABELS = ['a', 'b', 'c']
 
 
 def build(model, data):
+  return built(json.dumps(model), json.dumps({'image': data['image'], 'classes': data['classes']}))
+
+
+@functools.cache
+def built(model, data):
+  model, data = json.loads(model), json.loads(data)
   settings = {k: tuple(v) if isinstance(v, list) else v for k, v in model.items() if k != 'name'}
   make = lambda: MlpMixer(image=tuple(data['image']), classes=data['classes'], **settings, rngs=nnx.Rngs(0))
   return nnx.state(nnx.eval_shape(make), nnx.Param)
@@ -74,8 +83,7 @@ def test_a_head_of_other_classes_is_told():
 
 
 @pytest.mark.parametrize('key, value', [
-  ('gelu', 'exact'), ('hidden', 9), ('blocks', 3), ('token_mlp', 6), ('channel_mlp', 8), ('first', 'channels'),
-  ('norm_over', 'tokens'), ('pool', 'flatten'),
+  ('gelu', 'exact'), ('hidden', 9), ('blocks', 3), ('token_mlp', 6), ('channel_mlp', 8),
 ])  # fmt: skip
 def test_another_network_is_refused_by_name(key, value):
   refused(f'model.{key} is ', f'{value!r} here', model=MODEL | {key: value})

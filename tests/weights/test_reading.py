@@ -77,7 +77,7 @@ def test_every_layout_and_prefix(tmp_path, kind, prefix):
   check(weights)
   gelu = 'exact' if kind == 'timm' else 'tanh'
   assert weights.kind == kind and weights.source == str(path) and len(weights.sha256) == 64
-  assert weights.model == {'name': 'mixer', 'patch': 2, **files.SIZES, **reading.MIXER, 'gelu': gelu}
+  assert weights.model == {'name': 'mixer', 'patch': 2, **files.SIZES, 'gelu': gelu}
   assert weights.data == {'classes': 5, **reading.PUBLISHED} and weights.labels is None
   assert weights.notes == (f'gelu: {gelu}, as {weights.kind} weights have it; the file does not say',)
   with pytest.raises(MixerError, match='does not say how its 6 tokens lie'):
@@ -249,9 +249,9 @@ def test_a_folder_that_asks_for_code_is_refused_unless_it_is_trusted(tmp_path, m
   [
     ('{', 'cannot be read'),
     ('[' * 100_000, 'cannot be read'),
-    ('[]', 'is no model folder'),
-    ('{}', 'is no model folder'),
-    ({'format': 7}, 'is no model folder'),
+    ('[]', 'is not a model folder'),
+    ('{}', 'is not a model folder'),
+    ({'format': 7}, 'is not a model folder'),
     ({'format': 'mixer_jax model folder 2'}, "has the format 'mixer_jax model folder 2', but this version reads"),
     ({'model': []}, 'model is [], of the wrong type'),
     ({'data': None}, 'data is None'),

@@ -35,7 +35,7 @@ def read_pixels(path: str | os.PathLike, channels: int) -> np.ndarray:
   and transparency is laid on white. Of an animation it is the first frame. 1 channel becomes 3 by repetition,
   3 become 1 by the luma of ITU-R 601.
 
-  Raises MixerError naming `path` for a file that is missing, damaged, no image or over Pillow's pixel limit.
+  Raises MixerError naming `path` for a file that is missing, damaged, not an image or over Pillow's pixel limit.
   """
   if channels not in MODES:
     raise MixerError(f'{path}: an image file has 1 or 3 channels, the config wants {channels}; set it to 1 or 3.')

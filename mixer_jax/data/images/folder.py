@@ -47,7 +47,7 @@ def _read(
 def notes_of(where: str, files: Sequence[str], shape: tuple[int, int, int], crop_from: int) -> tuple[str, ...]:
   """How many images are converted, enlarged or cut when they are read, by their headers; a line for each kind.
 
-  Raises MixerError naming the file for one that is missing, damaged or no image.
+  Raises MixerError naming the file for one that is missing, damaged or not an image.
   """
   headers = {file: decode.read_header(file) for file in files}
   kinds = {

@@ -1,6 +1,6 @@
-"""What to look at before trusting a table: what was made of its columns, copies of rows, columns that tell the label.
+"""What to look at before trusting a table: its columns, copies of rows, columns that predict the label alone.
 
-Lines of text, printed when training starts. Nothing is changed or left out for them.
+Lines of text, printed when training starts; the data stay as they are.
 """
 
 from collections import Counter
@@ -11,12 +11,12 @@ from mixer_jax.data.tables import checks
 from mixer_jax.data.tables.schema import Schema
 from mixer_jax.data.tables.table import Table, some
 
-# A column is said to tell the label when single_column_accuracy leaves less than this share of the mistakes of always
+# A column is reported when single_column_accuracy leaves less than this share of the mistakes of always
 # guessing the commonest class. The best of breast_cancer leaves 22%, the best of unsw_nb15 38%.
 LEFT = 0.02
 SAMPLE = 20_000  # rows, and CELLS in all, on which that is measured
 CELLS = 2_000_000
-FEWEST = 100  # rows; fewer are often told apart by a tree on a column of noise
+FEWEST = 100  # rows; fewer are often separated by a tree on a column of noise
 SHOWN = 12  # names in a line
 
 
@@ -32,7 +32,7 @@ def report(schema: Schema, split: str, train: Table, heldout: dict[str, Table]) 
   return [
     *describe(schema, labels),
     *copies(schema.columns, split, train, labels, heldout),
-    *telling_columns(schema, train, labels),
+    *leaking_columns(schema, train, labels),
     *row_numbers(schema, train),
   ]
 
@@ -82,8 +82,8 @@ def copies(
   return lines
 
 
-def telling_columns(schema: Schema, train: Table, labels: np.ndarray) -> list[str]:
-  """The columns that tell the label alone, see LEFT; on a sample of a large table."""
+def leaking_columns(schema: Schema, train: Table, labels: np.ndarray) -> list[str]:
+  """The columns that predict the label alone, see LEFT; on a sample of a large table."""
   most = min(SAMPLE, max(FEWEST, CELLS // len(schema.columns)))
   if len(train) > most:
     rows = np.sort(np.random.default_rng(0).choice(len(train), most, replace=False))
@@ -109,11 +109,11 @@ def row_numbers(schema: Schema, train: Table) -> list[str]:
   found = []
   for name in schema.columns:
     if name in schema.categories:
-      told = len(schema.categories[name]) == len(train)
+      names_rows = len(schema.categories[name]) == len(train)
     else:
       steps = np.diff(train.columns[name][order])
-      told = (steps > 0).all() or (steps < 0).all()
-    if told:
+      names_rows = (steps > 0).all() or (steps < 0).all()
+    if names_rows:
       found.append(name)
   if not found:
     return []

@@ -42,16 +42,26 @@ def make(settings: Mapping[str, Any] | str, **context: Any) -> nnx.Module:
   Raises:
     MixerError: an unknown name, one that is not an nnx.Module, a wrong setting.
   """
-  settings = parts.resolve_named(MIXINGS, settings, 'model.mixing', MIXINGS.context)
-  found = parts.find(settings['name'], MIXINGS, 'model.mixing.name')
-  if not (inspect.isclass(found) and issubclass(found, nnx.Module)):
-    raise MixerError(f'model.mixing.name is {settings["name"]!r}, but a mixing layer must be a subclass of nnx.Module')
+  check(settings)
   return parts.named(MIXINGS, settings, 'model.mixing', **context)
+
+
+def check(settings: Mapping[str, Any] | str) -> None:
+  """Refuses what `make` would refuse, as far as it can be known without a grid and a width."""
+  if (name := _name(settings)) is not None:
+    found = parts.find(name, MIXINGS, 'model.mixing.name')
+    if not (inspect.isclass(found) and issubclass(found, nnx.Module)):
+      raise MixerError(f'model.mixing.name is {name!r}, but a mixing layer must be a subclass of nnx.Module')
+  parts.resolve_named(MIXINGS, settings, 'model.mixing', MIXINGS.context)
 
 
 def is_token_mlp(settings: Mapping[str, Any] | str) -> bool:
   """Whether the mixing layer is the paper's."""
-  return (settings if isinstance(settings, str) else settings.get('name')) == 'token_mlp'
+  return _name(settings) == 'token_mlp'
+
+
+def _name(settings: Any) -> Any:
+  return settings.get('name') if isinstance(settings, Mapping) else settings
 
 
 def with_hidden(
@@ -67,7 +77,7 @@ def with_hidden(
   Raises:
     MixerError: a width below 1, the width said twice, or said for a layer that has none.
   """
-  name = settings if isinstance(settings, str) else settings.get('name')
+  name = _name(settings)
   if not is_token_mlp(settings):
     if value != unused:
       raise MixerError(f'model.{key} is {value}, but does nothing with model.mixing {name!r}; set it to {unused}')

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mixer_jax.models import convolution
+from mixer_jax.models.ops import convolution
 
 SHAPES = [
   ((5, 6, 3), (3, 3), 4, (1, 1)),
@@ -96,7 +96,7 @@ def test_parameters_start_in_torchs_bounds(transposed):
 SHARED = """
 import jax, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from mixer_jax.models import convolution
+from mixer_jax.models.ops import convolution
 mesh = Mesh(np.array(jax.devices()), ('data',))
 x = jax.device_put(np.random.default_rng(0).normal(size=(8, 24, 24, 24)), NamedSharding(mesh, PartitionSpec('data')))
 kernel = jax.device_put(np.ones((5, 5, 24, 32)), NamedSharding(mesh, PartitionSpec()))
