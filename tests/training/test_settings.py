@@ -184,9 +184,7 @@ def test_all_missing_keys_are_told_at_once():
     'model.hidden (int)',
     'schedule.peak (float)',
   } <= ({*error.keys})
-  assert {'sam.rho (float)', 'augment.crop.padding (int)', 'update_noise.eta (float)', 'data.train (str)'} <= {
-    *error.keys
-  }
+  assert {'sam.rho (float)', 'augment.crop.padding (int)', 'update_noise.eta (float)'} <= {*error.keys}
 
 
 @pytest.mark.parametrize(
