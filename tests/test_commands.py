@@ -29,7 +29,7 @@ import mixer_jax
 from mixer_jax import cli
 from mixer_jax.data import loader
 from mixer_jax.data.images import decode
-from mixer_jax.training import restore
+from mixer_jax.training import hooks, restore
 
 ROOT = Path(mixer_jax.__file__).parents[1]
 DOORS = ('train', 'evaluate', 'predict', 'convert', 'export', 'analyze', 'describe', 'benchmark')
