@@ -1,5 +1,6 @@
 """The Mixer against PyTorch (tests/make_golden.py), against itself, and every refusal."""
 
+import functools
 import pkgutil
 import re
 from pathlib import Path
@@ -208,7 +209,8 @@ def test_bfloat16_keeps_float32_parameters_and_logits(scan):
   exact = run(shapes(**settings)[0], params, image, key)[0]
   error = np.abs(logits - exact).max() / np.abs(exact).max()
   assert 1e-5 < error < 0.05
-  (loss, _), grads = loss_and_gradients(graphdef, params, image, jnp.zeros(4, jnp.int32), key)
+  given = (params, image, jnp.zeros(4, jnp.int32), key)
+  (loss, _), grads = jax.eval_shape(functools.partial(loss_and_gradients, graphdef), *given)
   assert loss.dtype == jnp.float32 and {g.dtype for g in jax.tree.leaves(grads)} == {jnp.dtype('float32')}
 
 

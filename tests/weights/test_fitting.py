@@ -10,6 +10,7 @@ from flax import nnx
 from mixer_jax.errors import MixerError
 from mixer_jax.models import params as network
 from mixer_jax.models.mixer import MlpMixer
+from mixer_jax.models.mnist_mixer import MnistMixer
 from mixer_jax.weights import fitting, reading, resize
 
 MODEL = {'name': 'mixer', 'patch': 2, 'hidden': 8, 'blocks': 2, 'token_mlp': 5, 'channel_mlp': 7, 'gelu': 'tanh'}
@@ -25,7 +26,8 @@ def build(model, data):
 def built(model, data):
   model, data = json.loads(model), json.loads(data)
   settings = {k: tuple(v) if isinstance(v, list) else v for k, v in model.items() if k != 'name'}
-  make = lambda: MlpMixer(image=tuple(data['image']), classes=data['classes'], **settings, rngs=nnx.Rngs(0))
+  make_model = MnistMixer if model['name'] == 'mnist_mixer' else MlpMixer
+  make = lambda: make_model(image=tuple(data['image']), classes=data['classes'], **settings, rngs=nnx.Rngs(0))
   return nnx.state(nnx.eval_shape(make), nnx.Param)
 
 
@@ -64,7 +66,7 @@ def test_a_new_head_is_asked_for_and_told():
 
 
 def test_a_head_with_hidden_layers_goes_as_a_whole():
-  old, new = MODEL | {'head': [6]}, MODEL | {'head': [4, 9]}
+  old, new = (MODEL | {'name': 'mnist_mixer', 'head': widths} for widths in ([6], [4, 9]))
   refused('model.head is [6] in the weights, [4, 9] here', given=weights(old), model=new)
   arrays, told = fit(weights(old), new, head='new')
   assert not any(name.startswith('head') for name in arrays) and told == ['head: reinitialised, 3 -> 3 classes']
