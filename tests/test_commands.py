@@ -29,7 +29,7 @@ import mixer_jax
 from mixer_jax import cli
 from mixer_jax.data import loader
 from mixer_jax.data.images import decode
-from mixer_jax.training import loop, restore
+from mixer_jax.training import hooks, restore
 
 ROOT = Path(mixer_jax.__file__).parents[1]
 DOORS = ('train', 'evaluate', 'predict', 'convert', 'export', 'analyze', 'describe', 'benchmark')
@@ -117,7 +117,7 @@ def test_huge_pages():
 def test_compiled_programs_are_kept(tmp_path):
   # Large enough to take more than a tenth of a second to compile.
   code = (
-    'from mixer_jax import cli\ndoors.use_compilation_cache()\nimport jax\n'
+    'from mixer_jax import cli\ncli.use_compilation_cache()\nimport jax\n'
     'print(jax.jit(lambda x: sum(jax.numpy.sort(x + i) for i in range(40)))(jax.numpy.arange(9.0)))'
   )
   environment = {k: v for k, v in os.environ.items() if k != 'JAX_COMPILATION_CACHE_DIR'}
@@ -330,7 +330,7 @@ def test_benchmark(run_command, capsys):
     ('--config.model.name=mixr', ['model.name', "'mixr'", "did you mean 'mixer'"]),
     ('--config.data.name=digit', ['data set', "'digit'", "did you mean 'digits'"]),
     ('--config.optimizer.name=adamv', ['optimizer.name', "'adamv'", 'sgd']),
-    ('--config.optimizer.name=sgd', ['optimizer', 'momentum']),
+    ('--config.optimizer.name=sgdd', ['optimizer.name', "'sgdd'", "did you mean 'sgd'", 'adamw']),
     ('--config.schedule.name=cosin', ['schedule.name', "did you mean 'cosine'"]),
     ('--config.task.name=clasification', ['task.name', "did you mean 'classification'"]),
     ('--config.task.loss=hinge', ['task.loss', "'hinge'", 'sigmoid, softmax']),
@@ -460,7 +460,7 @@ def test_class_folders_that_differ(folder, tmp_path, refused):
 
 def test_no_folder(tmp_path, refused):
   arguments = (f'--config={ROOT}/configs/image_folder.py:{tmp_path}/nowhere', f'--workdir={tmp_path}/run')
-  refused('train', *arguments, parts=[f'{tmp_path}/nowhere/train', 'image_folder.py:PATH'])
+  refused('train', *arguments, parts=[f'{tmp_path}/nowhere/train', 'PATH/train/CLASS/*.jpg'])
   assert not list(tmp_path.iterdir())
 
 
@@ -621,7 +621,7 @@ def test_a_loss_that_is_not_finite(tmp_path, refused):
 
 
 def test_an_evaluation_that_is_not_finite(tmp_path, refused, monkeypatch):
-  real, calls = loop.evaluate, []
+  real, calls = hooks.evaluate, []
 
   def evaluate(*arguments):
     calls.append(arguments)
@@ -629,7 +629,7 @@ def test_an_evaluation_that_is_not_finite(tmp_path, refused, monkeypatch):
     # Two for each evaluation: the average, and the raw parameters.
     return numbers | ({'loss': math.nan} if len(calls) == 3 else {}), logits
 
-  monkeypatch.setattr(loop, 'evaluate', evaluate)
+  monkeypatch.setattr(hooks, 'evaluate', evaluate)
   parts = ['the evaluation after 8 steps is not finite', 'the last good checkpoint is of step 4', 'learning rate']
   refused('train', DIGITS, *SMALL, '--config.eval_every=4 steps', f'--workdir={tmp_path}', parts=parts)
   assert_finite(tmp_path)

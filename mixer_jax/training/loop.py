@@ -31,6 +31,7 @@ from mixer_jax.training.state import TrainState
 from mixer_jax.training.step import is_finite, make_train_loop
 from mixer_jax.training.summary import finish
 
+EVERY, HELDOUT = ('log', 'eval', 'checkpoint'), ('val', 'test')
 CALL_SECONDS = 1.0  # about how long one call into the compiled loop takes: how soon Ctrl-C is noticed
 
 
@@ -64,6 +65,7 @@ def _train(config: dict, folder: Path, data_dir: str | None, opened: contextlib.
   data = _read(experiment, data_dir)
   workdir.check_classes(folder, data.train.classes)
   length = experiment.length(len(data.train))
+  every = {name: length.steps(getattr(experiment.settings, f'{name}_every'), f'{name}_every') for name in EVERY}
   optimizer, schedule = experiment.optimizer(length)
   loaders = _loaders(experiment, data)
   shapes = experiment.init_state(optimizer, abstract=True)
@@ -98,7 +100,6 @@ def _train(config: dict, folder: Path, data_dir: str | None, opened: contextlib.
       logger.info(line)
     logger.info(describe_start(experiment, length, len(data.train), step, loaders['train'].resident))
 
-  every = {name: length.steps(getattr(experiment.settings, f'{name}_every'), f'{name}_every') for name in EVERY}
   heldout = {name: examples for name, examples in loaders.items() if name != 'train'}
   actions = [
     hooks.TrainingLog(experiment, log, schedule, alarm, every['log']),
@@ -118,9 +119,6 @@ def _train(config: dict, folder: Path, data_dir: str | None, opened: contextlib.
     logger.info(f'stopped by {who} at step {moment.step}, saved; the same command goes on from here')
     return None
   return finish(folder, config, experiment, length, log.seconds)
-
-
-EVERY = ('log', 'eval', 'checkpoint')
 
 
 def _steps(
@@ -163,8 +161,8 @@ class _Data:
 
 def _read(experiment: Experiment, data_dir: str | None) -> _Data:
   data = experiment.data
-  heldout = {name: data.source(split, data_dir) for name in ('val', 'test') if (split := getattr(data, name))}
-  return _Data(data.source(data.train, data_dir), heldout)
+  train = data.source(data.train, data_dir)
+  return _Data(train, {name: data.source(split, data_dir) for name in HELDOUT if (split := getattr(data, name))})
 
 
 def _loaders(experiment: Experiment, data: _Data) -> dict[str, loader.Loader]:

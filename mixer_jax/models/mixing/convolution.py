@@ -47,12 +47,14 @@ class Cnn(nnx.Module):
     self.heights = (side, grid[0]) if self.plane else (1, 1)
 
   def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-    x = einops.rearrange(x, 't b (h w) -> b h w t', h=self.heights[0])
-    x = einops.rearrange(self.layers[0](x), 'b h w t -> t b (h w)')
+    # In between the batch comes first: the auto-encoder has it so, and XLA then takes out both transpositions.
+    x = einops.rearrange(x, 't b c -> b t c')
+    x = einops.rearrange(x, 'b t (h w) -> b h w t', h=self.heights[0])
+    x = einops.rearrange(self.layers[0](x), 'b h w t -> b t (h w)')
     if self.flipped:
-      x = einops.rearrange(x, '(h w) b c -> b h w c', h=self.heights[1])
-      x = einops.rearrange(self.layers[1](x), 'b h w c -> (h w) b c')
-    return x
+      x = einops.rearrange(x, 'b (h w) c -> b h w c', h=self.heights[1])
+      x = einops.rearrange(self.layers[1](x), 'b h w c -> b (h w) c')
+    return einops.rearrange(x, 'b t c -> t b c')
 
 
 class Cnnf(Cnn):
