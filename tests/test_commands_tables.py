@@ -11,7 +11,7 @@ from flax import nnx
 
 import mixer_jax
 from mixer_jax import config as configs
-from mixer_jax import predict
+from mixer_jax import messages, predict
 from mixer_jax.data.tables import Table
 from mixer_jax.data.tables import csv as csv_files
 from mixer_jax.data.tables import schema as schemas
@@ -325,10 +325,13 @@ def few_at_once(monkeypatch):
 def predicted(restored, tmp_path):
   """(prediction, probability) of the rows of a table."""
 
+  messages.show(aside=True)
+
   def predicted(body, header=HEADER):
-    lines = []
-    predict.classify_rows(restored, [str(write(tmp_path / 'new.csv', body, header))], lines.append)
-    assert [line[0] for line in lines] == ['row', *range(1, len(body) + 1)]
+    predict.write_rows(restored, [str(write(tmp_path / 'new.csv', body, header))], tmp_path / 'predicted.csv')
+    with (tmp_path / 'predicted.csv').open(newline='') as file:
+      lines = list(csv.reader(file))
+    assert [line[0] for line in lines] == ['row', *map(str, range(1, len(body) + 1))]
     return [line[1:] for line in lines[1:]]
 
   return predicted
@@ -449,7 +452,7 @@ def test_memory_does_not_grow_with_the_file(restored, tmp_path, monkeypatch):
   for times in (2, 12):
     path = write(tmp_path / f'{times}.csv', body * times)
     tracemalloc.start()
-    told = predict.classify_rows(restored, [str(path)], lambda row: None)
+    told = predict.write_rows(restored, [str(path)], tmp_path / 'predicted.csv')
     peaks.append(tracemalloc.get_traced_memory()[1])
     tracemalloc.stop()
     assert told == f'{256 * times:,} rows'
