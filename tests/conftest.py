@@ -37,6 +37,14 @@ def pytest_collection_modifyitems(items):
   items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
 
 
+@pytest.fixture(autouse=True)
+def notes():
+  """Notes on stdout, as the commands print them."""
+  from mixer_jax import messages
+
+  messages.show()
+
+
 @pytest.fixture(scope='session')
 def run_command():
   """(name, *arguments) -> the exit code or message of `python -m mixer_jax.NAME ARGUMENTS`, in this process."""

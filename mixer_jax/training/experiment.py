@@ -130,7 +130,7 @@ class Experiment:
     gradient = train_steps.make_gradient(self.graphdef, self.task, frozen=self.frozen)
     gradient = train_steps.accumulated(gradient, s.accumulate)
     if self.devices_of_sam:
-      gradient = train_steps.per_device(gradient, self.devices_of_sam)
+      gradient = train_steps.per_device(gradient, self.devices_of_sam, self.params)
     always = until == length.total
     preprocess = lambda batch, key, step: self.preprocess(batch, key, True if always else step < until)
     return train_steps.make_train_step(gradient, optimizer, preprocess, seed=s.seed, ema=s.ema, measure=self._measure)

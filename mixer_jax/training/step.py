@@ -58,12 +58,17 @@ def accumulated(gradient: Gradient, parts: int) -> Gradient:
   return gradient if parts == 1 else mean_gradient
 
 
-def per_device(gradient: Gradient, devices: int) -> Gradient:
-  """The gradients of as many equal parts of a batch as there are devices, along an axis in front; sums are of all."""
+def per_device(gradient: Gradient, devices: int, shapes: nnx.State) -> Gradient:
+  """The gradients of as many equal parts of a batch as there are devices, along an axis in front; sums are of all.
+
+  Args:
+    shapes: of the parameters; those that a perturbation of each device has moved come with the axis in front, too.
+  """
 
   def gradients(params, batch: Batch, key):
     cut = jax.tree.map(lambda x: einops.rearrange(x, '(d b) ... -> d b ...', d=devices), batch)
-    grads, sums = jax.vmap(gradient, in_axes=(None, 0, 0))(params, cut, jax.random.split(key, devices))
+    axes = jax.tree.map(lambda p, shape: 0 if p.ndim > shape.ndim else None, params, shapes)
+    grads, sums = jax.vmap(gradient, in_axes=(axes, 0, 0))(params, cut, jax.random.split(key, devices))
     return grads, jax.tree.map(lambda x: x.sum(axis=0), sums)
 
   return gradients

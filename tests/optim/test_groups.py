@@ -3,27 +3,20 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
 from mixer_jax.errors import MixerError
-from mixer_jax.models.mixer import MlpMixer
+from mixer_jax.models.mnist_mixer import MnistMixer
 from mixer_jax.optim import groups
 
 
 def params(scan, blocks=3, head=()):
-  build = lambda: MlpMixer(
-    image=(8, 8, 1),
-    classes=3,
-    patch=4,
-    hidden=4,
-    blocks=blocks,
-    head=head,
-    token_mlp=3,
-    channel_mlp=5,
-    scan=scan,
-    rngs=nnx.Rngs(0),
-  )
+  """Of a Mixer, with hidden layers in its head."""
+  sizes = {'patch': 4, 'hidden': 4, 'blocks': blocks, 'token_mlp': 3, 'channel_mlp': 5, 'head': head, 'scan': scan}
+  paper = {'norm_over': 'channels', 'first': 'tokens', 'pool': 'mean'}
+  build = lambda: MnistMixer(image=(8, 8, 1), classes=3, **sizes, **paper, rngs=nnx.Rngs(0))
   return nnx.state(nnx.eval_shape(build), nnx.Param)
 
 
@@ -93,9 +86,9 @@ def test_single_blocks_of_a_stack_have_no_gradient_and_do_not_move():
   random = np.random.default_rng(0)
   values = jax.tree.map(lambda leaf: jnp.asarray(random.normal(size=leaf.shape), jnp.float32), tree)
   loss = lambda p: sum(jnp.square(x).sum() for x in jax.tree.leaves(groups.hold(p, frozen)))
-  gradient, updates = (
-    dict(nnx.to_flat_state(found)) for found in (jax.grad(loss)(values), groups.stay(values, frozen))
-  )
+  still = groups.freeze(optax.identity(), frozen)
+  updates, _ = still.update(values, still.init(values), values)
+  gradient, updates = (dict(nnx.to_flat_state(found)) for found in (jax.grad(loss)(values), updates))
   factors = scaled(tree, freeze=('blocks.1', 'stem'), decay=0.5)
   for path, value in nnx.to_flat_state(values):
     wanted = np.array(value[...])
@@ -124,7 +117,11 @@ def test_wrong_settings_are_refused(settings, message):
     groups.scale(params(False), **settings)
 
 
-def test_a_model_without_a_row_of_blocks_has_no_layers_to_count():
-  tree = {'encoder': {'kernel': jnp.ones((2, 2))}, 'decoder': {'kernel': jnp.ones((2, 2))}}
-  with pytest.raises(MixerError, match='layers.decay is 0.5, but only models of a stem and blocks .* decoder, encoder'):
+def test_a_model_without_blocks_has_a_layer_for_each_part_before_its_head():
+  kernel = {'kernel': nnx.Param(jnp.ones((2, 2)))}
+  tree = nnx.State({'encoder': {0: kernel, 1: kernel}, 'decoder': kernel, 'head': kernel})
+  factors = scaled(tree, decay=0.5, order=('encoder', 'decoder', 'head'))
+  found = {name.removesuffix('.kernel'): float(factor.max()) for name, factor in factors.items()}
+  assert found == {'encoder.0': 0.125, 'encoder.1': 0.25, 'decoder': 0.5, 'head': 1.0}
+  with pytest.raises(MixerError, match='layers.decay is 0.5, but this model has no layers before a head: .*encoder'):
     groups.scale(tree, decay=0.5)

@@ -74,7 +74,7 @@ def test_crops_noise_and_muon_go_on_where_they_were(tmp_path, monkeypatch, capfd
     '--config.data.train=all[3:]', '--config.data.val=all[:3]', '--config.data.crop_from=22', '--config.model.hidden=8',
     '--config.model.token_mlp=4', '--config.model.channel_mlp=6', '--config.model.bottleneck=2',
     '--config.model.encoder_blocks=1', '--config.model.decoder_blocks=1', '--config.model.code=4',
-    "--config.augment={'noise': {'deviation': 0.3}}", '--config.augment_until=5 steps', '--config.batch_size=4',
+    '--config.task.noise=0.3', '--config.batch_size=4',
     '--config.eval_batch_size=3', '--config.total=7 steps', '--config.schedule.warmup=0', '--config.log_every=1 steps',
     '--config.eval_every=4 steps', '--config.checkpoint_every=0', '--config.ema=0.5',
   ]  # fmt: skip

@@ -290,12 +290,6 @@ def test_refusals(settings, message):
     experiments.build(kill.tiny(watch=ON | settings))
 
 
-@pytest.mark.parametrize('key', ON)
-def test_a_missing_key_is_refused(key):
-  with pytest.raises(MixerError, match=f'watch.{key} is missing'):
-    experiments.build(kill.tiny(watch={k: v for k, v in ON.items() if k != key}))
-
-
 # Whole runs
 
 
