@@ -267,7 +267,7 @@ def _checked(value: Any, parameter: inspect.Parameter, what: str, notes: list[st
       return resolve_named(table, value, what, (), notes)
   value = _typed(value, kind) if isinstance(value, Text) else value
   # A default may be of another type than it says, such as None for an int.
-  if not _fits(value, kind) and not (_is_plain(default) and value == default):
+  if not _fits(value, kind) and not (_is_plain(default) and type(value) is type(default) and value == default):
     raise MixerError(f'{what} is {value!r} ({type(value).__name__}), but must be {_kind(kind)}')
   return value
 

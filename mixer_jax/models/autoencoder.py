@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mixer_jax import parts
 from mixer_jax.errors import MixerError
 from mixer_jax.models import blocks as stack
 from mixer_jax.models import checks, layers
@@ -59,7 +60,7 @@ class MixingAutoencoder(nnx.Module):
       raise MixerError(
         f'model.after is {list(after)}, but must name some of the {len(widths)} layers, from 1, once each'
       )
-    mixings.check(mixing)  # also where no layer is made
+    parts.resolve_named(mixings.MIXINGS, mixing, 'model.mixing')  # checked also where no layer is made
     each = {'init': 'torch', 'dtype': jnp.float32, 'rngs': rngs}
     linear = lambda i, o: layers.linear(i, o, **each)
     mix = lambda width: mixings.make(

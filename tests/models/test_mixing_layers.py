@@ -265,7 +265,7 @@ def test_what_is_refused(settings, message):
 @pytest.mark.parametrize(
   'settings, message',
   [
-    ({'mixing': 'cnn', 'token_mlp': 3}, "model.token_mlp is 3, but does nothing with model.mixing 'cnn'; leave it out"),
+    ({'mixing': 'cnn', 'token_mlp': 3}, "model.token_mlp is 3, but does nothing with model.mixing 'cnn'; set it to 0"),
     ({'mixing': {'name': 'token_mlp', 'hidden': 3}, 'token_mlp': 3}, 'hidden is 3, but here model.token_mlp sets that'),
     ({'mixing': {'name': 'token_mlp'}}, 'model.token_mlp is 0, but must be at least 1'),
     ({'mixing': 'cnn2d'}, 'one of model.hidden or model.widths is 8; 4 and 9 are'),

@@ -15,20 +15,23 @@ from mixer_jax import parts
 from mixer_jax.errors import MixerError
 
 
-class Mixings(dict):
-  """A table of mixing layers; `context` is what a model gives them, which no config does."""
+def _is_layer(part: Any, name: str, what: str) -> type[nnx.Module]:
+  if not (inspect.isclass(part) and issubclass(part, nnx.Module)):
+    raise MixerError(f'{what} is {name!r}, but a mixing layer must be a subclass of nnx.Module')
+  return part
 
-  context = ('grid', 'width', 'rngs', 'activation', 'dropout', 'init', 'dtype')
 
-
-# Where each is, to be imported when it is asked for.
-MIXINGS = Mixings(
-  token_mlp='mixer_jax.models.mixing.mlp:TokenMlp',
-  mlp='mixer_jax.models.mixing.mlp:LinearMixing',
-  cnn='mixer_jax.models.mixing.convolution:Cnn',
-  cnnf='mixer_jax.models.mixing.convolution:Cnnf',
-  cnn2d='mixer_jax.models.mixing.convolution:Cnn2d',
-  cnn2df='mixer_jax.models.mixing.convolution:Cnn2df',
+MIXINGS = parts.Table(
+  {
+    'token_mlp': 'mixer_jax.models.mixing.mlp:TokenMlp',
+    'mlp': 'mixer_jax.models.mixing.mlp:LinearMixing',
+    'cnn': 'mixer_jax.models.mixing.convolution:Cnn',
+    'cnnf': 'mixer_jax.models.mixing.convolution:Cnnf',
+    'cnn2d': 'mixer_jax.models.mixing.convolution:Cnn2d',
+    'cnn2df': 'mixer_jax.models.mixing.convolution:Cnn2df',
+  },
+  context=('grid', 'width', 'rngs', 'activation', 'dropout', 'init', 'dtype'),
+  adapt=_is_layer,
 )
 TOKEN_MLP = {'name': 'token_mlp', 'hidden': 0}  # the paper's; a Mixer sets how many hidden units it has
 
@@ -42,17 +45,7 @@ def make(settings: Mapping[str, Any] | str, **context: Any) -> nnx.Module:
   Raises:
     MixerError: an unknown name, one that is not an nnx.Module, a wrong setting.
   """
-  check(settings)
   return parts.named(MIXINGS, settings, 'model.mixing', **context)
-
-
-def check(settings: Mapping[str, Any] | str) -> None:
-  """Refuses what `make` would refuse, as far as it can be known without a grid and a width."""
-  if (name := _name(settings)) is not None:
-    found = parts.find(name, MIXINGS, 'model.mixing.name')
-    if not (inspect.isclass(found) and issubclass(found, nnx.Module)):
-      raise MixerError(f'model.mixing.name is {name!r}, but a mixing layer must be a subclass of nnx.Module')
-  parts.resolve_named(MIXINGS, settings, 'model.mixing', MIXINGS.context)
 
 
 def is_token_mlp(settings: Mapping[str, Any] | str) -> bool:

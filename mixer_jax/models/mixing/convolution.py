@@ -23,7 +23,7 @@ class Cnn(nnx.Module):
     kernel: side of the convolutions, odd.
 
   Raises:
-    MixerError: an even kernel; for `plane` a width that is no square, with `flipped` also a grid that is none.
+    MixerError: an even kernel; with `plane` a width that is not a square; with both also a grid that is not.
   """
 
   plane, flipped = False, False

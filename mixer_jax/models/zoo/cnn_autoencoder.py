@@ -30,7 +30,9 @@ class CnnAutoencoder(nnx.Module):
     MixerError: a size below 1, an image that the convolutions leave nothing of.
   """
 
-  def __init__(self, *, image: tuple[int, int, int], channels: tuple[int, ...], kernel: int, code: int, rngs: nnx.Rngs):
+  def __init__(
+    self, *, image: tuple[int, int, int], channels: tuple[int, ...], kernel: int = 3, code: int, rngs: nnx.Rngs
+  ):
     self.image, self.code = tuple(image), code
     if min((kernel, code, *channels)) < 1:
       raise MixerError(
@@ -160,7 +162,7 @@ class ScriptedAutoencoder(nnx.Module):
     MixerError: an even kernel, and what read_script refuses.
   """
 
-  def __init__(self, *, image: tuple[int, int, int], script: str, kernel: int, rngs: nnx.Rngs):
+  def __init__(self, *, image: tuple[int, int, int], script: str, kernel: int = 3, rngs: nnx.Rngs):
     check_odd(kernel)
     self.image, steps = tuple(image), read_script(script, image)
     down = math.prod(step.side for step in steps if isinstance(step, Down))

@@ -85,6 +85,15 @@ def test_what_is_chosen_is_the_same(shape, kernel, outputs, padding):
   np.testing.assert_allclose(convolution.convolve(x, k, padding), library(x, k, padding), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize('shape, kernel, outputs, padding', [SHAPES[0], SHAPES[4]])
+def test_bfloat16_stays_what_it_is_forwards_and_backwards(shape, kernel, outputs, padding):
+  x, k = (a.astype(jnp.bfloat16) for a in draw(shape, kernel, outputs))
+  for way in (convolution.by_library, convolution.by_products):
+    assert jax.eval_shape(lambda x, k, way=way: way(x, k, padding), x, k).dtype == jnp.bfloat16
+    backwards = jax.grad(lambda x, k, way=way: way(x, k, padding).astype(jnp.float32).sum(), (0, 1))
+    assert {leaf.dtype for leaf in jax.eval_shape(backwards, x, k)} == {jnp.dtype('bfloat16')}
+
+
 @pytest.mark.parametrize('transposed', [False, True])
 def test_parameters_start_in_torchs_bounds(transposed):
   layer = convolution.Convolution(3, 12, (5, 5), padding=(2, 2), transposed=transposed, rngs=nnx.Rngs(0))
