@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> None:
   if any(Path(known.output).exists() and os.path.samefile(known.output, p) for p in known.input if Path(p).exists()):
     raise MixerError(f'--output={known.output} is the --input too, and would be written over; choose another place')
   output = Path(known.output)
-  part = output.with_name(f'{output.name}.part')
+  part = Path(f'{output}.part')
   encode.check_empty(part)
   if known.decode or task.writes == 'pictures' and not known.encode:
     encode.check_empty(output)

@@ -206,7 +206,7 @@ def test_the_run_of_a_classifier_has_no_codes(run_command, scans, tmp_path, refu
 @pytest.mark.parametrize(
   'overrides, parts',
   [
-    (['--config.model.name=mixer'], ['key model.bottleneck', 'token_mlp']),
+    (['--config.model.name=mixer'], ['lacks model.blocks']),
     (['--config.data.mean=(0.5,)'], ['data.mean', '0.5']),
     (['--config.task.loss=l2'], ['task.loss', 'l2', 'mse']),
     (['--config.model.patch=3'], ['3x3', '8x8']),
@@ -244,7 +244,7 @@ def test_a_folder_of_photographs(run_command, tmp_path, capsys):
   Image.new('RGB', (50, 60)).save(folder / 'a_small.png')
   workdir = tmp_path / 'run'
   assert run_command(*of_photographs(folder, workdir, '', '--config.batch_size=4')) == 0
-  told = capsys.readouterr().err
+  told = capsys.readouterr().out
   assert '1 turned from grey to colour' in told and 'a_grey.png' in told
   assert '1 smaller than 96x96 enlarged' in told and 'a_small.png' in told
   assert (workdir / 'figures' / 'reconstructions' / '00000004.png').is_file()
