@@ -21,6 +21,8 @@ Hardware: a few minutes on 2 CPU cores for digits and mnist; the published weigh
 Command: python -m mixer_jax.train --config=configs/finetune.py:runs/digits,mnist,adamw --workdir=runs/finetuned
 """
 
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
 from mixer_jax.data import held_out
@@ -36,6 +38,8 @@ def get_config(arg=None):
   weights, dataset, recipe = (*(arg or '').split(','), 'sgd')[:3] if (arg or '').count(',') in (1, 2) else ('', '', '')
   if not weights or not dataset or recipe not in PEAKS:
     raise ValueError(f'finetune.py takes {WANTED}, not {arg!r}')
+  if dataset not in DATA and not Path(dataset, 'train').expanduser().is_dir():
+    raise ValueError(f'DATASET is {dataset!r}, but must be {", ".join(DATA)}, or PATH with PATH/train/CLASS/*.jpg')
   data = DATA.get(dataset) or held_out.image_folder(dataset, 20)
   network = network_of(weights)
   config = ConfigDict()

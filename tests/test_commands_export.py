@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 import mixer_jax
-from mixer_jax.inference import classify as classifying
+from mixer_jax.inference import classify as inference
 from mixer_jax.training import restore
 
 ROOT = Path(mixer_jax.__file__).parents[1]
@@ -67,10 +67,12 @@ def test_images_of_any_batch_as_the_run_itself(run_command, run, tmp_path):
   assert run_command('export', f'--workdir={run}', f'--output={artefact}') == 0
   random = np.random.default_rng(0)
   batches = [[random.integers(0, 256, (size, 8, 8, 1), np.uint8)] for size in (1, 3, 17)]
-  classify = classifying.make_answers(restore.restore(run))
+  classify = inference.make_answers(restore.restore(run))
   for (image,), found in zip(batches, call(artefact, batches, tmp_path), strict=True):
     assert found['logits'].shape == (len(image), 10)
-    np.testing.assert_allclose(found['probabilities'], classify({'image': image}, len(image)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+      found['probabilities'], classify({'image': image}, len(image))['probabilities'], rtol=1e-5, atol=1e-6
+    )
     e = np.exp(found['logits'] - found['logits'].max(axis=1, keepdims=True))
     np.testing.assert_allclose(found['probabilities'], e / e.sum(axis=1, keepdims=True), rtol=1e-5, atol=1e-6)
   about = json.loads(Path(f'{artefact}.json').read_text())
@@ -93,9 +95,9 @@ def test_rows(run_command, tmp_path):
   assert run_command('export', f'--workdir={workdir}', f'--output={artefact}', '--platforms=cpu') == 0
   random = np.random.default_rng(0)
   batches = [[random.normal(size=(n, 30)).astype(np.float32), np.zeros((n, 0), np.int32)] for n in (1, 3, 17)]
-  classify = classifying.make_answers(restore.restore(workdir))
+  classify = inference.make_answers(restore.restore(workdir))
   for (features, categories), found in zip(batches, call(artefact, batches, tmp_path), strict=True):
-    expected = classify({'features': features, 'categories': categories}, len(features))
+    expected = classify({'features': features, 'categories': categories}, len(features))['probabilities']
     np.testing.assert_allclose(found['probabilities'], expected, rtol=1e-5, atol=1e-6)
 
 
@@ -138,8 +140,10 @@ def test_onnx(run_command, run, tmp_path, task):
       expected = nnx.merge(restored.experiment.graphdef, restored.params)(image / np.float32(255))
       np.testing.assert_allclose(found['decoded'], expected, rtol=1e-4, atol=1e-4)
     else:
-      classify = classifying.make_answers(restored)
-      np.testing.assert_allclose(found['probabilities'], classify({'image': image}, size), rtol=1e-4, atol=1e-5)
+      classify = inference.make_answers(restored)
+      np.testing.assert_allclose(
+        found['probabilities'], classify({'image': image}, size)['probabilities'], rtol=1e-4, atol=1e-5
+      )
       assert list(found) == ['logits', 'probabilities'] and found['logits'].shape == (size, 10)
   about = json.loads(Path(f'{artefact}.json').read_text())
   assert about['sha256'] == hashlib.sha256(artefact.read_bytes()).hexdigest() and 'platforms' not in about
@@ -160,7 +164,7 @@ def test_onnx_of_rows(run_command, tmp_path):
   width = session.get_inputs()[0].shape[1]  # a place for every column
   raw = {'features': random.normal(size=(5, width)).astype(np.float32), 'categories': categories}
   _, probabilities = session.run(None, raw)
-  expected = classifying.make_answers(restore.restore(workdir))(raw, 5)['probabilities']
+  expected = inference.make_answers(restore.restore(workdir))(raw, 5)['probabilities']
   assert np.ptp(expected[:, 1]) > 1e-3
   np.testing.assert_allclose(probabilities, expected, rtol=1e-4, atol=1e-5)
 
