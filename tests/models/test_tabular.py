@@ -12,7 +12,7 @@ from flax import nnx
 
 from mixer_jax.errors import MixerError
 from mixer_jax.models.tabular import ColumnTokens, TabularMixer
-from mixer_jax.training import tasks
+from mixer_jax.tasks.binary import Binary
 
 SMALL = {'outputs': 1, 'hidden': 8, 'blocks': 2}
 VOCABULARIES = ((1, 3), (4, 2))
@@ -143,7 +143,7 @@ def test_logits_loss_and_every_gradient_are_those_of_torch(activation):
     k: v.shape for k, v in weights.items()
   }
   params = nnx.map_state(lambda path, _: jnp.asarray(weights[name(path)]), params)
-  task = tasks.binary(positive_weight=1.0, classes=2)
+  task = Binary(classes=2)
 
   def loss(params):
     logits = nnx.merge(graphdef, params)(golden['features'], jnp.zeros((4, 0), jnp.int32))
