@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mixer_jax.weights import trust
+
 README = Path(__file__).resolve().parents[1] / 'README.md'
 SMALL = ('model.hidden=8', 'model.blocks=2', 'model.channel_mlp=8')
 
@@ -109,7 +111,8 @@ def test_a_new_head_layers_that_learn_slower_and_a_sweep(run, run_command):
   assert Path(f'{workdir}_sweep', 'table.md').read_text().count('\n| ') >= 2
 
 
-def test_a_model_folder_is_trusted_by_name_only(run, run_command):
+def test_a_model_folder_is_trusted_by_name_only(run, run_command, monkeypatch):
+  monkeypatch.setattr(trust, 'TRUSTED', set())  # of this process, whatever ran in it before
   workdir, arguments = run
   model = f'{workdir}_model'
   assert run_command('convert', f'--from={workdir}', f'--to={model}', '--check') == 0
