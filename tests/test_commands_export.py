@@ -110,72 +110,78 @@ def test_an_autoencoder(run_command, tmp_path):
   image = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
   found = call(artefact, [[image], [image[:2]], [image[:1]]], tmp_path)
   run = restore.restore(workdir)
-  expected = nnx.merge(run.experiment.graphdef, run.params)(image / np.float32(255))
+  expected = nnx.jit(nnx.merge(run.experiment.graphdef, run.params))(image / np.float32(255))
   np.testing.assert_allclose(found[0]['image'], expected, rtol=1e-5, atol=1e-5)
   np.testing.assert_allclose(found[1]['image'], expected[:2], rtol=1e-5, atol=1e-5)
 
 
-def export_onnx(workdir, artefact):
-  """In a process of its own: jax2onnx replaces functions of jax while it works."""
-  command = [sys.executable, '-m', 'mixer_jax.export', f'--workdir={workdir}', f'--output={artefact}']
-  result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+EXPORT = """
+import sys
+from mixer_jax import export
+
+for workdir, artefact in zip(sys.argv[1::2], sys.argv[2::2]):
+  export.main([f'--workdir={workdir}', f'--output={artefact}'])
+"""
+
+
+@pytest.fixture(scope='module')
+def exported(run_command, run, tmp_path_factory):
+  """{name: (run directory, ONNX file)}, from one process of their own: jax2onnx replaces functions of jax."""
+  folder = tmp_path_factory.mktemp('onnx')
+  table, random = folder / 'table.csv', np.random.default_rng(0)
+  lines = [f'{random.normal():.3f},{"abc"[i % 3]},{"no" if i % 2 else "yes"}' for i in range(60)]
+  table.write_text('\n'.join(['size,kind,label', *lines]) + '\n')
+  blocks = ('--config.model.encoder_blocks=1', '--config.model.decoder_blocks=1', '--config.model.hidden=8')
+  trained = {
+    'codes': ('digits_autoencoder.py', *blocks, *MIXER),
+    'rows': (f'csv.py:{table}', '--config.model.blocks=1', '--config.model.hidden=8', '--config.batch_size=16'),
+    'zero': ('digits.py', *SMALL, *MIXER, "--config.layers={'freeze': ('head',)}"),
+  }
+  for name, (config, *settings) in trained.items():
+    arguments = (f'--config={ROOT}/configs/{config}', *SHORT, *settings, f'--workdir={folder / name}')
+    assert run_command('train', *arguments) == 0
+  found = {name: (folder / name if name in trained else run, folder / f'{name}.onnx') for name in ('classes', *trained)}
+  command = [sys.executable, '-c', EXPORT, *(str(path) for paths in found.values() for path in paths)]
+  result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
   assert result.returncode == 0 and not result.stderr, result.stderr
+  return found
 
 
 @pytest.mark.parametrize('task', ['classes', 'codes'])
-def test_onnx(run_command, run, tmp_path, task):
-  workdir, artefact = run, tmp_path / 'model.onnx'
-  if task == 'codes':
-    workdir = tmp_path / 'run'
-    small = ('--config.model.encoder_blocks=1', '--config.model.decoder_blocks=1', '--config.model.hidden=8')
-    config = f'--config={ROOT}/configs/digits_autoencoder.py'
-    assert run_command('train', config, *SHORT, *small, *MIXER, f'--workdir={workdir}') == 0
-  export_onnx(workdir, artefact)
+def test_onnx(exported, task):
+  workdir, artefact = exported[task]
   session = onnxruntime.InferenceSession(artefact)
   restored = restore.restore(workdir)
   for size in (1, 17):
     image = np.random.default_rng(size).integers(0, 256, (size, 8, 8, 1), np.uint8)
     found = dict(zip((x.name for x in session.get_outputs()), session.run(None, {'image': image}), strict=True))
     if task == 'codes':
-      expected = nnx.merge(restored.experiment.graphdef, restored.params)(image / np.float32(255))
+      expected = nnx.jit(nnx.merge(restored.experiment.graphdef, restored.params))(image / np.float32(255))
       np.testing.assert_allclose(found['decoded'], expected, rtol=1e-4, atol=1e-4)
     else:
-      classify = inference.make_answers(restored)
-      np.testing.assert_allclose(
-        found['probabilities'], classify({'image': image}, size)['probabilities'], rtol=1e-4, atol=1e-5
-      )
+      expected = inference.make_answers(restored)({'image': image}, size)['probabilities']
+      np.testing.assert_allclose(found['probabilities'], expected, rtol=1e-4, atol=1e-5)
       assert list(found) == ['logits', 'probabilities'] and found['logits'].shape == (size, 10)
   about = json.loads(Path(f'{artefact}.json').read_text())
   assert about['sha256'] == hashlib.sha256(artefact.read_bytes()).hexdigest() and 'platforms' not in about
   assert list(about['outputs']) == (['decoded'] if task == 'codes' else ['logits', 'probabilities'])
 
 
-def test_onnx_of_rows(run_command, tmp_path):
-  table = tmp_path / 'table.csv'
-  random = np.random.default_rng(0)
-  lines = [f'{random.normal():.3f},{"abc"[i % 3]},{"no" if i % 2 else "yes"}' for i in range(60)]
-  table.write_text('\n'.join(['size,kind,label', *lines]) + '\n')
-  workdir, artefact = tmp_path / 'run', tmp_path / 'rows.onnx'
-  small = ('--config.model.blocks=1', '--config.model.hidden=8', '--config.batch_size=16')
-  assert run_command('train', f'--config={ROOT}/configs/csv.py:{table}', *SHORT, *small, f'--workdir={workdir}') == 0
-  export_onnx(workdir, artefact)
+def test_onnx_of_rows(exported):
+  workdir, artefact = exported['rows']
   categories = np.array([[0], [1], [2], [3], [1]], np.int32)
   session = onnxruntime.InferenceSession(artefact)
   width = session.get_inputs()[0].shape[1]  # a place for every column
-  raw = {'features': random.normal(size=(5, width)).astype(np.float32), 'categories': categories}
+  raw = {'features': np.random.default_rng(1).normal(size=(5, width)).astype(np.float32), 'categories': categories}
   _, probabilities = session.run(None, raw)
   expected = inference.make_answers(restore.restore(workdir))(raw, 5)['probabilities']
   assert np.ptp(expected[:, 1]) > 1e-3
   np.testing.assert_allclose(probabilities, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_onnx_of_a_head_that_is_still_zero(run_command, tmp_path):
-  config = f'--config={ROOT}/configs/digits.py'
-  still = "--config.layers={'freeze': ('head',)}"
-  assert run_command('train', config, *SMALL, *MIXER, still, f'--workdir={tmp_path}/run') == 0
-  export_onnx(tmp_path / 'run', tmp_path / 'zero.onnx')
+def test_onnx_of_a_head_that_is_still_zero(exported):
   image = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
-  logits, _ = onnxruntime.InferenceSession(tmp_path / 'zero.onnx').run(None, {'image': image})
+  logits, _ = onnxruntime.InferenceSession(exported['zero'][1]).run(None, {'image': image})
   assert not logits.any()
 
 

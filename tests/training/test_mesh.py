@@ -29,13 +29,15 @@ REOPENED = {1: '1x1', 8: '4x2,1x8,8x1'}
 # a step of up to the learning rate, hence SGD, in which rounding stays rounding.
 SGD = {'name': 'sgd', 'momentum': 0.9, 'clip': 0.0}
 LENGTH = Length(60, 22.5)
+# What couples the examples of a batch stays: mixup.
+SMALL = {'model': kill.tiny()['model'] | {'blocks': 1}, 'augment': {'mixup': {'alpha': 0.5}}}
 
 
 def build(layout, **changes):
   data, fsdp = (int(n) for n in layout.split('x'))
   watch = {'change': 1e-8, 'loss': 1e-3, 'lines': 5}  # on, so that its numbers are compared as well
   mesh = {'data': data, 'fsdp': fsdp}
-  config = kill.tiny(optimizer=SGD, mesh=mesh, eval_batch_size=64, watch=watch, **{'model': small_model()} | changes)
+  config = kill.tiny(optimizer=SGD, mesh=mesh, eval_batch_size=64, watch=watch, **SMALL | changes)
   config['schedule'] = {'name': 'constant', 'peak': 0.1, 'warmup': '0'}
   built = experiment.build(config)
   return built, built.optimizer(LENGTH)[0]
@@ -85,7 +87,11 @@ def work(folder, layouts):
     np.savez(folder / f'{layout}.npz', **flat(state))
     if layout in ('8x1', '1x1'):
       for parts in (1, 4) if layout == '1x1' else (4,):
-        changes = {'accumulate': parts, 'model': small_model(dropout=0.0, stochastic_depth=0.0), 'augment': {}}
+        changes = {
+          'accumulate': parts,
+          'model': SMALL['model'] | {'dropout': 0.0, 'stochastic_depth': 0.0},
+          'augment': {},
+        }
         np.savez(folder / f'{layout}_in_{parts}.npz', **flat(train(layout, 3, **changes)[1].params))
     (folder / f'{layout}.json').write_text(json.dumps(result))
   # What was written on 1x8 is opened on other meshes, the same and one device included.
@@ -98,10 +104,6 @@ def work(folder, layouts):
     np.savez(folder / f'1x8_on_{layout}.npz', **flat(state))
     reopened[layout] = {'shards': shard_shapes(state), 'test': evaluate(built, state.params)}
   (folder / f'reopened_{len(jax.devices())}.json').write_text(json.dumps(reopened))
-
-
-def small_model(**changes):
-  return kill.tiny()['model'] | {'blocks': 1} | changes
 
 
 @pytest.fixture(scope='module')
