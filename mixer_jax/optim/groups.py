@@ -1,4 +1,4 @@
-"""Parameters by the layer they are in: what is frozen, and a learning rate of its own for every layer."""
+"""Parameters grouped by layer: freezing and layer-wise learning rates."""
 
 import fnmatch
 from collections.abc import Callable, Sequence
@@ -13,31 +13,30 @@ from mixer_jax.errors import MixerError
 
 
 def name(path: tuple) -> tuple[str | int, ...]:
-  """A path of jax.tree_util -> the names in it, such as ('blocks', 0, 'token_mixing', 'fc1', 'kernel')."""
+  """The names in a jax.tree_util path, such as ('blocks', 0, 'token_mixing', 'fc1', 'kernel')."""
   return tuple(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
 
 
 def frozen(params: Any, patterns: tuple[str, ...]) -> Any:
-  """What patterns name, for every parameter: True, False, or for a stack of blocks an array of them [blocks, 1, ...].
+  """Whether each parameter matches a pattern: True or False; for stacked blocks that differ, an array [blocks, 1, ...].
 
-  A pattern is a name such as `blocks.0.token_mixing.fc1.kernel`, or its first parts for all that is in them. Each part
-  between dots must fit a whole part of the name, as a shell's wildcard (fnmatch): `blocks.1` is not `blocks.10` nor
-  `head` `head_hidden`, while `blocks.[01]` and `blocks.*.token_*` are several. Stacked blocks have the names of listed
-  ones.
+  A pattern is a parameter's name, such as `blocks.0.token_mixing.fc1.kernel`, or a prefix of it. Parts between dots
+  match in full, with shell wildcards (fnmatch): `blocks.1` does not match `blocks.10`, nor `head` `head_hidden`;
+  `blocks.[01]` and `blocks.*.token_*` match several. Stacked blocks are named like listed ones.
 
   Args:
-    params: of the model, in memory or abstract.
+    params: the model's parameters, concrete or abstract.
 
   Raises:
-    MixerError: a pattern that names nothing, patterns that name everything.
+    MixerError: a pattern matches nothing, or the patterns match everything.
   """
   named = [_names(name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
   for pattern in patterns:
     if not any(_fits(parts, pattern) for names in named for parts in names):
       known = sorted({parts[0] for names in named for parts in names})
       raise MixerError(
-        f'layers.freeze has {pattern!r}, which fits no parameter; they are in {", ".join(known)}, and a part of a name'
-        ' counts whole, with * for any'
+        f'layers.freeze has {pattern!r}, which fits no parameter; they are in {", ".join(known)}, and each part of a'
+        ' name must match in full; * matches any'
       )
 
   def chosen(path, leaf):
@@ -51,7 +50,7 @@ def frozen(params: Any, patterns: tuple[str, ...]) -> Any:
 
 
 def _names(path: tuple[str | int, ...], leaf: Any) -> list[tuple[str, ...]]:
-  """The names that a parameter has: one, or with stacked blocks one for each of them."""
+  """The parameter's name, or one name per block for stacked blocks."""
   after = path.index('blocks') + 1 if 'blocks' in path else 0
   stacked = after and isinstance(path[after], str)
   paths = [(*path[:after], i, *path[after:]) for i in range(leaf.shape[0])] if stacked else [path]
@@ -64,12 +63,12 @@ def _fits(parts: tuple[str, ...], pattern: str) -> bool:
 
 
 def hold(params: Any, frozen: Any) -> Any:
-  """The parameters, without a gradient where they are frozen."""
+  """Stops the gradient of frozen parameters."""
   return _where(frozen, jax.lax.stop_gradient, params)
 
 
 def freeze(optimizer: optax.GradientTransformation, frozen: Any) -> optax.GradientTransformationExtraArgs:
-  """An optimizer whose updates are 0 where the parameters are frozen: schedule_free moves nothing there, but rounds."""
+  """Zeroes the updates of frozen parameters: schedule_free would move them by rounding errors."""
   optimizer = optax.with_extra_args_support(optimizer)
 
   def update(grads, state, params=None, **extra):
@@ -89,31 +88,28 @@ def _where(frozen: Any, function: Callable, tree: Any) -> Any:
 def scale(
   params: Any, *, decay: float = 1.0, freeze: tuple[str, ...] = (), order: Sequence[str] = ('stem', 'blocks')
 ) -> optax.GradientTransformation:
-  """Multiplies updates: by 0 what is frozen, the rest by a power of `decay`, the lower the nearer to the input.
+  """Scales updates: frozen parameters by 0, the others by a power of `decay` that grows towards the input.
 
-  Of N blocks behind a stem the stem has decay^(N + 1), block i, the first being 0, decay^(N - i), and all that follows
-  them 1 (Bao et al. 2022, arXiv 2106.08254). A model without `blocks` has a layer for each attribute with parameters,
-  and for each member of a list; those of the head have 1. It multiplies a whole update, so also its weight decay.
+  With N blocks, the stem's factor is decay^(N + 1), that of block i (from 0) decay^(N - i), and that of all later
+  layers 1 (Bao et al. 2022, arXiv 2106.08254). In a model without `blocks`, each attribute with parameters and each
+  list member is a layer; the head's factor is 1. The factor applies to the whole update, weight decay included.
 
   Args:
-    params: of the model, in memory or abstract.
-    decay: from one layer to the one before it, in (0, 1].
+    params: the model's parameters, concrete or abstract.
+    decay: the ratio from one layer to the one before it, in (0, 1].
     freeze: patterns, see `frozen`.
-    order: the model's attributes in the order in which an example goes through them.
+    order: the model's attributes in forward order.
 
   Raises:
-    MixerError: decay out of its range, or of a model that has no layers before its head; a wrong pattern.
+    MixerError: decay is out of range, the model has no layers before its head, or a pattern is wrong.
   """
   if not 0 < decay <= 1:
     raise MixerError(f'layers.decay is {decay}, but must be in (0, 1]')
   layers = _layers(params, order, decay) if decay != 1 else []
+  factor_of = {layer: decay ** (len(layers) - i) for i, layer in enumerate(layers)}
 
   def factor(path, leaf, still):
-    own = [
-      layers.index(parts[:2]) if parts[:2] in layers else layers.index(parts[:1]) if parts[:1] in layers else None
-      for parts in _names(name(path), leaf)
-    ]
-    rates = [1.0 if place is None else decay ** (len(layers) - place) for place in own]
+    rates = [factor_of.get(parts[:2], factor_of.get(parts[:1], 1.0)) for parts in _names(name(path), leaf)]
     rate = rates[0] if len(rates) == 1 else np.reshape(rates, (-1, *[1] * (leaf.ndim - 1)))
     return jnp.asarray(np.where(still, 0, rate), jnp.float32)
 
@@ -122,19 +118,19 @@ def scale(
 
 
 def _layers(params: Any, order: Sequence[str], decay: float) -> list[tuple[str, ...]]:
-  """The layers in front of the head by the first parts of their names, ('stem',), ('blocks', '0'), ..., in order."""
+  """Name prefixes of the layers before the head, in forward order: ('stem',), ('blocks', '0'), ..."""
   named = [parts for path, leaf in jax.tree_util.tree_leaves_with_path(params) for parts in _names(name(path), leaf)]
-  of = {first: [parts for parts in named if parts[0] == first] for first in dict.fromkeys(p[0] for p in named)}
-  before = [first for first in order if first in of and first.split('_')[0] != 'head']
+  found = dict.fromkeys(parts[0] for parts in named)
+  before = [first for first in order if first in found and first.split('_')[0] != 'head']
   before = before[: before.index('blocks') + 1] if 'blocks' in before else before
   layers = []
   for first in before:
-    members = {parts[1] for parts in of[first] if len(parts) > 1}
+    members = {parts[1] for parts in named if parts[0] == first and len(parts) > 1}
     listed = bool(members) and all(map(str.isdecimal, members))
     layers += [(first, member) for member in sorted(members, key=int)] if listed else [(first,)]
   if not layers:
     raise MixerError(
       f'layers.decay is {decay}, but this model has no layers before a head: its parameters are in'
-      f' {", ".join(of)}; set layers.decay to 1'
+      f' {", ".join(found)}; set layers.decay to 1'
     )
   return layers

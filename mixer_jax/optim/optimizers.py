@@ -1,10 +1,7 @@
-"""Optimizers by name, each with clipping in front, weight decay on kernels only, and `after` behind.
+"""Optimizers by name: gradient clipping first, weight decay on kernels only, then the transformations `after`.
 
-Beside those here, `optax.NAME` is any of optax's (`optax.lion`, `optax.contrib.prodigy`), and `module:function` one of
-your own: see `outside`.
-
-`after` are transformations of the update as it is about to be made, such as noise and groups.scale: of the step that
-changes z in schedule_free.
+`optax.NAME` selects any optax optimizer (`optax.lion`, `optax.contrib.prodigy`), `module:function` your own, see
+`outside`. `after` transforms the final update (noise, groups.scale); in schedule_free that is the step of z.
 """
 
 import inspect
@@ -23,7 +20,7 @@ After = Sequence[optax.GradientTransformation]
 
 
 def is_kernel(params: nnx.State) -> nnx.State:
-  """True for the kernels, by name: stacked biases and scales have two axes, so their number says nothing."""
+  """True for kernels, by name: stacked biases and scales have two axes, so ndim cannot tell."""
   return nnx.map_state(lambda path, _: path[-1] == 'kernel', params)
 
 
@@ -31,7 +28,7 @@ def adam(
   *, schedule: optax.Schedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, clip: float = 0.0,
   after: After = (),
 ) -> optax.GradientTransformation:  # fmt: skip
-  """Adam (Kingma and Ba 2015, arXiv 1412.6980); gradients clipped to the global norm `clip` first, 0 for never."""
+  """Adam (Kingma and Ba 2015, arXiv 1412.6980); `clip` is the maximum global gradient norm, 0 for no clipping."""
   return optax.chain(*_clipping(clip), optax.adam(schedule, b1, b2, eps), *after)
 
 
@@ -41,8 +38,8 @@ def adamw(
 ) -> optax.GradientTransformation:  # fmt: skip
   """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), decaying kernels only.
 
-  A step takes learning rate x `weight_decay` of each kernel, as torch's does; big_vision's number is relative to the
-  peak of the schedule, so its 1e-4 at peak 1e-3 is 0.1 here.
+  A step shrinks each kernel by learning rate x `weight_decay`, as in torch. big_vision's value is relative to the peak
+  of the schedule: its 1e-4 at peak 1e-3 is 0.1 here.
   """
   optimizer = optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=is_kernel)
   return optax.chain(*_clipping(clip), optimizer, *after)
@@ -51,7 +48,7 @@ def adamw(
 def sgd(
   *, schedule: optax.Schedule, momentum: float = 0.9, clip: float = 0.0, after: After = ()
 ) -> optax.GradientTransformation:
-  """Gradient descent with momentum as the original fine-tunes: no dampening, not Nesterov's; no decay."""
+  """SGD with momentum, as the paper fine-tunes: no dampening, no Nesterov, no weight decay."""
   return optax.chain(*_clipping(clip), optax.sgd(schedule, momentum or None), *after)
 
 
@@ -59,14 +56,14 @@ def muon(
   *, schedule: optax.Schedule, beta: float = 0.95, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8,
   weight_decay: float = 0.05, clip: float = 0.0, after: After = (),
 ) -> optax.GradientTransformation:  # fmt: skip
-  """Muon (Jordan et al. 2024), optax's: the momentum of a kernel becomes the nearest matrix of equal singular values.
+  """Muon (Jordan et al. 2024) from optax: orthogonalises the momentum of each kernel.
 
-  As in arXiv 2502.16982 that matrix is scaled to the size of Adam's updates, so that AdamW's learning rates and decays
-  fit. All else has Adam with Nesterov's momentum. Deviation: the first and the last layer have Muon too.
+  As in arXiv 2502.16982, the update is scaled to the size of Adam's, so AdamW's learning rates and decays carry over.
+  All other parameters use Adam with Nesterov momentum. Deviation: the first and the last layer use Muon too.
 
   Args:
-    beta: of the kernels' momentum.
-    b1, b2, eps: of Adam for all else; eps also keeps Muon from dividing by 0.
+    beta: momentum of the kernels.
+    b1, b2, eps: Adam's, for the other parameters; eps also keeps Muon from dividing by 0.
   """
   optimizer = optax.contrib.muon(
     schedule, beta=beta, eps=eps, weight_decay=weight_decay, adam_b1=b1, adam_b2=b2, consistent_rms=0.2,
@@ -79,12 +76,12 @@ def schedule_free(
   *, schedule: optax.Schedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.05,
   clip: float = 0.0, after: After = (),
 ) -> optax.GradientTransformation:  # fmt: skip
-  """Schedule-free AdamW (Defazio et al. 2024, arXiv 2405.15682), optax's, decaying kernels only.
+  """Schedule-free AdamW (Defazio et al. 2024, arXiv 2405.15682) from optax, decaying kernels only.
 
-  Its own schedule is `constant` with a warm-up. Trained is y, evaluated is the average x, see `averaged`.
+  Meant for the schedule `constant` with a warm-up. Gradients are taken at y; the average x is evaluated, see `averaged`.
 
   Args:
-    b1: how much of the average x is in y; above 0.
+    b1: the weight of the average x in y; above 0.
   """
   if not 0 < b1 <= 1:
     raise MixerError(f'optimizer.b1 is {b1}, but must be in (0, 1] for schedule_free')
@@ -99,19 +96,19 @@ def schedule_free(
 
 
 def outside(function: Callable, name: str, what: str) -> Callable:
-  """An optimizer of optax, or of a user, with the arguments of those here.
+  """Wraps an optax or user-defined optimizer so that it takes the same arguments as those here.
 
-  It takes the learning rate as `schedule` or `learning_rate`, a function of the step. `clip` and `after` are put around
-  it where it does not take them itself. Only kernels decay where it takes a `mask` (or a `weight_decay_mask`).
+  `function` takes the learning rate, a function of the step, as `schedule` or `learning_rate`. `clip` and `after` are
+  applied around it unless it takes them itself. If it takes `mask` or `weight_decay_mask`, only kernels decay.
 
   Raises:
-    MixerError: it takes no learning rate; when it is called, it gives no optax transformation, or one whose update
+    MixerError: it takes no learning rate; or, when called, it returns no optax transformation, or one whose update
       needs more than the gradient and the parameters.
   """
   takes = parts.parameters(function)
   rate = next((key for key in ('schedule', 'learning_rate') if key in takes), None)
   if rate is None:
-    raise MixerError(f'{what} is {name!r}, which takes no learning_rate or schedule, so it is no optimizer')
+    raise MixerError(f'{what} is {name!r}, which takes no learning_rate or schedule, so it is not an optimizer')
   masks = [key for key in ('mask', 'weight_decay_mask') if key in takes]
 
   def make(*, schedule: optax.Schedule, after: After = (), **settings):
@@ -128,13 +125,13 @@ def outside(function: Callable, name: str, what: str) -> Callable:
 
 
 def check(optimizer: object, what: str) -> optax.GradientTransformation:
-  """Refuses what is no optax transformation of gradients and parameters alone, tried on the shapes of one layer."""
+  """Rejects anything but an optax transformation of gradients and parameters, by tracing it on one small layer."""
   if not isinstance(optimizer, optax.GradientTransformation):
     raise MixerError(f'{what} gives a {type(optimizer).__name__}, not an optax.GradientTransformation')
   params = nnx.State({'layer': {'kernel': nnx.Param(jnp.ones((2, 2))), 'bias': nnx.Param(jnp.ones(2))}})
   try:
     jax.eval_shape(lambda params: optimizer.update(params, optimizer.init(params), params), params)
-  except Exception as error:  # A user's function raises what it likes.
+  except Exception as error:  # User code may raise anything.
     reason = ' '.join(str(error).split())[:200]
     raise MixerError(f'{what} fails on a gradient and parameters: {type(error).__name__}: {reason}') from error
   return optimizer
@@ -147,30 +144,29 @@ OPTIMIZERS = parts.Table(
 
 
 def averaged(opt_state: optax.OptState, params: nnx.State) -> nnx.State | None:
-  """The parameters to evaluate where the optimizer averages itself, as schedule_free does; None where it does not."""
+  """The averaged parameters, if the optimizer keeps an average itself, as schedule_free does; else None."""
   is_average = lambda state: isinstance(state, optax.contrib.ScheduleFreeState)
   states = [state for state in jax.tree.leaves(opt_state, is_leaf=is_average) if is_average(state)]
   return optax.contrib.schedule_free_eval_params(states[0], params) if states else None
 
 
 def noise(*, eta: float, gamma: float = 0.55, seed: int) -> optax.GradientTransformation:
-  """Gaussian noise on the update of every parameter (Neelakantan et al. 2015, arXiv 1511.06807), optax's.
+  """Gaussian noise on every update (Neelakantan et al. 2015, arXiv 1511.06807), from optax.
 
-  Its variance is eta / t^gamma in step t, the first being 1. Deviation: the paper adds it to the gradient, where Adam
-  would divide it by the gradient's size; here it comes last and so does not depend on the learning rate.
+  The variance at step t = 1, 2, ... is eta / t^gamma. Deviation: the paper adds the noise to the gradient, where Adam
+  would divide it by the gradient's size; here it is added last, independent of the learning rate.
 
   Args:
-    eta: variance of the first step.
-    gamma: how fast it falls, 0.55 in the paper.
-    seed: of the noise.
+    eta: variance at the first step.
+    gamma: decay exponent, 0.55 in the paper.
 
   Raises:
-    MixerError: eta or gamma below 0 or not finite.
+    MixerError: eta or gamma is negative or not finite.
   """
   check_amount('update_noise.eta', eta)
   check_amount('update_noise.gamma', gamma)
   inner = optax.add_noise(eta, gamma, key=seed)
-  # Checkpoints hold numbers, not keys.
+  # Checkpoints store arrays of numbers, not typed PRNG keys.
   pack = lambda state: state._replace(rng_key=jax.random.key_data(state.rng_key))
   unpack = lambda state: state._replace(rng_key=jax.random.wrap_key_data(state.rng_key))
 
@@ -182,7 +178,7 @@ def noise(*, eta: float, gamma: float = 0.55, seed: int) -> optax.GradientTransf
 
 
 def _matrices(params: nnx.State) -> nnx.State:
-  """Which axes of a kernel make its matrix: stacked blocks have one before them, convolutions a window of two."""
+  """The axes that form a kernel's matrix: stacked blocks have one axis before them, convolutions a 2-D window."""
 
   def axes(path, leaf):
     if path[-1] != 'kernel':

@@ -1,25 +1,22 @@
 """Sharpness-aware minimisation around any optimizer: SAM, ASAM, GSAM, Sparse SAM, LookSAM.
 
-Each wraps an optimizer and is one too: an optax transformation whose `update` also takes `grad_fn`, as that of
-`optax.contrib.sam` in its opaque mode does. One step, in this order:
+Each method is an optax transformation that wraps another; its `update` also takes `grad_fn`, like `optax.contrib.sam`
+in opaque mode. One step:
 
-  1. g, the gradient at w: the mean over the whole batch, of all parts of an accumulation, neither clipped nor decayed.
-  2. e, the perturbation that g leads to. It is forgotten after the step.
-  3. g', the gradient at w + e: same batch, same augmentation, same dropout masks.
+  1. Take g, the gradient at w: the mean over the whole batch (accumulated if configured), before clipping and decay.
+  2. Compute the perturbation e from g.
+  3. Take g', the gradient at w + e: same batch, same augmentation, same dropout masks.
   4. The wrapped optimizer takes g' (or what the method makes of g and g') as its gradient: it clips g', computes its
-     moments from g', adds its weight decay, taken at w, and moves w.
+     moments from g', adds its weight decay at w, and updates w.
 
-With `sync` there is one e, from the mean g of all devices. Without it, every device computes an e from the g of its own
-shard of the batch, and the optimizer takes the mean of their g'. That minimises m-sharpness, m being the size of a
-shard, so the result depends on the number of devices; `grads` and what grad_fn takes and returns then have the devices
-as their first axis. Foret et al. and Zhuang et al. do so, each accelerator with an e of its own; the code of Kwon et
-al. is for one device; that of Mi et al. averages both gradients over devices, which is `sync`; what Liu et al. do is
-unknown.
+With `sync`, all devices share one e, from the mean g. Without it, each device computes its own e from its shard of the
+batch, and the optimizer takes the mean of their g'. That minimises m-sharpness, where m is the shard size, so the
+result depends on the number of devices; `grads` and grad_fn's input and output then have a leading axis of devices.
+Foret et al. and Zhuang et al. use one e per accelerator. Kwon et al.'s code is for one device, Mi et al.'s averages
+both gradients over devices, which is `sync`; what Liu et al. do is unknown.
 
-Any optimizer can be wrapped, `schedule_free` too: w is then its y, where its gradients are taken. The gradient must be
-available twice: every task here is a function of parameters, batch and key, and an update without grad_fn is refused.
-
-A `rho` of 0 is the wrapped optimizer itself, bit for bit: no second gradient is taken.
+Any optimizer can be wrapped. With `schedule_free`, w is its y, where it takes gradients. With `rho` 0 no second
+gradient is taken, and the result is the wrapped optimizer's, bit for bit.
 """
 
 import functools
@@ -37,23 +34,22 @@ from mixer_jax.errors import MixerError, check_amount
 from mixer_jax.optim import groups
 from mixer_jax.optim.schedules import Length
 
-EPSILON = 1e-12  # beside norms that are divided by, as in SAM's own code
+EPSILON = 1e-12  # added to norms in denominators, as in SAM's own code
 
 
 class Report(NamedTuple):
-  """What the last step's perturbation was: its norm and the loss there, means over the devices; all 0 without one."""
+  """The last step's perturbation: its norm and the loss there, means over devices; all 0 if there was none."""
 
   norm: jax.Array
-  loss: jax.Array  # 0 also where grad_fn gives no loss
+  loss: jax.Array  # also 0 if grad_fn returns no loss
   taken: jax.Array  # 1, or 0 for a step without a second gradient
 
 
 class Step(NamedTuple):
-  """What a method sees of a step.
+  """A method's view of a step.
 
-  `grads` are of the mean of all devices with `sync`, and have an axis of devices in front without. `each` makes a
-  function of one device's trees one of such trees, `mean` is over that axis. `at` gives the gradient at params + a
-  perturbation, and the report.
+  `grads` is the mean over devices with `sync`; otherwise it has a leading axis of devices, over which `each` maps a
+  function and `mean` averages. `at` returns the gradient at params + a perturbation, and the report.
   """
 
   grads: Any
@@ -66,7 +62,7 @@ class Step(NamedTuple):
 
 
 class SamState(NamedTuple):
-  """`base` is the state of the wrapped optimizer, `memory` what a method keeps from step to step."""
+  """`base` is the wrapped optimizer's state, `memory` the method's own."""
 
   count: jax.Array
   base: optax.OptState
@@ -75,23 +71,23 @@ class SamState(NamedTuple):
 
 
 def measures(state: SamState) -> dict[str, jax.Array]:
-  """What is logged of the last step: its report, as `sam_norm`, `sam_loss` and `sam_taken`."""
+  """The last step's report for the log: `sam_norm`, `sam_loss` and `sam_taken`."""
   return {f'sam_{name}': value for name, value in state.report._asdict().items()}
 
 
 def sam(
   base: optax.GradientTransformation, *, rho: float, sync: bool = True, has_loss: bool = False
 ) -> optax.GradientTransformationExtraArgs:
-  """SAM (Foret et al. 2021, arXiv 2010.01412): e = rho g / |g|, the optimizer has g'.
+  """SAM (Foret et al. 2021, arXiv 2010.01412): e = rho g / |g|; the optimizer takes g'.
 
   Args:
     base: the optimizer to wrap.
     rho: the norm of the perturbation.
-    sync: one perturbation for all devices, or one for each, see above.
-    has_loss: whether grad_fn gives (loss, gradient), as jax.value_and_grad does, or the gradient alone.
+    sync: one perturbation for all devices, or one each, see above.
+    has_loss: whether grad_fn returns (loss, gradient), as jax.value_and_grad does, or the gradient alone.
 
   Raises:
-    MixerError: rho below 0 or not finite; in `update`, no grad_fn or no params.
+    MixerError: rho is negative or not finite; `update` is called without grad_fn or params.
   """
 
   def direction(step):
@@ -104,11 +100,11 @@ def sam(
 def asam(
   base: optax.GradientTransformation, *, rho: float, eta: float = 0.01, sync: bool = True, has_loss: bool = False
 ) -> optax.GradientTransformationExtraArgs:
-  """ASAM (Kwon et al. 2021, arXiv 2102.11600): e = rho T^2 g / |T g| with T = |w| + eta, entry by entry.
+  """ASAM (Kwon et al. 2021, arXiv 2102.11600): e = rho T^2 g / |T g| with T = |w| + eta, elementwise.
 
-  A kernel multiplied by c, and what follows it divided by c, have the same sharpness. As in the authors' code T is 1
-  for biases; deviation: also for the scales of norms and for embeddings, where theirs is |w| + eta for all that torch
-  calls a weight. The paper's rho is 10 times SAM's and more.
+  Sharpness is then invariant to rescaling one kernel by c and the next by 1 / c. As in the authors' code, T is 1 for
+  biases; deviation: also for norm scales and embeddings, where theirs is |w| + eta for all that torch calls a weight.
+  The paper's rho is at least 10 times SAM's.
 
   Args:
     eta: keeps small weights moving.
@@ -129,11 +125,11 @@ def gsam(
   base: optax.GradientTransformation, *, rho: float, rho_min: float = 0.0, alpha: float = 0.2,
   schedule: optax.Schedule, peak: float, sync: bool = True, has_loss: bool = False,
 ) -> optax.GradientTransformationExtraArgs:  # fmt: skip
-  """GSAM (Zhuang et al. 2022, arXiv 2203.08065): g' less alpha times the part of g that is orthogonal to g'.
+  """GSAM (Zhuang et al. 2022, arXiv 2203.08065): g' minus alpha times the component of g orthogonal to g'.
 
-  That part lowers the surrogate gap, loss(w + e) - loss(w), and leaves loss(w + e) as it is, to first order. e is SAM's
-  with a radius that follows the learning rate: rho_min + (rho - rho_min) x rate / peak. Deviation: the paper takes the
-  rate's distance from its lowest value instead of the rate, which is the same for schedules that end at 0.
+  To first order, that component lowers the surrogate gap, loss(w + e) - loss(w), and leaves loss(w + e) unchanged. e is
+  SAM's, with a radius that follows the learning rate: rho_min + (rho - rho_min) x rate / peak. Deviation: the paper
+  uses the rate minus its lowest value, which is the same for schedules that end at 0.
 
   Args:
     rho, rho_min: the largest and the smallest norm of the perturbation.
@@ -158,18 +154,17 @@ def fisher_sam(
   base: optax.GradientTransformation, *, rho: float, sparsity: float = 0.5, refresh: int = 100, sync: bool = True,
   has_loss: bool = False,
 ) -> optax.GradientTransformationExtraArgs:  # fmt: skip
-  """Sparse SAM with the Fisher mask, SSAM-F (Mi et al. 2022, arXiv 2210.05177): SAM's e, zero in most entries.
+  """Sparse SAM with the Fisher mask, SSAM-F (Mi et al. 2022, arXiv 2210.05177): SAM's e, masked.
 
-  Kept are the entries with the largest Fisher information, the mean of the squared gradient. As in the authors' code
-  |e| is below rho, the norm being that of the whole g; and no time is spared, since zeros are added like other numbers.
-  Deviations: the squares are of batches, those since the mask was made last, where the paper goes through single
-  examples for them; the first mask, of the first batch, is there in the first step, where the authors' is empty.
+  The mask keeps the entries with the largest Fisher information, the mean squared gradient. As in the authors' code, g
+  is normalised before masking, so |e| < rho, and sparsity saves no time. Deviations: the squares are of batch gradients
+  since the last refresh, where the paper uses single examples; the first batch makes the first mask, which the authors
+  leave empty.
 
   Args:
-    sparsity: the part of all entries that is 0, in [0, 1).
-    refresh: steps from one mask to the next.
+    sparsity: the fraction of entries that is 0, in [0, 1).
+    refresh: steps between masks.
   """
-
   renew = lambda scores, *_: _largest(scores, _kept(scores, sparsity))
   return _sparse(base, renew, True, sparsity, refresh, rho=rho, sync=sync, has_loss=has_loss)
 
@@ -178,19 +173,18 @@ def dynamic_sam(
   base: optax.GradientTransformation, *, rho: float, sparsity: float = 0.5, refresh: int = 100, drop: float = 0.5,
   seed: int, length: Length, sync: bool = True, has_loss: bool = False,
 ) -> optax.GradientTransformationExtraArgs:  # fmt: skip
-  """Sparse SAM with the dynamic mask, SSAM-D (Mi et al. 2022, arXiv 2210.05177): SAM's e, zero in most entries.
+  """Sparse SAM with the dynamic mask, SSAM-D (Mi et al. 2022, arXiv 2210.05177): SAM's e, masked.
 
-  Kept are random entries at first. At every refresh the part drop x (1 + cos(pi t / T)) / 2 of them, those where |g| is
-  smallest, gives way to as many random others. As in the authors' code |e| is below rho, the norm being that of the
-  whole g; and no time is spared, since zeros are added like other numbers. Deviation: a new mask serves from the step
-  that makes it, theirs from the next.
+  The mask starts random. Each refresh replaces the fraction drop x (1 + cos(pi t / T)) / 2 of the kept entries, those
+  with the smallest |g|, by random others. As for `fisher_sam`, |e| < rho, and sparsity saves no time. Deviation: a new
+  mask applies at once, the authors' from the next step.
 
   Args:
-    sparsity: the part of all entries that is 0, in [0, 1).
-    refresh: steps from one mask to the next.
-    drop: of those kept, at most all.
-    seed: of the random choices, with the step.
-    length: of the run: T in steps.
+    sparsity: the fraction of entries that is 0, in [0, 1).
+    refresh: steps between masks.
+    drop: the fraction replaced at t = 0, in [0, 1].
+    seed: of the random choices, together with the step.
+    length: of the run; T is its total steps.
   """
   if not 0 <= drop <= 1:
     raise MixerError(f'sam.drop is {drop}, but must be in [0, 1]')
@@ -210,13 +204,13 @@ def _sparse(
   base: optax.GradientTransformation, renew: Callable, gathering: bool, sparsity: float, refresh: int, *, rho: float,
   sync: bool, has_loss: bool,
 ) -> optax.GradientTransformationExtraArgs:  # fmt: skip
-  """SAM under a mask that renew(squares of the gradient, old mask, step) gives, all flat.
+  """SAM with a mask that renew(squared gradient, old mask, step) returns, all flat.
 
   Args:
-    gathering: the squares are those of all steps since the last mask, not of the present one alone.
+    gathering: whether to sum the squared gradients since the last refresh, or to take the current step's alone.
   """
   if not 0 <= sparsity < 1:
-    raise MixerError(f'sam.sparsity is {sparsity}, but must be in [0, 1): the part of the perturbation that is 0')
+    raise MixerError(f'sam.sparsity is {sparsity}, but must be in [0, 1): the fraction of the perturbation that is 0')
   if refresh < 1:
     raise MixerError(f'sam.refresh is {refresh} steps, but must be at least 1')
 
@@ -253,13 +247,13 @@ def look_sam(
 ) -> optax.GradientTransformationExtraArgs:  # fmt: skip
   """LookSAM (Liu et al. 2022, arXiv 2203.02714): SAM's second gradient in every `every`-th step only.
 
-  There, v is the part of g' that is orthogonal to g: it changes slowly, so that until the next time the optimizer has
-  g + alpha |g| / |v| v. Deviation: v is a float32 mean over the devices. The paper perturbs every layer by its own norm
-  at very large batches (Look-LayerSAM); this is its LookSAM.
+  v, the component of g' orthogonal to g, changes slowly, so the steps in between use g + alpha |g| / |v| v. Deviation:
+  v is a float32 mean over devices. Look-LayerSAM, the paper's layerwise variant for very large batches, is not
+  implemented.
 
   Args:
-    every: steps from one second gradient to the next, 5 in the paper.
-    alpha: how much of the old direction is taken, 0.7 in the paper.
+    every: steps between second gradients, 5 in the paper.
+    alpha: the weight of the old direction, 0.7 in the paper.
   """
   if every < 1:
     raise MixerError(f'sam.every is {every} steps, but must be at least 1')
@@ -280,7 +274,7 @@ def look_sam(
 
 
 def outside(function: Callable, name: str, what: str) -> Callable:
-  """A method of a user, such as one made with `_wrap`: its state must be a SamState, since the loop logs its report."""
+  """Wraps a user's method and checks that its state is a SamState, whose report the training loop logs."""
 
   @functools.wraps(function)
   def make(**settings):
@@ -288,7 +282,7 @@ def outside(function: Callable, name: str, what: str) -> Callable:
     is_optax = isinstance(method, optax.GradientTransformation)
     params = {'layer': {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)}}
     if not is_optax or not isinstance(jax.eval_shape(method.init, nnx.State(params)), SamState):
-      raise MixerError(f'{what} is {name!r}, but must give an optax.GradientTransformation whose state is a SamState')
+      raise MixerError(f'{what} is {name!r}, but must return an optax.GradientTransformation whose state is a SamState')
     return method
 
   return make
@@ -306,13 +300,13 @@ def _wrap(
   base: optax.GradientTransformation, direction: Callable, init: Callable = lambda _: (), *, rho: float,
   sync: bool, has_loss: bool,
 ) -> optax.GradientTransformationExtraArgs:  # fmt: skip
-  """A method as a transformation around `base`.
+  """Builds a method's transformation around `base`.
 
   Args:
-    direction: Step -> (what the optimizer has for a gradient, new memory, report).
+    direction: Step -> (the gradient for `base`, new memory, report).
     init: params -> memory.
   """
-  check_amount('sam.rho', rho, ': it is the size of the perturbation')
+  check_amount('sam.rho', rho, ': the norm of the perturbation')
   base = optax.with_extra_args_support(base)
   each = (lambda function: function) if sync else jax.vmap
   mean = (lambda tree: tree) if sync else lambda tree: jax.tree.map(lambda x: x.mean(axis=0), tree)
@@ -324,7 +318,7 @@ def _wrap(
     if grad_fn is None or params is None:
       missing = 'grad_fn' if grad_fn is None else 'params'
       raise MixerError(
-        f'SAM takes the gradient twice, but update() was given no {missing}; give it params and'
+        f'SAM takes the gradient twice, but update() got no {missing}; pass params and'
         ' grad_fn=lambda params, i: (the gradient at those params, of the same batch)'
       )
 
@@ -352,13 +346,13 @@ def _to_norm(tree: Any, norm: jax.Array | float) -> Any:
 
 
 def _rejection(a: Any, b: Any) -> Any:
-  """The part of a that is orthogonal to b."""
+  """The component of a orthogonal to b."""
   unit = _to_norm(b, 1.0)
   along = optax.tree.vdot(a, unit)
   return jax.tree.map(lambda x, u: x - along * u, a, unit)
 
 
 def _largest(scores: jax.Array, many: jax.Array | int) -> jax.Array:
-  """True for so many of the largest entries, exactly; of equal ones for the first."""
+  """True for exactly the `many` largest entries; ties go to the first."""
   ranks = jnp.zeros(scores.shape, jnp.int32).at[jnp.argsort(-scores)].set(jnp.arange(scores.size, dtype=jnp.int32))
   return ranks < many

@@ -1,4 +1,4 @@
-"""Learning-rate schedules by name, or `module:function` of your own; times in steps, epochs or parts of the run."""
+"""Learning-rate schedules by name, or your own as `module:function`; durations in steps, epochs or % of the run."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from mixer_jax.errors import MixerError, unknown
 
 @dataclasses.dataclass(frozen=True)
 class Length:
-  """How long a run is: `total` steps, `epoch` steps (a fraction when the batch does not divide the data)."""
+  """The length of a run and of an epoch in steps; `epoch` is fractional if the batch does not divide the data."""
 
   total: int
   epoch: float
@@ -27,10 +27,10 @@ class Length:
 
 
 def steps(duration: str, what: str, *, epoch: float, total: int | None = None) -> int:
-  """'500 steps', '10 epochs', '0.5 epochs' or '5%' (of the run) -> a whole number of steps, at least 1 unless '0'.
+  """Parses '500 steps', '10 epochs', '0.5 epochs' or '5%' (of the run) into steps, at least 1 unless '0'.
 
   Raises:
-    MixerError: not a duration, more than a whole run, or a part of a run that has no length yet.
+    MixerError: not a duration, over 100%, or a percentage where the run's length is unknown.
   """
   if duration.strip() == '0':
     return 0
@@ -51,10 +51,10 @@ RAMPS = {
 
 
 def constant(*, peak: float, warmup: str = '0', ramp: str = 'linear', length: Length) -> optax.Schedule:
-  """0 -> peak over the warm-up, then the peak.
+  """Warm-up from 0 to the peak, then constant.
 
   Args:
-    ramp: how the warm-up rises, here and below: `linear` or `sine`, peak x sin(pi / 2 x step / warm-up).
+    ramp: the shape of the warm-up, here and below: `linear`, or `sine`: peak x sin(pi / 2 x step / warm-up).
   """
   return _after_warmup(lambda _: optax.constant_schedule(peak), peak, warmup, length, ramp)
 
@@ -62,7 +62,7 @@ def constant(*, peak: float, warmup: str = '0', ramp: str = 'linear', length: Le
 def linear(
   *, peak: float, warmup: str = '0', floor: float = 0.0, ramp: str = 'linear', length: Length
 ) -> optax.Schedule:
-  """0 -> peak over the warm-up, then straight down to the floor at the last step."""
+  """Warm-up from 0 to the peak, then linear decay to the floor at the last step."""
   _check_rates(peak, floor)
   return _after_warmup(lambda rest: optax.linear_schedule(peak, floor, rest), peak, warmup, length, ramp)
 
@@ -70,7 +70,7 @@ def linear(
 def cosine(
   *, peak: float, warmup: str = '0', floor: float = 0.0, ramp: str = 'linear', length: Length
 ) -> optax.Schedule:
-  """0 -> peak over the warm-up, then half a cosine to the floor (Loshchilov and Hutter 2017, arXiv 1608.03983)."""
+  """Warm-up from 0 to the peak, then cosine decay to the floor (Loshchilov and Hutter 2017, arXiv 1608.03983)."""
   _check_rates(peak, floor)
   decay = lambda rest: optax.cosine_decay_schedule(peak, rest, alpha=floor / peak)
   return _after_warmup(decay, peak, warmup, length, ramp)
@@ -80,10 +80,10 @@ def restarts(
   *, peak: float, period: str, growth: float = 1.0, warmup: str = '0', floor: float = 0.0, ramp: str = 'linear',
   length: Length,
 ) -> optax.Schedule:  # fmt: skip
-  """0 -> peak over the warm-up, then half a cosine to the floor again and again (arXiv 1608.03983's SGDR).
+  """Warm-up from 0 to the peak, then cosine decay to the floor with warm restarts (SGDR, arXiv 1608.03983).
 
   Args:
-    period: how long the first cosine takes; each next one `growth` times as long.
+    period: the length of the first cycle; each later one is `growth` times as long.
   """
   _check_rates(peak, floor)
   first = length.steps(period, 'schedule.period')
@@ -92,13 +92,13 @@ def restarts(
   if not 1 <= growth < math.inf:
     raise MixerError(f'schedule.growth is {growth}, but must be at least 1 and finite')
 
-  fall = optax.cosine_decay_schedule(peak, 1, alpha=floor / peak)  # of the part of a cosine that is over
+  fall = optax.cosine_decay_schedule(peak, 1, alpha=floor / peak)  # takes the elapsed fraction of a cycle
 
   def cosines(rest: int) -> optax.Schedule:
     if first > rest:
       raise MixerError(
         f'schedule.period is {period!r}, {first} steps, but the whole run has {length.total}, of which {rest} are after'
-        ' the warm-up, so that nothing would start again; shorten it'
+        ' the warm-up, so nothing would restart; shorten it'
       )
     if growth == 1:
       return lambda step: fall(step % first / first)
@@ -117,7 +117,7 @@ def restarts(
 
 
 def sharp_cosine(*, peak: float, hold: str, decay: str, floor: float = 0.0, length: Length) -> optax.Schedule:
-  """The peak for `hold`, half a cosine to the floor over `decay`, then the floor."""
+  """The peak for `hold`, cosine decay to the floor over `decay`, then the floor."""
   _check_rates(peak, floor)
   kept, falling = (length.steps(value, f'schedule.{what}') for what, value in (('hold', hold), ('decay', decay)))
   if not falling:
@@ -133,10 +133,10 @@ def sharp_cosine(*, peak: float, hold: str, decay: str, floor: float = 0.0, leng
 
 
 def one_cycle(*, peak: float, start: float, rise: str, floor: float = 0.0, length: Length) -> optax.Schedule:
-  """`start` -> peak over `rise`, then down to the floor, both half a cosine (Smith and Topin 2017, arXiv 1708.07120).
+  """`start` to peak over `rise`, then down to the floor, both along a cosine (Smith and Topin 2017, arXiv 1708.07120).
 
-  Deviation: the paper's rise and fall are straight and equally long, with a short tail; these are fastai's, as optax
-  has them. The momentum stays as it is.
+  Deviations: the paper rises and falls linearly, for equally long, with a short tail; this is fastai's shape, as in
+  optax. The momentum stays constant.
   """
   _check_rates(peak, floor)
   if not 0 < start <= peak:
@@ -151,18 +151,18 @@ def one_cycle(*, peak: float, start: float, rise: str, floor: float = 0.0, lengt
 
 
 def outside(function: Callable, name: str, what: str) -> Callable:
-  """A schedule of a user: (length, if it takes that, and settings) -> a function of the step, which is tried once."""
+  """Wraps a user's schedule, (settings, and `length` if it takes it) -> a function of the step, and traces it once."""
 
   @functools.wraps(function)
   def make(**settings):
     schedule = function(**settings)
     try:
       rate = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
-    except Exception as error:  # A user's function raises what it likes.
+    except Exception as error:  # User code may raise anything.
       reason = ' '.join(str(error).split())[:200]
       raise MixerError(f'{what} is {name!r}, but its rate fails: {type(error).__name__}: {reason}') from error
     if getattr(rate, 'shape', None) != ():
-      raise MixerError(f'{what} is {name!r}, but what it gives for a step is {rate}, not one number')
+      raise MixerError(f'{what} is {name!r}, but it returns {rate} for a step, not one number')
     return schedule
 
   return make
