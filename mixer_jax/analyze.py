@@ -15,45 +15,40 @@ from mixer_jax.errors import MixerError
 from mixer_jax.files import reported, write_json
 from mixer_jax.messages import logger
 
-SHARPNESS = """How sharp the minimum is in which a run stands. Prints one JSON object.
+SHARPNESS = """Measures the sharpness of a run's minimum. Prints one JSON object.
 
   python -m mixer_jax.analyze sharpness --workdir=runs/digits
   python -m mixer_jax.analyze sharpness --workdir=runs/digits --examples=256 --seed=1
 
-The largest eigenvalues of the Hessian and the smallest, its trace, m-sharpness, and the loss along two lines and over a
-plane. The run directory then has sharpness.json, which beside what is printed holds the lines and the plane, and
-figures/sharpness_line.png and figures/sharpness_surface.png. The loss is that of training, label smoothing included,
-without dropout and augmentation, over the same examples in every call; weight decay is no part of it. The parameters
-are the averaged ones where the run kept an average. Computed in float32.
+Computes the Hessian's largest eigenvalues, its smallest one and its trace, m-sharpness, and the loss along two lines
+and over a plane. Writes sharpness.json (what is printed, plus the lines and the plane), figures/sharpness_line.png and
+figures/sharpness_surface.png to the run directory. The loss is the training loss, with label smoothing but without
+dropout, augmentation and weight decay, over the same examples in every call. The parameters are the averaged ones if
+the run kept an average. Computed in float32.
 """
 
-FEW_SHOT = """What a run's features are worth with few labels: linear regression in closed form. Prints one JSON object.
+FEW_SHOT = """Few-shot evaluation of a run's features: closed-form linear regression. Prints one JSON object.
 
   python -m mixer_jax.analyze few_shot --workdir=runs/digits
   python -m mixer_jax.analyze few_shot --workdir=runs/digits --data=mnist --train=train --test=test --shots=5,10,25
 
-The network is frozen; its features are what stands before the head, hidden layers of the head left out. Images of other
-data are resized to the size that the run takes. Each draw takes so many images of every class of the training split;
-all of the test split is then answered. The run directory has few_shot.json and figures/few_shot.png.
+The network is frozen; its features are the input of the head (of its first hidden layer, if it has some). Images of
+other data sets are resized to the run's size. Each draw takes that many images per class from the training split and is
+evaluated on the whole test split. Writes few_shot.json and figures/few_shot.png to the run directory.
 """
 
 OF_EXAMPLES = ('examples', 'batch_size')
 OPTIONS = (
-  ('examples', int, 1024, 'how many of the split, or all if there are fewer'),
-  (
-    'batch_size',
-    int,
-    None,
-    "examples at a time, for memory; changes rounding only (default: the run's eval_batch_size)",
-  ),
-  ('eigenvalues', int, 5, 'how many of the largest'),
-  ('iterations', int, 50, 'of Lanczos: products with the Hessian, and vectors in memory'),
-  ('probes', int, 50, 'of the trace: products with the Hessian'),
-  ('rho', float, 0.05, 'of m-sharpness: the length of its step'),
-  ('m', int, None, 'of m-sharpness: examples in a group (default: 128, or all if there are fewer)'),
-  ('points', int, 21, 'along each side of the surface; lines have twice as many'),
-  ('span', float, 1.0, 'how far line and surface reach on each side, in lengths of the filters'),
-  ('seed', int, 0, 'of all that is random'),
+  ('examples', int, 1024, 'number of examples of the split, or all if there are fewer'),
+  ('batch_size', int, None, "examples at a time; affects memory and rounding (default: the run's eval_batch_size)"),
+  ('eigenvalues', int, 5, 'number of largest eigenvalues'),
+  ('iterations', int, 50, 'Lanczos iterations: Hessian products, and vectors in memory'),
+  ('probes', int, 50, 'Hessian products for the trace'),
+  ('rho', float, 0.05, 'step length of m-sharpness'),
+  ('m', int, None, 'group size of m-sharpness (default: 128, or all examples if there are fewer)'),
+  ('points', int, 21, 'points along each side of the surface; lines have twice as many'),
+  ('span', float, 1.0, 'reach of line and surface on each side, in filter norms'),
+  ('seed', int, 0, 'random seed'),
 )
 
 
@@ -68,13 +63,13 @@ def study_sharpness(known: argparse.Namespace) -> None:
   settings = {name: getattr(known, name) for name, *_ in OPTIONS if name not in OF_EXAMPLES}
   sharpness.check(**settings)
   if jax.process_count() > 1:
-    raise MixerError(f'sharpness is studied by one process, but there are {jax.process_count()}; start one alone')
+    raise MixerError(f'sharpness runs in one process, but there are {jax.process_count()}; start a single one')
   run = restore.restore(workdir, step=known.checkpoint, raw=known.raw, exact=True)
   split, source = restore.open_split(run, workdir, known.split, known.data_dir)
   batches = objective.stack_examples(run.experiment, source, known.examples, known.batch_size)
   figures = workdir / 'figures'
   with reported(figures):
-    figures.mkdir(exist_ok=True)  # first, for all that follows takes minutes
+    figures.mkdir(exist_ok=True)  # fail early: the rest takes minutes
     with jax.default_matmul_precision('highest'):
       numbers = sharpness.analyse(
         objective.make_losses(run.experiment), run.params, batches, **settings, note=logger.info
@@ -100,10 +95,10 @@ def study_few_shot(known: argparse.Namespace) -> None:
   run = restore.restore(workdir, step=known.checkpoint, raw=known.raw)
   data = run.experiment.data
   if known.data and not (known.train and known.test):
-    raise MixerError(f'--data={known.data} needs --train and --test: which of its splits to learn from and to answer')
+    raise MixerError(f'--data={known.data} needs --train and --test: its splits to learn from and to evaluate on')
   splits = {'train': known.train or data.train, 'test': known.test or data.test or data.val}
   if not splits['test']:
-    raise MixerError(f'{workdir} has neither test nor val; say with --test what to answer')
+    raise MixerError(f'{workdir} has neither test nor val; set --test to the split to evaluate on')
   data = dataclasses.replace(data, name=known.data or data.name, classes=known.classes or data.classes)
   train, test = (data.source(split, known.data_dir) for split in splits.values())
   train_features, train_label = classify.features_of(run, train)
@@ -130,26 +125,26 @@ def main(arguments: list[str]) -> None:
     study = cli.parser(f'analyze {name}', text, data=True, prints_result=True, make=make)
     study.set_defaults(study=function)
     cli.add_run(study)
-    study.add_argument('--raw', action='store_true', help='the parameters that were trained, not the average of them')
+    study.add_argument('--raw', action='store_true', help='use the trained parameters, not their average')
     return study
 
-  study = add('sharpness', 'of the minimum: eigenvalues, trace, surfaces', study_sharpness, SHARPNESS)
+  study = add('sharpness', 'sharpness of the minimum: eigenvalues, trace, surfaces', study_sharpness, SHARPNESS)
   study.add_argument(
-    '--split', default='train', help="train, val or test as the run's config has them, or a split (default: train)"
+    '--split', default='train', help="the run's train, val or test, or any other split (default: train)"
   )
   for name, kind, default, text in OPTIONS:
     study.add_argument(
       f'--{name}', type=kind, default=default, help=text + ('' if default is None else f' (default: {default})')
     )
-  study = add('few_shot', 'of the features: linear regression on few labels', study_few_shot, FEW_SHOT)
+  study = add('few_shot', 'quality of the features: linear regression on few labels', study_few_shot, FEW_SHOT)
   study.add_argument('--data', help="a data set as in config.data.name (default: the run's)")
-  study.add_argument('--classes', type=int, help="how many classes --data has (default: as many as the run's)")
+  study.add_argument('--classes', type=int, help="number of classes of --data (default: the run's)")
   study.add_argument('--train', help="the split to draw from (default: the run's train)")
-  study.add_argument('--test', help="the split to answer (default: the run's test, or val)")
-  study.add_argument('--shots', default='5,10,25', help='images of each class (default: 5,10,25)')
-  study.add_argument('--draws', type=int, default=5, help='how often they are drawn (default: 5)')
-  study.add_argument('--ridge', type=float, default=1.0, help='weight of the penalty on the regression (default: 1)')
-  study.add_argument('--seed', type=int, default=0, help='of the first draw; the next ones follow it (default: 0)')
+  study.add_argument('--test', help="the split to evaluate on (default: the run's test, or val)")
+  study.add_argument('--shots', default='5,10,25', help='images per class (default: 5,10,25)')
+  study.add_argument('--draws', type=int, default=5, help='number of random draws (default: 5)')
+  study.add_argument('--ridge', type=float, default=1.0, help='ridge penalty (default: 1)')
+  study.add_argument('--seed', type=int, default=0, help='seed of the first draw; the others follow (default: 0)')
   known = options.parse_args(arguments)
   cli.use_compilation_cache()
   known.study(known)

@@ -1,4 +1,4 @@
-"""Times the training of a config on random data of its shapes, beside a matrix product in the same process.
+"""Times training steps of a config on random data of its shapes, and a matrix product for comparison.
 
 python -m mixer_jax.benchmark --config=digits
 python -m mixer_jax.benchmark --config=imagenet:S/16 --config.batch_size=32 --seconds=60 --json
@@ -15,7 +15,7 @@ from mixer_jax import cli
 
 
 def matmul_peak(dtype: str) -> float:
-  """FLOP/s of a large square matrix product of random numbers, the best of several rounds."""
+  """FLOP/s of a large square matrix product, best of several rounds."""
   import jax
   import jax.numpy as jnp
 
@@ -32,7 +32,7 @@ def matmul_peak(dtype: str) -> float:
 
 
 def peak_memory() -> int:
-  """The most bytes that were held at once: on the device where it reports them, else by this process."""
+  """Peak memory in bytes: the device's if it reports it, else the process's."""
   import jax
 
   stats = jax.local_devices()[0].memory_stats() or {}
@@ -44,8 +44,8 @@ def benchmark(config: dict[str, Any], seconds: float, data_dir: str | None = Non
   """Compiles and times the train loop of a config.
 
   Returns:
-    compile_seconds (tracing included; without a cache unless JAX_COMPILATION_CACHE_DIR is set), step_seconds (median
-    over rounds), examples_per_second, step_flops (matrix products), flops_per_second, peak_flops_per_second (a matrix
+    compile_seconds (tracing included; uncached unless JAX_COMPILATION_CACHE_DIR is set), step_seconds (median over
+    rounds), examples_per_second, step_flops (matrix products), flops_per_second, peak_flops_per_second (a matrix
     product measured before and after), utilisation, peak_memory_bytes, device.
   """
   import jax
@@ -102,7 +102,7 @@ def benchmark(config: dict[str, Any], seconds: float, data_dir: str | None = Non
     jax.block_until_ready(state)
     times.append((time.perf_counter() - began) / steps)
   peak = max(peak, matmul_peak(dtype))
-  peak *= 1 if jax.default_backend() == 'cpu' else mesh.size  # CPU devices share the cores of the one product
+  peak *= 1 if jax.default_backend() == 'cpu' else mesh.size  # CPU devices share the cores that the product used
   step = statistics.median(times)
   return {
     'config': config,
@@ -122,7 +122,7 @@ def benchmark(config: dict[str, Any], seconds: float, data_dir: str | None = Non
 def main(arguments: list[str]) -> None:
   options = cli.parser('benchmark', __doc__, data=True, prints_result=True)
   cli.add_config(options)
-  options.add_argument('--seconds', type=float, default=20.0, help='about how long to time steps')
+  options.add_argument('--seconds', type=float, default=20.0, help='approximate timing duration')
   options.add_argument('--json', action='store_true', help='print JSON')
   known, rest = options.parse_known_args(arguments)
   from mixer_jax import config as configs

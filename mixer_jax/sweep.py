@@ -1,13 +1,13 @@
-"""Trains every combination of some values with several seeds, and compares them in a table and a figure.
+"""Trains every combination of values with several seeds and compares the runs in a table and a figure.
 
   python -m mixer_jax.sweep --config=digits --over='model.blocks=2,4,8' --seeds=3 --workdir=runs/depth
   python -m mixer_jax.sweep --config=imagenet --over='arg=S/32,S/16' --over='schedule.peak=1e-3,3e-3' \\
     --workdir=runs/sizes
 
-Run again, it does what is missing and resumes what was cut off. --over='model.tokens+model.patch=patches+3,columns+1'
-changes two keys together. One bad run does not stop the others. --workdir then has table.md, table.csv, table.png and,
-of up to 8 combinations, curves.png.
-Exit code: 0 when every run is done, or after a saved interruption.
+Run the command again to resume interrupted runs and start missing ones. A failed run does not stop the others.
+--over='model.tokens+model.patch=patches+3,columns+1' changes two keys together. Writes table.md, table.csv, table.png
+and, for up to 8 combinations, curves.png to --workdir.
+Exit code: 0 if every run is done, or after an interruption that was saved.
 """
 
 from pathlib import Path
@@ -17,16 +17,16 @@ from mixer_jax.errors import MixerError
 from mixer_jax.files import reported
 from mixer_jax.messages import logger
 
-MOST_CURVES = 8  # that can be told apart
+MOST_CURVES = 8  # more are hard to tell apart
 
 
 def main(arguments: list[str]) -> None:
   options = cli.parser('sweep', __doc__, data=True)
   cli.add_config(options, required=True)
-  options.add_argument('--over', action='append', default=[], help='KEY=VALUE,VALUE,...; may be given again')
-  options.add_argument('--seeds', type=int, default=1, help='how many seeds for each combination, from 0 (default: 1)')
-  options.add_argument('--metrics', help="in table.md, such as 'val/loss,val/accuracy' (default: that of best)")
-  options.add_argument('--workdir', required=True, help='the folder of all the runs')
+  options.add_argument('--over', action='append', default=[], help='KEY=VALUE,VALUE,...; repeatable')
+  options.add_argument('--seeds', type=int, default=1, help='seeds per combination, from 0 (default: 1)')
+  options.add_argument('--metrics', help="columns of table.md, such as 'val/loss,val/accuracy' (default: the metric of best)")
+  options.add_argument('--workdir', required=True, help='the folder for all runs')
   known, rest = options.parse_known_args(arguments)
   cli.use_compilation_cache()
   from mixer_jax.analysis import curves, results
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> None:
         written.append('curves.png')
     print(f'\n{text}\n{", ".join(written)}')
   if failed is None:
-    logger.warning(f'stopped with {len(done)} of {len(runs)} runs done; the same command goes on from here')
+    logger.warning(f'stopped with {len(done)} of {len(runs)} runs done; run the same command again to continue')
   elif failed:
     raise MixerError(f'{len(failed)} of {len(runs)} runs failed: {"; ".join(f"{p}: {r}" for p, r in failed.items())}')
 

@@ -1,4 +1,4 @@
-"""Figures of a classifier on a whole split: the confusion matrix; for two classes, what every threshold would give."""
+"""Figures of a classifier on a split: the confusion matrix and, for two classes, ROC and precision-recall curves."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-WRITTEN = 12  # up to so many classes have their counts written into the cells
+WRITTEN = 12  # up to this many classes, cells show their counts
 
 
 def confusion(label: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -17,7 +17,7 @@ def confusion(label: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndar
 
 
 def draw_confusion(label: np.ndarray, predicted: np.ndarray, names: Sequence[str], path: Path) -> None:
-  """Draws how many examples of each class were taken for which, shaded by the share of the class."""
+  """Draws the confusion matrix, shaded by row percentage."""
   counts = confusion(label, predicted, len(names))
   share = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
   figure = Figure(figsize=(3.6, 3.2) if len(names) <= 4 else (6, 5.4), layout='constrained')
@@ -38,7 +38,7 @@ def draw_confusion(label: np.ndarray, predicted: np.ndarray, names: Sequence[str
 
 
 def draw_thresholds(label: np.ndarray, probability: np.ndarray, path: Path) -> None:
-  """Draws the ROC curve left and precision against recall right, with the point of probability one half."""
+  """Draws the ROC and the precision-recall curve, and marks the threshold 0.5 on both."""
   from sklearn import metrics
 
   figure = Figure(figsize=(7, 3.2), layout='constrained')

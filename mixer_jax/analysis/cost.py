@@ -1,4 +1,4 @@
-"""What a function costs, read off its jaxpr: nothing is compiled, nothing is held in memory."""
+"""The cost of a function, counted in its jaxpr: nothing is compiled or allocated."""
 
 import math
 from collections.abc import Callable
@@ -7,10 +7,10 @@ import jax
 
 
 def matmul_flops(function: Callable, *arguments) -> int:
-  """Floating-point operations of all matrix products and convolutions of function(*arguments), 2 per multiply-add.
+  """FLOPs of the matrix products and convolutions in function(*arguments), 2 per multiply-add.
 
-  Bodies of scans count once a turn; of the branches of a condition the most expensive one counts, of those of
-  jax.lax.platform_dependent the default; a while loop, whose turns cannot be known, counts one turn.
+  A scan's body counts once per iteration, a while loop's once, since its trip count is unknown. A conditional counts
+  as its most expensive branch, jax.lax.platform_dependent as its default.
 
   Args:
     arguments: arrays or ShapeDtypeStructs.
@@ -19,7 +19,7 @@ def matmul_flops(function: Callable, *arguments) -> int:
 
 
 def nbytes(tree) -> int:
-  """Bytes of all arrays of a tree, abstract or not."""
+  """Bytes of all arrays in a tree, concrete or abstract."""
   return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
@@ -47,6 +47,5 @@ def _count(jaxpr) -> int:
 
 
 def _bodies(parameters: dict) -> list:
-  """The jaxprs among an equation's parameters."""
   values = [v for value in parameters.values() for v in (value if isinstance(value, (tuple, list)) else [value])]
   return [v for v in values if hasattr(v, 'eqns') or hasattr(getattr(v, 'jaxpr', None), 'eqns')]

@@ -1,4 +1,4 @@
-"""Figures against steps: loss and accuracy of a training run, what the watch saw, several runs in one."""
+"""Training curves: one run's metrics, its learning rate, its gradient watch, and several runs in one figure."""
 
 import itertools
 import math
@@ -17,10 +17,10 @@ DASHES = ('--', ':', '-.', (0, (6, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (8, 4)))
 
 
 def draw(lines: Sequence[dict[str, float]], path: Path, *, panels: Sequence[tuple[str, str, str]]) -> None:
-  """Draws the lines of metrics.jsonl into a PNG, readable in grey: one panel a metric, accuracies as errors.
+  """Draws the lines of metrics.jsonl, one panel per metric; accuracies become errors. Readable in greyscale.
 
   Args:
-    panels: for each (metric, what its axis is called, `log` or `linear`).
+    panels: (metric, axis label, `log` or `linear`) of each.
   """
   figure = Figure(figsize=(7, 2.8), layout='constrained')
   for axes, (metric, label, scale) in zip(figure.subplots(1, len(panels)), panels, strict=True):
@@ -29,15 +29,8 @@ def draw(lines: Sequence[dict[str, float]], path: Path, *, panels: Sequence[tupl
       if points:
         steps, values = zip(*points, strict=True)
         values = [100 * (1 - v) for v in values] if metric == 'accuracy' else values
-        axes.plot(
-          steps,
-          values,
-          dash,
-          color=colour,
-          label=split,
-          marker='.' if len(steps) < 40 else None,
-          markersize=4,
-        )
+        marker = '.' if len(steps) < 40 else None
+        axes.plot(steps, values, dash, color=colour, label=split, marker=marker, markersize=4)
     axes.set(xlabel='step', ylabel=label)
     if scale == 'log' and any(value > 0 for line in axes.lines for value in line.get_ydata()):
       axes.set_yscale('log')
@@ -50,7 +43,7 @@ def draw(lines: Sequence[dict[str, float]], path: Path, *, panels: Sequence[tupl
 
 
 def draw_schedule(rates: Sequence[float], total: int, path: Path) -> None:
-  """Draws the learning rate of a run of `total` steps into a PNG; `rates` are evenly spaced, from first to last."""
+  """Draws the learning rate of a run of `total` steps; `rates` are evenly spaced from the first to the last step."""
   figure = Figure(figsize=(3.5, 2.4), layout='constrained')
   axes = figure.subplots()
   axes.plot(np.linspace(0, total - 1, len(rates)), rates, color='black')
@@ -61,19 +54,19 @@ def draw_schedule(rates: Sequence[float], total: int, path: Path) -> None:
 
 
 def draw_watch(lines: Sequence[dict[str, float]], path: Path) -> None:
-  """Draws the watch's numbers of metrics.jsonl into a PNG: change, gradient and update norm of every group of layers.
+  """Draws the watch's numbers of metrics.jsonl: weight change, gradient norm and update norm of each layer group.
 
-  Blocks are solid, from dark, the first, to light, the last; the other groups are black, dashed or dotted. A cross is
-  where an alarm began. The axes are logarithmic; where something is zero, that has a place at the bottom.
+  Blocks are solid lines, dark (first) to light (last); other groups are black, dashed or dotted. A cross marks the
+  start of an alarm. The axes are logarithmic, with room for zeros at the bottom.
   """
   numbers = {line['step']: of for line in lines if (of := _of_watch(line))}
   natural = lambda name: [(int(part), '') if part.isdecimal() else (-1, part) for part in name.split('.')]
   styles = _group_styles(sorted({group for of in numbers.values() for group, _ in of}, key=natural))
   figure = Figure(figsize=(11, 3.4), layout='constrained')
   panels = {
-    'change': 'largest change of a weight in a step',
-    'grad_norm': 'norm of the gradient',
-    'update_norm': 'norm of the update',
+    'change': 'largest weight change per step',
+    'grad_norm': 'gradient norm',
+    'update_norm': 'update norm',
   }
   for axes, (what, label) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
     for group, style in styles.items():
@@ -101,11 +94,11 @@ def draw_watch(lines: Sequence[dict[str, float]], path: Path) -> None:
 
 
 def draw_runs(runs: Mapping[str, Sequence[Sequence[dict[str, float]]]], metric: str, path: Path) -> None:
-  """Draws several runs into one PNG: the rate, the training loss and a held-out metric.
+  """Draws several runs in one figure: learning rate, training loss and a held-out metric.
 
   Args:
-    runs: by name the lines of metrics.jsonl of one seed after the other; seeds of a name look the same.
-    metric: SPLIT/NAME; of accuracies the errors are drawn.
+    runs: name -> the lines of metrics.jsonl of each seed; seeds share one line style.
+    metric: SPLIT/NAME; accuracies are drawn as errors.
   """
   figure = Figure(figsize=(11, 3.4), layout='constrained')
   unit = ' (nats)' if metric.endswith('accuracy') else ''
@@ -128,7 +121,6 @@ def draw_runs(runs: Mapping[str, Sequence[Sequence[dict[str, float]]]], metric: 
 
 
 def _of_watch(line: dict[str, float]) -> dict[tuple[str, str], float]:
-  """(group, what) -> number."""
   return {tuple(name.split('/')[1:]): value for name, value in line.items() if name.startswith('watch/')}
 
 
@@ -139,7 +131,7 @@ def _is_block(group: str) -> bool:
 def _group_styles(groups: Sequence[str]) -> dict[str, dict]:
   blocks = [group for group in groups if _is_block(group)]
   others = [group for group in groups if not _is_block(group)]
-  shades = colormaps['viridis'](np.linspace(0, 0.85, len(blocks)))  # as dark in grey as in colour
+  shades = colormaps['viridis'](np.linspace(0, 0.85, len(blocks)))  # monotonic in greyscale too
   solid = {group: {'color': shade, 'linestyle': '-'} for group, shade in zip(blocks, shades, strict=True)}
   dashed = {
     group: {'color': 'black', 'linestyle': dash} for group, dash in zip(others, itertools.cycle(DASHES), strict=False)
@@ -148,7 +140,7 @@ def _group_styles(groups: Sequence[str]) -> dict[str, dict]:
 
 
 def _thinned(groups: Sequence[str], most: int = 8) -> list[str]:
-  """The groups that a legend has room for: of many blocks, some evenly over the depth."""
+  """The groups to list in the legend: at most `most` blocks, evenly spaced over the depth."""
   blocks = [group for group in groups if _is_block(group)]
   kept = {blocks[i] for i in np.linspace(0, len(blocks) - 1, min(most, len(blocks))).round().astype(int)}
   return [group for group in groups if group in kept or not _is_block(group)]

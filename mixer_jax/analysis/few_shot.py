@@ -1,4 +1,4 @@
-"""What a frozen network's features are worth: linear regression in closed form on a few examples of each class."""
+"""Few-shot evaluation of frozen features: closed-form ridge regression on a few examples of each class."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,6 @@ from mixer_jax.errors import MixerError
 
 
 def check(shots: Sequence[int], draws: int, ridge: float) -> None:
-  """Refuses impossible settings, named as options of the command."""
   if not shots or min(shots) < 1:
     raise MixerError(f'--shots is {",".join(map(str, shots))!r}, but must be numbers of at least 1, such as 5,10,25')
   if draws < 1:
@@ -22,10 +21,10 @@ def check(shots: Sequence[int], draws: int, ridge: float) -> None:
 
 
 def draw(label: np.ndarray, shots: int, seed: int, names: Sequence[str]) -> np.ndarray:
-  """Which examples to learn from: so many of every class, a function of the arguments alone.
+  """Indices of the training examples, `shots` of each class; deterministic given the arguments.
 
   Raises:
-    MixerError: a class with fewer examples.
+    MixerError: a class has fewer examples.
   """
   counts = np.bincount(label, minlength=len(names))
   if counts.min() < shots:
@@ -38,11 +37,11 @@ def draw(label: np.ndarray, shots: int, seed: int, names: Sequence[str]) -> np.n
 def accuracy(
   train: np.ndarray, train_label: np.ndarray, test: np.ndarray, test_label: np.ndarray, classes: int, ridge: float
 ) -> float:
-  """Of ridge regression from features [examples, width] to -1 and 1 for each class, the largest being the answer.
+  """Test accuracy of ridge regression from features [examples, width] to targets -1 and 1; predicts the argmax.
 
-  Minimises |x W + b - y|^2 + ridge |W|^2 in float64. Deviations from the few-shot evaluation of the original (arXiv
-  2105.01601, by that of arXiv 1912.11370): b is not penalised, features are not whitened, and `ridge` is chosen by the
-  user, not on the test images.
+  Minimises |x W + b - y|^2 + ridge |W|^2 in float64. Deviations from the paper's few-shot evaluation (arXiv 2105.01601,
+  following arXiv 1912.11370): b is not penalised, features are not whitened, and the user chooses `ridge`, not the
+  test images.
   """
   targets = 2.0 * (train_label[:, None] == np.arange(classes)) - 1
   fitted = Ridge(alpha=ridge).fit(train.astype(np.float64), targets)
@@ -53,7 +52,7 @@ def study(
   train: np.ndarray, train_label: np.ndarray, test: np.ndarray, test_label: np.ndarray, names: Sequence[str], *,
   shots: Sequence[int], draws: int, ridge: float, seed: int,
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
-  """For every number of shots the accuracies of `draws` draws, their mean and their deviation (None for one draw)."""
+  """Accuracies for each number of shots over `draws` draws, their mean and standard deviation (None for one draw)."""
   check(shots, draws, ridge)
   found = {}
   for count in shots:
@@ -65,13 +64,13 @@ def study(
 
 
 def draw_figure(found: Mapping[str, Mapping[str, Any]], data: str, path: Path) -> None:
-  """Draws accuracy over the number of shots into a PNG, with deviations over the draws."""
+  """Draws accuracy against the number of shots, with standard deviations over the draws."""
   figure = Figure(figsize=(3.6, 2.8), layout='constrained')
   axes = figure.subplots()
   shots = [int(count) for count in found]
   mean, spread = ([100 * (of[key] or 0) for of in found.values()] for key in ('mean', 'deviation'))
   axes.errorbar(shots, mean, yerr=spread, fmt='o-', color='black', ecolor='0.5', capsize=3, markersize=4)
-  axes.set(xscale='log', xlabel='images of each class', ylabel=f'accuracy on {data} (%)')
+  axes.set(xscale='log', xlabel='images per class', ylabel=f'accuracy on {data} (%)')
   axes.set_xticks(shots, [str(count) for count in shots])
   axes.minorticks_off()
   axes.grid(alpha=0.3)

@@ -1,18 +1,18 @@
-"""Pictures of an auto-encoder's run: reconstructions at every evaluation, and in the end what its codes are like."""
+"""Figures of an auto-encoder run: reconstructions at every evaluation, codes at the end."""
 
 import numpy as np
 
 from mixer_jax.analysis import reconstructions
 
-SHOWN, MAPPED, STEPS = 10, 1000, 8  # images in a row, codes in the map, steps from one code to another
-NUMBERS = 16  # of a code, along which it is decoded
+SHOWN, MAPPED, STEPS = 10, 1000, 8  # images in a row, codes in the map, interpolation steps
+NUMBERS = 16  # dimensions of the code to traverse
 
 
 def draw_reconstructions(view) -> None:
-  """The first images of a split, what became of them, and the differences, as reconstructions/STEP.png.
+  """Draws the first images of a split, their reconstructions and the differences into reconstructions/STEP.png.
 
   Args:
-    view: tasks.task.View of a run.
+    view: a tasks.task.View.
   """
   image = view.examples(SHOWN)['image']
   (view.folder / 'reconstructions').mkdir(exist_ok=True)
@@ -21,10 +21,10 @@ def draw_reconstructions(view) -> None:
 
 
 def draw_codes(view) -> None:
-  """codes.png: a map of them; interpolations.png: what lies between two; dimensions.png: along single numbers.
+  """Draws codes.png (PCA), interpolations.png (between pairs of images) and dimensions.png (along single dimensions).
 
-  These are the NUMBERS with the largest variance, each from its lowest to its highest value in the code of the first
-  image. Of a single image there is nothing to lie between.
+  dimensions.png varies the first image's code along the NUMBERS dimensions of largest variance, each from its lowest to
+  its highest value. Interpolations need at least two images.
   """
   batch = view.examples(MAPPED)
   image, label = batch['image'], batch['label']

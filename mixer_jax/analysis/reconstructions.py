@@ -1,4 +1,4 @@
-"""Figures of an auto-encoder: what it makes of images, where their codes lie, what lies between and around codes."""
+"""Drawing for auto-encoders: reconstructions, codes, and decoded rows of codes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,36 +8,36 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
-MARKERS = 'osD^v<>pXP'  # told apart in grey too
-SIDE, GAP = 84, 4  # pixels of the longer side of a small image at most, and between images
+MARKERS = 'osD^v<>pXP'  # distinguishable in greyscale
+SIDE, GAP = 84, 4  # pixels: the longer side that small images are enlarged to, and the gap between images
 
 
 def draw_pairs(image: np.ndarray, output: np.ndarray, path: Path) -> None:
-  """Draws images over what became of them over the differences; [examples, height, width, channels] in [0, 1].
+  """Draws images, reconstructions and differences in three rows; [examples, height, width, channels] in [0, 1].
 
-  The difference is output - image, channel by channel, doubled: grey where there is none, at its ends at +-0.25.
+  The difference is output - image per channel, doubled: grey is 0, the scale ends at +-0.25.
   """
   difference = 0.5 + 2 * (output - image)
   _draw_grid({'image': image, 'output': output, 'difference x2': difference}, path)
 
 
 def draw_rows(rows: np.ndarray, labels: Sequence[str], titles: Sequence[str], path: Path, *, corner: str = '') -> None:
-  """Draws [rows, columns, height, width, channels] as a grid of images, a label at each row, a title over each column.
+  """Draws [rows, columns, height, width, channels] as a grid of images with row labels and column titles.
 
   Args:
-    corner: over the labels, what the titles are.
+    corner: the text above the row labels: what the titles are.
   """
   _draw_grid(dict(zip(labels, rows, strict=True)), path, titles=titles, corner=corner)
 
 
 def draw_codes(code: np.ndarray, label: np.ndarray, names: Sequence[str], path: Path) -> None:
-  """Draws codes [examples, size] by their first two principal components, a colour and a marker for each class."""
+  """Draws the first two principal components of codes [examples, size], with a colour and marker per class."""
   from sklearn.decomposition import PCA
 
   figure = Figure(figsize=(5.2, 4.2), layout='constrained')
   axes = figure.subplots()
   at, share = np.zeros((len(code), 2)), np.zeros(2)
-  if np.ptp(code, axis=0).any():  # one code, or equal ones, have no components
+  if np.ptp(code, axis=0).any():  # identical codes have no principal components
     parts = min(2, *code.shape)
     pca = PCA(parts, random_state=0)
     at[:, :parts] = pca.fit_transform(code)
@@ -54,7 +54,7 @@ def draw_codes(code: np.ndarray, label: np.ndarray, names: Sequence[str], path: 
 
 
 def _draw_grid(rows: dict[str, np.ndarray], path: Path, *, titles: Sequence[str] = (), corner: str = '') -> None:
-  """Pixel by pixel: every one of an image becomes a square of the same whole number of pixels."""
+  """Draws at an integer zoom, so every pixel becomes an exact square."""
   height, width = next(iter(rows.values())).shape[1:3]
   zoom = max(1, SIDE // max(height, width))
   left, top, gap = 80, 18 if titles else GAP, GAP

@@ -1,4 +1,4 @@
-"""Summaries of many runs -> a table of means and deviations over seeds, and a figure of it."""
+"""Summaries of many runs -> a table and a figure of means and deviations over seeds."""
 
 import csv
 import statistics
@@ -13,11 +13,11 @@ def rows(done: Sequence[tuple[Mapping[str, str], int, Mapping[str, Any]]]) -> li
   """One row for each combination of values.
 
   Args:
-    done: (values by key, seed, summary.json) of every finished run.
+    done: (values by key, seed, summary.json) of each finished run.
 
   Returns:
-    the values, `seeds`, `parameters`, `examples/s` (median), and of each held-out metric METRIC its mean over the seeds
-    and its deviation, `METRIC deviation`: the sample's, nan for a single seed.
+    rows with the values, `seeds`, `parameters`, `examples/s` (median) and, for each held-out metric METRIC, its mean
+    over the seeds and `METRIC deviation`, the sample standard deviation (nan for one seed).
   """
   groups: dict[tuple, list] = {}
   for values, _, summary in done:
@@ -39,7 +39,7 @@ def rows(done: Sequence[tuple[Mapping[str, str], int, Mapping[str, Any]]]) -> li
 
 
 def error(metric: str, value: float) -> float:
-  """Accuracies become errors in percent; losses stay as they are."""
+  """Accuracies become errors in percent; other metrics stay unchanged."""
   return 100 * (1 - value) if metric.endswith('accuracy') else value
 
 
@@ -49,7 +49,7 @@ def error_label(metric: str) -> str:
 
 
 def write_csv(table: Sequence[Mapping[str, Any]], path: Path) -> None:
-  """Everything, in full precision."""
+  """Writes all columns in full precision."""
   columns = list(dict.fromkeys(name for row in table for name in row))
   with path.open('w', newline='') as file:
     writer = csv.DictWriter(file, columns)
@@ -58,7 +58,7 @@ def write_csv(table: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def markdown(table: Sequence[Mapping[str, Any]], metrics: Sequence[str], failed: Mapping[str, str]) -> str:
-  """The table for readers: values, parameters, examples/s, mean ± deviation of some metrics; what failed below."""
+  """The table in Markdown: values, parameters, examples/s, mean ± deviation of `metrics`; failed runs below."""
   keys = [name for name in table[0] if name not in _NUMBERS and '/' not in name] if table else []
   lines = [f'| {" | ".join([*keys, "parameters", "seeds", "examples/s", *metrics])} |']
   lines.append('|' + '---|' * (len(keys) + 3 + len(metrics)))
@@ -88,7 +88,7 @@ def _shown(row: Mapping[str, Any], metric: str) -> str:
 
 
 def draw(table: Sequence[Mapping[str, Any]], metric: str, path: Path) -> None:
-  """Draws the error of every row by name, and against its parameters; whiskers are one deviation over the seeds."""
+  """Draws each row's error by name and against its parameters; error bars are one deviation over the seeds."""
   table = sorted((row for row in table if metric in row), key=lambda row: -error(metric, row[metric]))
   names = [', '.join(str(v) for k, v in row.items() if k not in _NUMBERS and '/' not in k) for row in table]
   errors = [error(metric, row[metric]) for row in table]

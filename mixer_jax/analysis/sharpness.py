@@ -1,13 +1,12 @@
-"""How sharp a minimum is: the Hessian's eigenvalues and trace, m-sharpness, the loss along lines and over a plane.
+"""The sharpness of a minimum: Hessian eigenvalues and trace, m-sharpness, the loss along lines and over a plane.
 
-All of it is of one function of the parameters, the mean loss over fixed examples:
-  losses(params, batch) -> float32 [batch], the loss of each example; the same function object in every call, or it is
-    compiled again;
-  batches: arrays [batches, batch, ...], held on the device, with a `mask` [batches, batch], 0 for the examples that
-    pad the last batch, which then count for nothing.
-Vectors are flat, float32 [parameters], in the order of jax.flatten_util.ravel_pytree. Losses, gradients and products
-with the Hessian are computed in float32, so that of numbers below about 1e-5 of the largest eigenvalue only noise is
-left. Where a loss has kinks (ReLU, L1), its Hessian is that of the smooth pieces.
+All measures are of one function of the parameters, the mean loss over fixed examples:
+  losses(params, batch) -> float32 [batch], the loss of each example; pass the same function object in every call to
+    avoid recompilation;
+  batches: arrays [batches, batch, ...] on the device, with a `mask` [batches, batch] that is 0 for padding.
+Vectors are flat, float32 [parameters], in the order of jax.flatten_util.ravel_pytree. Losses, gradients and Hessian
+products are computed in float32, so numbers below about 1e-5 of the largest eigenvalue are noise. Where a loss has
+kinks (ReLU, L1), its Hessian is that of the smooth pieces.
 """
 
 import functools
@@ -29,23 +28,22 @@ from mixer_jax.errors import MixerError
 
 Batch = dict[str, jax.Array]
 Losses = Callable[[Any, Batch], jax.Array]
-MOVED = {'kernel', 'embedding'}  # what a filter-normalised direction moves, by the last name of a parameter's path
+MOVED = {'kernel', 'embedding'}  # names of the parameters that a filter-normalised direction moves
 
 
 def mean_loss(losses: Losses, params: Any, batches: Batch) -> jax.Array:
-  """The mean over the examples, a scalar."""
   return along(losses, params, (), np.zeros((1, 0), np.float32), batches)[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def gradient(losses: Losses, params: Any, batches: Batch) -> jax.Array:
-  """Of the mean loss, [parameters]."""
+  """The gradient of the mean loss, [parameters]."""
   return ravel_pytree(_mean(lambda batch: jax.grad(_sum(losses, batch))(params), batches))[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def hvp(losses: Losses, params: Any, batches: Batch, vector: jax.Array) -> jax.Array:
-  """The Hessian of the mean loss times a vector, [parameters]: forward through reverse (Pearlmutter 1994)."""
+  """Hessian-vector product of the mean loss, [parameters], forward over reverse (Pearlmutter 1994)."""
   tangent = ravel_pytree(params)[1](vector)
   of_batch = lambda batch: jax.jvp(jax.grad(_sum(losses, batch)), (params,), (tangent,))[1]
   return ravel_pytree(_mean(of_batch, batches))[0]
@@ -56,7 +54,7 @@ def _sum(losses: Losses, batch: Batch) -> Callable[[Any], jax.Array]:
 
 
 def _mean(function: Callable[[Batch], Any], batches: Batch) -> Any:
-  """Sums of batches, divided once by the number of examples."""
+  """The sum of function(batch) over the batches, divided by the number of examples."""
   shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], batches))
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   add = lambda total, batch: (jax.tree.map(jnp.add, total, function(batch)), None)
@@ -64,14 +62,14 @@ def _mean(function: Callable[[Batch], Any], batches: Batch) -> Any:
 
 
 class Spectrum(NamedTuple):
-  """The ends of a Hessian's spectrum.
+  """Both ends of a Hessian's spectrum.
 
   Attributes:
-    values: the largest eigenvalues, in falling order, [count].
-    smallest: the smallest, below 0 at a saddle.
-    residuals, smallest_residual: |H v - value v| of their unit vectors v: so near each value, the Hessian has an
-      eigenvalue. Beside the value itself, this says how far the iteration has converged.
-    vector: the unit vector of the largest, [parameters].
+    values: the largest eigenvalues, descending, [count].
+    smallest: the smallest eigenvalue, negative at a saddle.
+    residuals, smallest_residual: |H v - value v| for the unit Ritz vectors v. The Hessian has an eigenvalue within this
+      distance of each value, so it measures convergence.
+    vector: the unit vector of the largest eigenvalue, [parameters].
   """
 
   values: np.ndarray
@@ -84,17 +82,17 @@ class Spectrum(NamedTuple):
 def lanczos(
   product: Callable[[np.ndarray], Any], size: int, *, count: int, iterations: int, seed: int | tuple[int, ...]
 ) -> Spectrum:
-  """Both ends of the spectrum of a symmetric matrix, from products with it (Lanczos 1950).
+  """Both ends of the spectrum of a symmetric matrix, from matrix-vector products (Lanczos 1950).
 
-  Every new vector is made orthogonal to all before it, twice. One Krylov space of fixed size gives both ends, at a
-  price known before. scipy.sparse.linalg.eigsh restarts until each value has converged relative to itself: for the
-  smallest of an auto-encoder, -0.01 beside 3.6, it had found nothing after 221 products. Of equal
-  eigenvalues one is found, unless the space is closed before.
+  Each new vector is orthogonalised twice against all earlier ones. One Krylov space of fixed size gives both ends at a
+  cost known in advance. scipy.sparse.linalg.eigsh restarts until each value has converged relative to its own size: for
+  the smallest of an auto-encoder, -0.01 beside 3.6, it had not converged after 221 products. A repeated eigenvalue is
+  found once, unless the Krylov space is exhausted earlier.
 
   Args:
     product: [size] -> [size], the matrix times a vector.
-    count: how many of the largest eigenvalues, at most `iterations` and `size`.
-    iterations: products, and vectors in memory; `count` + 1 further products measure the residuals.
+    count: number of largest eigenvalues, at most `iterations` and `size`.
+    iterations: number of products, and of vectors in memory; the residuals take `count` + 1 further products.
   """
   random = np.random.default_rng(seed)
   iterations = min(iterations, size)
@@ -107,7 +105,7 @@ def lanczos(
     diagonal[i] = basis[i] @ image
     following = _orthogonal(image, basis[: i + 1])
     beside[i] = np.linalg.norm(following)
-    if beside[i] <= 1e-6 * np.linalg.norm(image):  # the space is closed: any direction that is left will do
+    if beside[i] <= 1e-6 * np.linalg.norm(image):  # an invariant subspace: continue in any remaining direction
       beside[i] = 0
       following = _orthogonal(random.standard_normal(size, np.float32), basis[: i + 1])
   values, vectors = linalg.eigh_tridiagonal(diagonal, beside[:-1])
@@ -131,11 +129,11 @@ def _orthogonal(vector: np.ndarray, basis: np.ndarray) -> np.ndarray:
 def trace(
   product: Callable[[np.ndarray], Any], size: int, *, probes: int, seed: int | tuple[int, ...]
 ) -> tuple[float, float]:
-  """The trace of a matrix from products with random signs (Hutchinson 1990): an estimate and its standard error.
+  """Hutchinson's estimate of the trace of a matrix (1990) and its standard error over the probes.
 
   Args:
     product: as for `lanczos`.
-    probes: how many vectors of +-1, at least 2; the standard error is the deviation over them by their square root.
+    probes: number of random +-1 vectors, at least 2.
   """
   random = np.random.default_rng(seed)
   signs = (random.choice(np.float32([-1, 1]), size) for _ in range(probes))
@@ -144,11 +142,11 @@ def trace(
 
 
 def m_sharpness(losses: Losses, params: Any, batches: Batch, *, rho: float, m: int) -> np.ndarray:
-  """How much the loss of m examples rises by one step of length rho up their own gradient, [groups].
+  """The rise of the loss of m examples after a step of length rho along their own gradient, [groups].
 
   loss(w + rho g / |g|) - loss(w), with the loss and its gradient g over one group of m examples (Foret et al. 2021,
-  arXiv 2010.01412; Andriushchenko and Flammarion 2022, arXiv 2206.06232); the m-sharpness is the mean over the groups.
-  Groups are cut from the examples in their order; those left over for no whole group are left out.
+  arXiv 2010.01412; Andriushchenko and Flammarion 2022, arXiv 2206.06232); the m-sharpness is the mean over groups.
+  Groups are consecutive examples; an incomplete last group is dropped.
   """
   counts = np.asarray(batches['mask']).reshape(-1) > 0
   groups = counts.sum() // m
@@ -173,14 +171,11 @@ def _rises(losses, params, groups, rho):
 
 
 def filter_normalised(params: Any, seed: int | tuple[int, ...]) -> Any:
-  """A random direction in which every filter is as long as that of the parameters (Li et al. 2018, arXiv 1712.09913).
+  """A random direction whose filters have the norms of the parameters' filters (Li et al. 2018, arXiv 1712.09913).
 
-  A filter is what leads to one output: of a kernel [inputs, outputs] a column; of a convolution
-  [rows, columns, inputs, outputs] all of an output; of a stack [blocks, inputs, outputs], be it of blocks or of a
-  table's columns, a column of each. Biases and scales do not move, nor does a filter of zeros.
-
-  Args:
-    params: of names among which MOVED are what moves.
+  A filter is all weights into one output: a column of a kernel [inputs, outputs] or of each kernel of a stack
+  [blocks, inputs, outputs], or the window and inputs of a convolution [rows, columns, inputs, outputs]. Only the
+  parameters in MOVED move, not biases and scales; zero filters stay zero.
   """
   random = np.random.default_rng(seed)
 
@@ -197,7 +192,7 @@ def filter_normalised(params: Any, seed: int | tuple[int, ...]) -> Any:
 
 @functools.partial(jax.jit, static_argnums=0)
 def along(losses: Losses, params: Any, directions: tuple, coefficients: jax.Array, batches: Batch) -> jax.Array:
-  """The mean loss at params + coefficients[i] @ directions, for every i.
+  """The mean loss at params + coefficients[i] @ directions for every i.
 
   Args:
     directions: trees like params.
@@ -227,11 +222,7 @@ def surface(losses: Losses, params: Any, first: Any, second: Any, at: np.ndarray
 def check(
   *, eigenvalues: int, iterations: int, probes: int, rho: float, m: int | None, points: int, span: float, seed: int
 ):
-  """Refuses settings of `analyse` that cannot be, before anything is read.
-
-  Raises:
-    MixerError: names the setting, as an option of the command.
-  """
+  """Validates the settings of `analyse`, named as command-line options, before anything is read."""
   for what, value, least in (
     ('eigenvalues', eigenvalues, 1), ('iterations', iterations, 1), ('probes', probes, 2), ('m', m, 1),
     ('points', points, 3), ('seed', seed, 0),
@@ -243,40 +234,40 @@ def check(
       raise MixerError(f'--{what} is {value}, but must be above 0 and finite')
   if eigenvalues > iterations:
     raise MixerError(
-      f'--eigenvalues is {eigenvalues}, but --iterations is {iterations}, which finds no more than so many; give'
-      ' several iterations for each eigenvalue'
+      f'--eigenvalues is {eigenvalues}, but --iterations is {iterations}, which finds at most that many; give several'
+      ' iterations per eigenvalue'
     )
   if points % 2 == 0:
-    raise MixerError(f'--points is {points}, but must be odd, for one of them is where the run is')
+    raise MixerError(f'--points is {points}, but must be odd, so that one of them is at the parameters')
 
 
 def analyse(
   losses: Losses, params: Any, batches: Batch, *, eigenvalues: int, iterations: int, probes: int, rho: float,
   m: int | None, points: int, span: float, seed: int, note: Callable[[str], None],
 ) -> dict[str, Any]:  # fmt: skip
-  """Everything above in numbers, a function of its arguments alone.
+  """All measures above; deterministic given the arguments.
 
   Args:
-    eigenvalues: how many of the largest.
+    eigenvalues: number of largest eigenvalues.
     iterations: of `lanczos`.
     probes: of `trace`.
     rho, m: of `m_sharpness`; m None for 128, or all examples if there are fewer.
     points: along each side of the surface, odd, so that one of them is at the parameters; lines have 2 points - 1.
-    span: how far lines and surface reach on each side, in lengths of a filter-normalised direction.
-    note: is given what is being done, in words.
+    span: the reach of lines and surface on each side, in lengths of a filter-normalised direction.
+    note: called with progress messages.
 
   Returns:
     `parameters`, `examples`, `loss`, `gradient_norm`;
     `eigenvalues`, `residuals`, `smallest`, `smallest_residual`, `iterations`: see Spectrum;
     `trace`, `trace_standard_error`, `probes`;
     `m_sharpness`, `m_sharpness_standard_error` (over the groups, None for one), `groups`, `rho`, `m`;
-    `line`: for `random`, the first direction of the surface, and `sharpest`, the unit eigenvector of the largest
-      eigenvalue: `at`, `loss`, and from gradient and Hessian at the parameters `slope` and `curvature`;
+    `line`: for `random`, the surface's first direction, and `sharpest`, the unit eigenvector of the largest
+      eigenvalue: `at`, `loss`, and `slope` and `curvature` from the gradient and the Hessian at the parameters;
     `surface`: `at`, `loss` [along the second direction][along the first].
-    A loss that is not finite, far from the parameters, is None.
+    Losses that are not finite, far from the parameters, are None.
 
   Raises:
-    MixerError: a setting that cannot be, parameters, a loss or derivatives that are not finite.
+    MixerError: a setting is invalid, or the parameters, the loss or its derivatives are not finite.
   """
   examples, size = int(np.asarray(batches['mask']).sum()), sum(leaf.size for leaf in jax.tree.leaves(params))
   m = min(128, examples) if m is None else m
@@ -286,7 +277,7 @@ def analyse(
   if m > examples:
     raise MixerError(f'--m is {m}, but there are {examples:,} examples; choose a smaller --m or more --examples')
   if eigenvalues > size:
-    raise MixerError(f'--eigenvalues is {eigenvalues}, but there are {size:,} parameters, and no more eigenvalues')
+    raise MixerError(f'--eigenvalues is {eigenvalues}, but there are only {size:,} parameters')
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     if not jnp.isfinite(leaf).all():
       name = jax.tree_util.keystr(path, simple=True, separator='.').removesuffix('.value')
@@ -311,7 +302,7 @@ def analyse(
   note(f'two lines and a surface, {points**2 + 4 * points - 2:,} losses')
   first, second = (filter_normalised(params, (seed, 2 + i)) for i in range(2))
   sharpest = ravel_pytree(params)[1](spectrum.vector)
-  # As far as the parabola of this curvature adds four times the loss.
+  # The distance at which a parabola of this curvature adds four times the loss.
   reach = 2 * np.sqrt(2 * loss / spectrum.values[0]) if min(loss, spectrum.values[0]) > 0 else 1.0
 
   def drawn(direction, at):
@@ -352,10 +343,10 @@ def _listed(losses: np.ndarray) -> list:
 
 
 def draw_lines(found: Mapping[str, Any], path: Path) -> None:
-  """Draws the loss along both lines of `analyse` into a PNG, each with the parabola of its slope and curvature."""
+  """Draws the loss along both lines of `analyse`, each with the parabola of its slope and curvature."""
   figure = Figure(figsize=(7, 3.1), layout='constrained')
   labels = {
-    'random': 'along a random direction\n(in lengths of the filters)',
+    'random': 'along a random direction\n(in filter norms)',
     'sharpest': f'along the sharpest direction\n(distance; eigenvalue {found["eigenvalues"][0]:.3g})',
   }
   for axes, (name, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
@@ -374,9 +365,9 @@ def draw_lines(found: Mapping[str, Any], path: Path) -> None:
 
 
 def draw_surface(found: Mapping[str, Any], path: Path) -> None:
-  """Draws the surface of `analyse` into a PNG, the darker the higher; a cross where the run is.
+  """Draws the surface of `analyse`, darker where the loss is higher, with a cross at the parameters.
 
-  Where the highest loss is more than ten times the lowest, the levels are in steps of a factor.
+  If the highest loss is more than ten times the lowest, levels are spaced geometrically.
   """
   at, losses = np.array(found['surface']['at']), np.ma.masked_invalid(np.array(found['surface']['loss'], float))
   low, high = float(losses.min()), float(losses.max())
@@ -390,8 +381,6 @@ def draw_surface(found: Mapping[str, Any], path: Path) -> None:
   filled = axes.contourf(at, at, losses, levels, cmap=shades, norm=BoundaryNorm(levels, shades.N))
   axes.contour(at, at, losses, levels, colors='black', linewidths=0.6)
   axes.plot(0, 0, '+', color='#0072b2', markersize=9, markeredgewidth=2)
-  axes.set(
-    xlabel='first random direction\n(in lengths of the filters)', ylabel='second random direction', aspect='equal'
-  )
+  axes.set(xlabel='first random direction\n(in filter norms)', ylabel='second random direction', aspect='equal')
   figure.colorbar(filled, label='loss', ticks=levels, format='%.3g', shrink=0.9)
   figure.savefig(path, dpi=150)

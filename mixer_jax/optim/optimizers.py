@@ -78,7 +78,8 @@ def schedule_free(
 ) -> optax.GradientTransformation:  # fmt: skip
   """Schedule-free AdamW (Defazio et al. 2024, arXiv 2405.15682) from optax, decaying kernels only.
 
-  Meant for the schedule `constant` with a warm-up. Gradients are taken at y; the average x is evaluated, see `averaged`.
+  Use it with the schedule `constant` and a warm-up. Gradients are taken at y; evaluation uses the average x, see
+  `averaged`.
 
   Args:
     b1: the weight of the average x in y; above 0.

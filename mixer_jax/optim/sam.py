@@ -182,7 +182,7 @@ def dynamic_sam(
   Args:
     sparsity: the fraction of entries that is 0, in [0, 1).
     refresh: steps between masks.
-    drop: the fraction replaced at t = 0, in [0, 1].
+    drop: the largest fraction that a refresh replaces, in [0, 1].
     seed: of the random choices, together with the step.
     length: of the run; T is its total steps.
   """
