@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> None:
   cli.add_config(options, required=True)
   options.add_argument('--over', action='append', default=[], help='KEY=VALUE,VALUE,...; repeatable')
   options.add_argument('--seeds', type=int, default=1, help='seeds per combination, from 0 (default: 1)')
-  options.add_argument('--metrics', help="columns of table.md, such as 'val/loss,val/accuracy' (default: the metric of best)")
+  options.add_argument('--metrics', help='columns of table.md, e.g. val/loss,val/accuracy (default: that of best)')
   options.add_argument('--workdir', required=True, help='the folder for all runs')
   known, rest = options.parse_known_args(arguments)
   cli.use_compilation_cache()

@@ -1,4 +1,4 @@
-"""Orbax in and out: asynchronous, the best and the last kept, a damaged one skipped with a warning."""
+"""Orbax checkpoints: written asynchronously; the best and the latest are kept, damaged ones skipped with a warning."""
 
 import contextlib
 import logging
@@ -15,7 +15,7 @@ from mixer_jax.messages import logger
 from mixer_jax.training.state import TrainState
 
 NOT_DAMAGE = ('RESOURCE_EXHAUSTED', 'PERMISSION_DENIED', 'Permission denied', 'Too many open files')
-OVERHEAD = 2**20  # bytes of a checkpoint beside its arrays, amply
+OVERHEAD = 2**20  # a generous bound on a checkpoint's bytes beyond its arrays
 
 
 def checkpoints_in(workdir: Path) -> bool:
@@ -27,13 +27,13 @@ class Checkpoints:
   """The checkpoints of a run directory.
 
   Args:
-    best: the metric that decides which one to keep as the best, or None.
-    highest: whether that is the one with the highest value, or the lowest.
-    read_only: nothing in the directory is touched.
+    best: the metric that selects the best checkpoint, or None.
+    highest: whether higher values of it are better.
+    read_only: leave the directory untouched.
   """
 
   def __init__(self, workdir: Path, *, best: str | None = None, highest: bool = True, read_only: bool = False):
-    # Orbax logs every step of every save, and it and its tasks print what they raise.
+    # Orbax logs every step of every save, and prints the exceptions that it raises.
     for name in ('absl', 'asyncio'):
       logging.getLogger(name).setLevel(logging.CRITICAL)
     self.folder = Path(workdir).resolve() / 'checkpoints'
@@ -42,18 +42,18 @@ class Checkpoints:
       preservation_policy=self, read_only=read_only, create=not read_only, cleanup_tmp_directories=not read_only
     )
     with self._reported('opened'):
-      # With the handler given, not the name alone, the metadata can be read before the first save or restore.
+      # Metadata can be read before the first save or restore only if the handler is given, not just its name.
       handlers = {'state': ocp.StandardCheckpointHandler()}
       self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
     for step in self.steps():
-      with contextlib.suppress(Exception):  # Unreadable metadata: restoring that step says so.
+      with contextlib.suppress(Exception):  # Unreadable metadata: restoring that step reports it.
         self._note(step, self._written(step).get('metrics', {}))
 
   def steps(self) -> list[int]:
     return sorted(self._manager.all_steps())
 
   def save(self, step: int, state: TrainState, metrics: dict[str, float]) -> None:
-    """Starts to write; errors of this and earlier writes are raised here or in close()."""
+    """Starts an asynchronous write; its errors are raised in the next save() or in close()."""
     if step in self._manager.all_steps():
       return
     self._note(step, metrics)
@@ -66,10 +66,10 @@ class Checkpoints:
       )  # fmt: skip
 
   def restore(self, shapes: TrainState, step: int) -> TrainState:
-    """The state of a step, laid out as `shapes` say, whatever devices it was written on.
+    """The state of a step with the shardings of `shapes`, whatever devices wrote it.
 
     Raises:
-      MixerError: the checkpoint is of another model, or damaged.
+      MixerError: the checkpoint is damaged or belongs to another model.
     """
     try:
       return self._restore(shapes, step)
@@ -82,13 +82,13 @@ class Checkpoints:
       ) from error
 
   def restore_last(self, shapes: TrainState, *, set_aside: bool) -> TrainState | None:
-    """The newest state that can be read; None when there is no checkpoint at all.
+    """The newest readable state; None if there are no checkpoints.
 
-    A damaged checkpoint is skipped with a warning for the one before; when that one can be read, `set_aside` moves the
-    damaged one out of the way, so that the run can write that step again.
+    Damaged checkpoints are skipped with a warning. If an earlier one is readable, `set_aside` moves the damaged ones
+    away, so that the run can write those steps again.
 
     Raises:
-      MixerError: there are checkpoints, but none can be read, or the machine cannot read them now.
+      MixerError: no checkpoint is readable, or reading failed for a reason other than damage.
     """
     damaged = []
     for step in reversed(self.steps()):
@@ -96,7 +96,7 @@ class Checkpoints:
         state = self._restore(shapes, step)
       except MixerError:
         raise
-      except Exception as error:  # Orbax and TensorStore raise whatever they like for a damaged file.
+      except Exception as error:  # Orbax and TensorStore may raise anything for a damaged file.
         reason = ' '.join(str(error).split())[:200]
         if isinstance(error, MemoryError) or any(sign in str(error) for sign in NOT_DAMAGE):
           raise MixerError(
@@ -116,7 +116,7 @@ class Checkpoints:
     return None
 
   def last_good(self) -> str:
-    """Which one to go back to, in words; waits until it is on the disk, and closes."""
+    """Describes the last checkpoint for an error message, after waiting for pending writes."""
     self.close()
     last = self.steps()[-1:]
     return f'the last good checkpoint is of step {last[0]}' if last else 'there is no checkpoint yet'
@@ -133,7 +133,7 @@ class Checkpoints:
     self._manager.reload()
 
   def close(self) -> None:
-    """Waits until everything is on disk."""
+    """Waits for pending writes."""
     with self._reported('written'):
       self._manager.wait_until_finished()
       self._manager.close()
@@ -143,11 +143,11 @@ class Checkpoints:
     state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes))).state
     written = self._written(step).get('checksum')
     if written is not None and int(checksum(state)) != written:
-      raise ValueError('its arrays are not those that were written: the checksums differ')
+      raise ValueError('checksum mismatch: its arrays are not those that were written')
     return state
 
   def should_preserve(self, checkpoints, *, context) -> list[bool]:
-    """For Orbax, whose own policies forget after a restart which one was the best."""
+    """Orbax's hook; its own policies forget the best checkpoint after a restart."""
     steps = [info.step for info in checkpoints]
     best = max((step for step in steps if step in self._values), key=lambda step: self._values[step], default=None)
     return [step == best or step in steps[-2:] for step in steps]
@@ -157,17 +157,17 @@ class Checkpoints:
       self._values[step] = self._sign * metrics[self._best]
 
   def _written(self, step: int) -> dict:
-    """What save() wrote beside the state."""
+    """The metadata that save() wrote."""
     return self._manager.metadata(step).custom_metadata or {}
 
   def _check_space(self, step: int, state: TrainState) -> None:
-    """Asks before the first byte: an Orbax save that stops midway prints a traceback for every array."""
+    """Checks before writing: an Orbax save that fails midway prints a traceback for every array."""
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + OVERHEAD
     disk = shutil.disk_usage(self.folder)
-    if disk.total and disk.free < needed:  # Some remote file systems say that they have nothing at all.
+    if disk.total and disk.free < needed:  # Some remote file systems report a size of 0.
       raise MixerError(
         f'no space left on the device for the checkpoint of step {step} in {self.folder}: {needed / 2**20:,.1f} MiB'
-        f' needed, {disk.free / 2**20:,.1f} MiB free; the ones before it are intact: free space, then run the same'
+        f' needed, {disk.free / 2**20:,.1f} MiB free; earlier checkpoints are intact: free space, then run the same'
         ' command again'
       )
 
@@ -175,7 +175,7 @@ class Checkpoints:
     try:
       stored = self._manager.item_metadata(step).state
       stored = {_name(path): tuple(leaf.shape) for path, leaf in jax.tree.flatten_with_path(stored.tree)[0]}
-    except Exception:  # Unreadable metadata: the restore that follows says what is wrong.
+    except Exception:  # Unreadable metadata: the restore that follows reports it.
       return
     wanted = {_name(path): tuple(leaf.shape) for path, leaf in jax.tree.flatten_with_path(shapes)[0]}
     for name in [*wanted, *stored]:
@@ -196,17 +196,17 @@ class Checkpoints:
       full = 'No space left on device' in reason or 'ENOSPC' in reason or 'RESOURCE_EXHAUSTED' in reason
       reason = 'no space left on the device' if full else reason[:300]
       raise MixerError(
-        f'the checkpoint could not be {what} in {self.folder} ({reason}); the ones before it are intact: free'
-        ' space or fix the permissions, then run the same command again'
+        f'the checkpoint could not be {what} in {self.folder} ({reason}); earlier checkpoints are intact: free space'
+        ' or fix the permissions, then run the same command again'
       ) from error
 
 
 @jax.jit
 def checksum(state) -> jax.Array:
-  """A number that changes with any bit of a state, but not with its layout over devices; uint32.
+  """A uint32 checksum of a state, independent of its layout over devices.
 
-  Files can change without a reader's noticing: TensorStore checks its indices, but not every array. Sums that wrap
-  around are the same in any order, and odd weights let no change of one word vanish.
+  TensorStore verifies its indices but not every array. Wrapping sums do not depend on the order, and with odd weights
+  any change of a single word changes the sum.
   """
   total = jnp.uint32(0)
   for leaf in jax.tree.leaves(state):

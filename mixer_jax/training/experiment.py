@@ -1,4 +1,4 @@
-"""A config -> everything that a run is made of, checked before anything is written."""
+"""A config -> all parts of a run, validated before anything is written."""
 
 import dataclasses
 import functools
@@ -23,20 +23,20 @@ from mixer_jax.training import watch
 from mixer_jax.training.settings import Settings, make, read
 from mixer_jax.training.state import TrainState, init_state
 
-ANY_LENGTH = Length(10**9, 1.0)  # of a run that is not trained: shapes do not depend on it
+ANY_LENGTH = Length(10**9, 1.0)  # for runs that are not trained: shapes do not depend on the length
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """What every command needs of a config; nothing here holds parameters or data."""
+  """A config's parts, as every command needs them; holds no parameters and no data."""
 
   settings: Settings
   data: Images | Rows
   mesh: jax.sharding.Mesh
   model: nnx.Module  # abstract: shapes, no arrays
   task: Task
-  preprocess: Callable  # (raw batch, key=None, augmenting=True) -> what the model sees
-  order: tuple[str, ...]  # the model's attributes, as its constructor sets them
+  preprocess: Callable  # (raw batch, key=None, augmenting=True) -> the model's input batch
+  order: tuple[str, ...]  # the model's attributes, in the order in which its constructor sets them
 
   @property
   def graphdef(self) -> nnx.GraphDef:
@@ -44,7 +44,7 @@ class Experiment:
 
   @property
   def params(self) -> nnx.State:
-    """The parameters, abstract."""
+    """The abstract parameters."""
     return nnx.state(self.model, nnx.Param)
 
   @property
@@ -52,7 +52,7 @@ class Experiment:
     return sum(leaf.size for leaf in jax.tree.leaves(self.params))
 
   def metrics(self, *, training: bool = False) -> tuple[str, ...]:
-    """The names of the task's numbers."""
+    """The names of the task's metrics."""
     loss = lambda params, batch: self.task.loss(
       nnx.merge(self.graphdef, params), self.preprocess(batch), training=training
     )
@@ -60,27 +60,26 @@ class Experiment:
 
   @property
   def best(self) -> str | None:
-    """The number that chooses the best checkpoint: that of `val`, or of `test` where there is no `val`."""
+    """The metric that selects the best checkpoint, on `val`, or on `test` if there is no `val`."""
     split = 'val' if self.data.val else 'test' if self.data.test else None
     return split and f'{split}/{self.task.best}'
 
   def best_of(self, lines: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The line of the log, of some, with the best value; the first of several; {} where none has one."""
+    """The log line with the best value, the first of equal ones; {} if no line has one."""
     sign = 1 if self.task.highest else -1
     return max((line for line in lines if self.best in line), key=lambda line: sign * line[self.best], default={})
 
   @property
   def devices_of_sam(self) -> int:
-    """How many devices have a perturbation of their own; 0 for one of all. A rho of 0 perturbs nothing."""
+    """The number of per-device perturbations; 0 for a shared one or none (rho 0)."""
     sam = self.settings.sam
     return 0 if sam.get('sync', True) or sam.get('rho') == 0 else self.mesh.size
 
   def init_model(self) -> nnx.Module:
-    """The model with its first parameters."""
     return make_model(self.settings, self.data, self.task)
 
   def optimizer(self, length: Length = ANY_LENGTH) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """What takes the steps: the optimizer, noise and layers' rates behind it, SAM around it; and the learning rate."""
+    """The optimizer, with update noise and layer-wise rates applied after it and SAM around it, and the schedule."""
     s = self.settings
     schedule = make('schedule', s.schedule, length=length)
     after = []
@@ -104,11 +103,11 @@ class Experiment:
   def init_state(
     self, optimizer: optax.GradientTransformation, *, abstract: bool = False, start: Mapping[str, Any] | None = None
   ) -> TrainState:
-    """The state before the first step, laid out over the mesh.
+    """The state before the first step, sharded over the mesh.
 
     Args:
-      abstract: only its shapes and shardings.
-      start: arrays that stand in the place of the model's own, by dotted names, see warm_start.
+      abstract: return shapes and shardings only.
+      start: arrays that replace the model's own, by dotted names, see warm_start.
     """
     watched = watch.names(self.params) if self.settings.watch else ()
     sam = [f'sam_{name}' for name in sams.Report._fields] if self.settings.sam else []
@@ -136,7 +135,7 @@ class Experiment:
     return train_steps.make_train_step(gradient, optimizer, preprocess, seed=s.seed, ema=s.ema, measure=self._measure)
 
   def _measure(self, before, after, grads, updates, opt_state) -> dict[str, jax.Array]:
-    """What is summed over the steps of a line of the log, beside what the task measures."""
+    """The numbers that are summed between log lines, in addition to the task's metrics."""
     if self.devices_of_sam:
       grads = jax.tree.map(lambda g: g.mean(axis=0), grads)
     numbers = {'grad_norm': optax.tree.norm(grads)}
@@ -149,24 +148,24 @@ class Experiment:
     return train_steps.make_eval_loop(eval_step, self.metrics(), meshes.over_batch(self.mesh), outputs=outputs)
 
   def alarm(self) -> watch.Alarm | None:
-    """The alarm of the watch before the first line of the log; None when nothing is watched."""
+    """A new alarm; None if nothing is watched."""
     return make('watch', self.settings.watch) if self.settings.watch else None
 
   def length(self, examples: int) -> Length:
-    """The run's length on a training set of so many examples."""
+    """The run's length on a training set of this size."""
     epoch = examples / self.settings.batch_size
     return Length(steps(self.settings.total, 'total', epoch=epoch), epoch)
 
 
 def build(config: Mapping[str, Any], *, data_dir: str | None = None, schema: Any = None) -> Experiment:
-  """Everything of a config.
+  """Builds and validates a config's parts.
 
   Args:
-    data_dir: where data sets lie; a table's training rows are read, for what they teach.
-    schema: what they taught, for a run that was trained: nothing is read then.
+    data_dir: the data directory; for tables, the training rows are read to fit the schema.
+    schema: the fitted schema of a trained run, so that no data are read.
 
   Raises:
-    MixerError: whatever is wrong with the config, by the name of the key.
+    MixerError: a mistake in the config, with the name of its key.
   """
   settings = read(config)
   data = parts.call(kind_of(settings.data['name']), settings.data, 'data', schema=None)
@@ -178,7 +177,7 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None, schema: Any
   if settings.accumulate < 1:
     raise MixerError(f'accumulate is {settings.accumulate}, but must be at least 1')
   if settings.ema and settings.optimizer.get('name') == 'schedule_free':
-    raise MixerError(f'ema is {settings.ema}, but schedule_free has an average of its own; set ema to 0')
+    raise MixerError(f'ema is {settings.ema}, but schedule_free keeps its own average; set ema to 0')
   mesh = make('mesh', settings.mesh)
   meshes.check_batch('batch_size', settings.batch_size, mesh, settings.accumulate)
   meshes.check_batch('eval_batch_size', settings.eval_batch_size, mesh)
@@ -210,7 +209,7 @@ def _output_shape(experiment: Experiment) -> tuple[int, ...]:
 
 
 def make_model(settings: Settings, data: Images | Rows, task: Task) -> nnx.Module:
-  """The model of a config: it has as many outputs as the task wants, and is a function of the seed."""
+  """The model with as many outputs as the task needs, initialised from the seed."""
   rngs = nnx.Rngs(jax.random.fold_in(jax.random.key(settings.seed), 2**31))
   outputs = math.prod(task.outputs)
   return make('model', settings.model, **{**data.for_model, 'classes': outputs, 'outputs': outputs, 'rngs': rngs})

@@ -1,7 +1,7 @@
-"""What happens between the steps of a run: the log, the watch, evaluation, figures, checkpoints, each a hook.
+"""Training hooks: logging and the watch, evaluation and figures, checkpoints.
 
-A hook is called after every call of the compiled loop with the Moment at which the run is; `every` is how many steps
-lie between the moments at which it acts, 0 for only the end, so that the loop stops there.
+Each hook is called with a Moment after every call of the compiled loop. It acts every `every` steps, where the loop
+stops for it; with 0, only at the end.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ from mixer_jax.training.log import Log
 
 @dataclasses.dataclass
 class Moment:
-  """Where a run is after a call of the compiled loop.
+  """A run's status after a call of the compiled loop.
 
   Attributes:
-    sums: those of the state, as numbers.
+    sums: the state's sums as floats.
     last: whether the run ends here.
-    evaluated: the metrics of this moment, once the evaluation has been.
+    evaluated: the metrics of this moment, once evaluated.
   """
 
   step: int
@@ -48,7 +48,7 @@ class Moment:
 
 @dataclasses.dataclass
 class TrainingLog:
-  """Means over the steps since the last line of the log, and the alarm of the watch."""
+  """Logs means over the steps since the last log line, and the watch's alarms."""
 
   experiment: Experiment
   log: Log
@@ -80,9 +80,9 @@ class TrainingLog:
 
 @dataclasses.dataclass
 class Evaluation:
-  """Every example of the held-out splits, and what the task draws of them.
+  """Evaluates the held-out splits and lets the task draw its figures.
 
-  With an average of the parameters, the raw ones are evaluated beside it.
+  If the run keeps an average of the parameters, the raw ones are evaluated too.
   """
 
   experiment: Experiment
@@ -131,7 +131,7 @@ class Evaluation:
 
 @dataclasses.dataclass
 class Saving:
-  """A checkpoint, also of every evaluated moment, for it may be the best."""
+  """Saves checkpoints, also after every evaluation, since it may be the best."""
 
   checkpoints: Checkpoints
   every: int
@@ -144,10 +144,10 @@ class Saving:
 def evaluate(
   eval_loop: Callable, params: nnx.State, examples: loader.Loader, report: Report | None
 ) -> tuple[dict[str, float], np.ndarray | None]:
-  """The means of the task's numbers over every example of a loader, each counted once, and its report.
+  """The means of the task's metrics over all examples of a loader, and the numbers of its report.
 
   Returns:
-    numbers by name, and where the task has a report the output and label of every example, [examples, outputs + 1].
+    metrics by name, and, if the task has a report, the output and label of each example, [examples, outputs + 1].
   """
   total: dict[str, float] = {}
   parts = []
@@ -167,7 +167,7 @@ def evaluate(
 
 
 def apply(graphdef: nnx.GraphDef, params: nnx.State, method: str, *inputs: np.ndarray) -> np.ndarray:
-  """A method of a model, `encode`, `decode` or `__call__`; compiled once for a shape."""
+  """Calls `encode`, `decode` or `__call__` of a model, compiled once per shape."""
   return np.asarray(_apply(graphdef, method, params, *inputs))
 
 
@@ -182,5 +182,5 @@ def _first_examples(experiment: Experiment, source: Sequence, count: int) -> dic
 
 
 def _whole(array: jax.Array) -> np.ndarray:
-  """An array that is cut over processes, in each of them."""
+  """Gathers an array that is sharded over processes."""
   return np.asarray(array if jax.process_count() == 1 else multihost_utils.process_allgather(array, tiled=True))

@@ -1,4 +1,4 @@
-"""The log of a run: metrics.jsonl, TensorBoard, and a progress bar or plain lines."""
+"""A run's log: metrics.jsonl, TensorBoard, and a progress bar or plain lines."""
 
 import contextlib
 import errno
@@ -19,17 +19,17 @@ from mixer_jax.messages import logger
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:
-  """The lines of metrics.jsonl; a last line that a crash cut short is left out."""
+  """The lines of metrics.jsonl, without a last line that a crash truncated."""
   path = Path(workdir) / 'metrics.jsonl'
   lines = path.read_text().split('\n') if path.is_file() else []
   return [json.loads(line) for line in lines[:-1]]
 
 
 class Log:
-  """The log of a run, from `step` on: what an earlier, killed process logged after its last checkpoint is dropped.
+  """A run's log from `step` on; drops what a killed process logged after its last checkpoint.
 
   Args:
-    total: steps of the whole run, for the progress.
+    total: steps of the whole run.
     write: False on all hosts but the first.
   """
 
@@ -46,13 +46,13 @@ class Log:
         with whole(self.path) as part:
           part.write_text(''.join(json.dumps(line) + '\n' for line in kept))
       self._file = self.path.open('ab', buffering=0)
-      # Not SummaryWriter: its thread dies of a full disk, and then its queue blocks the run.
+      # Not SummaryWriter: on a full disk its thread dies, and then its queue blocks the run.
       name = f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}'
       self._events = RecordWriter(str(self.path.with_name(name)))
     except OSError as error:
       raise cannot_write(self.path, error) from error
     self._event(file_version='brain.Event:2')
-    if kept:  # What a killed process drew after this step is to go.
+    if kept:  # makes TensorBoard discard a killed process's points after this step
       self._event(step=step + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
     if sys.stderr.isatty():
       self._bar = tqdm.tqdm(initial=step, total=total, unit='step', dynamic_ncols=True, smoothing=0.1)
@@ -67,7 +67,7 @@ class Log:
       self._bar.update(step - self._bar.n)
 
   def write(self, step: int, scalars: dict[str, float], note: str = '') -> None:
-    """One line of metrics.jsonl, TensorBoard points, and a line for the reader: the watch's many numbers as a note."""
+    """Writes a line of metrics.jsonl, TensorBoard points and a console line, where `note` sums up the watch."""
     if not self._write:
       return
     seconds = self.seconds
@@ -91,7 +91,7 @@ class Log:
     logger.info(f'step {step}/{self.total}  {shown}  {rate:.1f} steps/s  {left:.0f} s left')
 
   def warn(self, text: str) -> None:
-    """A warning, of the first host alone."""
+    """Warns on the first host."""
     if self._write:
       logger.warning(text)
 
@@ -99,12 +99,12 @@ class Log:
     self._events.write(event_pb2.Event(wall_time=time.time(), **what).SerializeToString())
 
   def close(self) -> None:
-    """Once is enough, twice does no harm."""
+    """Closes the files; may be called twice."""
     if not self._write:
       return
     self._write = False
     if self._bar is not None:
       self._bar.close()
     self._file.close()
-    with contextlib.suppress(OSError):  # All was flushed line by line; what could not be was reported then.
+    with contextlib.suppress(OSError):  # every line was flushed, and failures were reported then
       self._events.close()

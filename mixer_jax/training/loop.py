@@ -1,4 +1,4 @@
-"""train_and_evaluate: from a config and a run directory to a trained model. The only impure place."""
+"""train_and_evaluate: from a config and a run directory to a trained model."""
 
 import contextlib
 import dataclasses
@@ -32,24 +32,24 @@ from mixer_jax.training.step import is_finite, make_train_loop
 from mixer_jax.training.summary import finish
 
 EVERY, HELDOUT = ('log', 'eval', 'checkpoint'), ('val', 'test')
-CALL_SECONDS = 1.0  # about how long one call into the compiled loop takes: how soon Ctrl-C is noticed
+CALL_SECONDS = 1.0  # target duration of a call of the compiled loop, and so the latency of Ctrl-C
 
 
 def train_and_evaluate(config: Mapping[str, Any], folder: str | Path, *, data_dir: str | None = None) -> dict | None:
-  """Trains from the last checkpoint in a run directory, or from the start, to the end; returns the summary.
+  """Trains to the end, from the last checkpoint if there is one; returns the summary.
 
-  Everything random is a function of (seed, step), and a checkpoint holds the rest, so that a run resumes thus:
+  All randomness is a function of (seed, step), and a checkpoint holds the rest. A run resumes as follows:
     1. the newest readable checkpoint gives the state and its step;
-    2. lines of the log after that step are dropped, and those before it bring the watch's alarm to where it was;
-    3. data order, augmentation and dropout go on from the step.
+    2. log lines after that step are dropped, and those before it restore the watch's alarm;
+    3. data order, augmentation and dropout continue from the step.
 
   Args:
-    config: what differs from the defaults, as config.load gives it.
-    folder: the run directory; made when all the rest has been checked.
-    data_dir: where data sets lie.
+    config: what differs from the defaults, as config.load returns it.
+    folder: the run directory, created after everything else has been checked.
+    data_dir: the data directory.
 
   Returns:
-    What summary.json holds, or None when SIGTERM or Ctrl-C ended the run early: its state is saved.
+    The contents of summary.json, or None if SIGTERM or Ctrl-C stopped the run, after saving its state.
 
   Raises:
     MixerError: a mistake in the config or the data, a run directory of another config, a loss that is not finite.
@@ -74,7 +74,7 @@ def _train(config: dict, folder: Path, data_dir: str | None, opened: contextlib.
     meshes.over_batch(experiment.mesh),
   )  # fmt: skip
 
-  # All that can be refused has been, before anything is written.
+  # Everything is validated before anything is written.
   start = None if checkpoints_in(folder) else warm_start.start(experiment, data.train.classes)
   first = jax.process_index() == 0
   if first:
@@ -116,7 +116,7 @@ def _train(config: dict, folder: Path, data_dir: str | None, opened: contextlib.
     return None
   if not moment.last:
     who = stop.name or 'another process'
-    logger.info(f'stopped by {who} at step {moment.step}, saved; the same command goes on from here')
+    logger.info(f'stopped by {who} at step {moment.step}, saved; run the same command again to continue')
     return None
   return finish(folder, config, experiment, length, log.seconds)
 
@@ -125,7 +125,7 @@ def _steps(
   state: TrainState, train_loop, examples: loader.Loader, total: int, actions: Sequence, log: Log,
   checkpoints: Checkpoints, experiment: Experiment, stop: 'Stop',
 ) -> hooks.Moment:  # fmt: skip
-  """Calls the compiled loop until the run ends or is stopped, and the hooks after every call."""
+  """Calls the compiled loop, and the hooks after every call, until the run ends or is stopped."""
   rate, step = 0.0, int(state.step)
   moment = hooks.Moment(step, state, {}, last=step >= total)
   stopping = False
@@ -145,7 +145,7 @@ def _steps(
     for hook in actions:
       hook(moment)
     state = moment.state
-    stopping = bool(_agreed(stop.asked))  # A signal between here and the next look at it waits for that one.
+    stopping = bool(_agreed(stop.asked))  # a later signal is seen after the next call
   return moment
 
 
@@ -174,7 +174,6 @@ def _loaders(experiment: Experiment, data: _Data) -> dict[str, loader.Loader]:
 
 
 def _draw_schedule(path: Path, schedule: optax.Schedule, total: int) -> None:
-  """The learning rate of a run, at as many of its steps as a figure shows."""
   steps = np.linspace(0, total - 1, min(total, 2000)).round().astype(np.int32)
   rates = np.asarray(jax.jit(jax.vmap(schedule))(steps))
   with reported(path):
@@ -182,7 +181,7 @@ def _draw_schedule(path: Path, schedule: optax.Schedule, total: int) -> None:
 
 
 class Stop:
-  """Notices SIGTERM and Ctrl-C while it is entered; a second Ctrl-C ends at once."""
+  """A context that records SIGTERM and Ctrl-C; a second Ctrl-C interrupts at once."""
 
   def __init__(self):
     self.asked, self.name = 0, ''
@@ -190,19 +189,19 @@ class Stop:
   def __enter__(self):
     try:
       self._before = {s: signal.signal(s, self._notice) for s in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # Not the main thread, as in some notebooks: no signals there.
+    except ValueError:  # not in the main thread, as in some notebooks
       self._before = {}
     return self
 
   def __exit__(self, *_):
     for number, handler in self._before.items():
-      signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set from Python.
+      signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not installed from Python
 
   def _notice(self, number, _):
     if self.asked and number == signal.SIGINT:
       raise KeyboardInterrupt
     self.asked, self.name = 1, signal.Signals(number).name
-    logger.warning(f'{self.name}: saving after the steps in flight; Ctrl-C again to leave at once')
+    logger.warning(f'{self.name}: saving after the current steps; press Ctrl-C again to quit at once')
 
 
 def describe_start(experiment: Experiment, length: Length, examples: int, step: int, resident: bool) -> str:
@@ -215,7 +214,7 @@ def describe_start(experiment: Experiment, length: Length, examples: int, step: 
       f'batch: {s.batch_size} global, {s.batch_size // mesh.size} on each of {mesh.size} devices'
       f' ({mesh.devices.flat[0].device_kind}; data {mesh.shape["data"]} x fsdp {mesh.shape["fsdp"]};'
       f' {jax.process_count()} processes)',
-      f'{length.total:,} steps of {length.epoch:.1f} an epoch' + (f', resumed at step {step:,}' if step else ''),
+      f'{length.total:,} steps, {length.epoch:.1f} per epoch' + (f', resumed at step {step:,}' if step else ''),
     ]
   )
 
@@ -230,12 +229,12 @@ def _fail_not_finite(step: int, sums: dict, experiment: Experiment, examples: in
     f'the {what} of step {step} is not finite; {checkpoints.last_good()};'
     f' the batch was rows {shown} of {settings.data["train"]}'
     f' (loader.rows_of_step(seed={settings.seed}, step={step}, batch_size={settings.batch_size}, size={examples}));'
-    ' look at those rows, or lower the learning rate or clip the gradient in another --workdir'
+    ' inspect those rows, or lower the learning rate or clip the gradient in another --workdir'
   )
 
 
 def _agreed(value: int) -> int:
-  """The largest of the values that the processes of a run have."""
+  """The maximum over processes."""
   if jax.process_count() == 1:
     return value
   return int(np.max(multihost_utils.process_allgather(np.int32(value))))

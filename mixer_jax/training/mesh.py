@@ -1,4 +1,4 @@
-"""Devices -> mesh -> shardings: the same code on one CPU and on many hosts."""
+"""The device mesh and its shardings, for one CPU up to many hosts."""
 
 import jax
 import numpy as np
@@ -10,10 +10,10 @@ from mixer_jax.errors import MixerError
 def make_mesh(*, data: int = -1, fsdp: int = 1) -> Mesh:
   """All devices of all hosts as a mesh [data, fsdp].
 
-  A batch is cut along both axes; parameters and optimizer state are whole along `data` and cut along `fsdp`.
+  Batches are sharded over both axes; parameters and optimizer state are sharded over `fsdp`, replicated over `data`.
 
   Args:
-    data, fsdp: devices along each axis; one of them may be -1 for all that are left.
+    data, fsdp: devices along each axis; one of them may be -1 for the rest.
 
   Raises:
     MixerError: the product is not the number of devices.
@@ -31,17 +31,17 @@ def make_mesh(*, data: int = -1, fsdp: int = 1) -> Mesh:
 
 
 def over_batch(mesh: Mesh) -> NamedSharding:
-  """The first axis cut over all devices."""
+  """Shards the first axis over all devices."""
   return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
 
 
 def whole(mesh: Mesh) -> NamedSharding:
-  """A copy on every device."""
+  """Replicates over all devices."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def shard(tree, mesh: Mesh):
-  """The shapes of a state -> the same with shardings: each array cut along its longest axis that `fsdp` divides."""
+  """Adds shardings to the shapes of a state: over `fsdp`, each array along its longest axis that `fsdp` divides."""
 
   def place(leaf):
     size = mesh.shape['fsdp']
@@ -55,7 +55,7 @@ def shard(tree, mesh: Mesh):
 
 
 def check_batch(what: str, batch_size: int, mesh: Mesh, parts: int = 1) -> None:
-  """Refuses a batch that the devices, or its `parts` for accumulation, do not divide."""
+  """Rejects a batch size that the devices, times the `parts` of an accumulation, do not divide."""
   if batch_size < 1 or batch_size % (mesh.size * parts):
     parts_text = f' x {parts} parts to accumulate' if parts > 1 else ''
     raise MixerError(
@@ -65,11 +65,7 @@ def check_batch(what: str, batch_size: int, mesh: Mesh, parts: int = 1) -> None:
 
 
 def connect(coordinator: str | None, processes: int | None, process: int | None) -> None:
-  """Joins the other processes of a run; with no arguments, as the cluster's environment says (TPU pods, Slurm).
-
-  Raises:
-    MixerError: the other processes cannot be found.
-  """
+  """Joins the other processes of a run; without arguments, from the cluster's environment (TPU pods, Slurm)."""
   try:
     jax.distributed.initialize(coordinator, processes, process)
   except (RuntimeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""A run directory -> the model that was trained there, on whatever devices are here."""
+"""A run directory -> its trained model, on the devices at hand."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from mixer_jax.weights.reading import is_model_folder
 
 
 class Run(NamedTuple):
-  """`params` are `averaged` when the run kept an average; `classes` are the labels' names."""
+  """`averaged` tells whether `params` are an average over training; `classes` are the labels' names."""
 
   experiment: experiments.Experiment
   params: nnx.State
@@ -33,22 +33,22 @@ def restore(folder: str | Path, *, step: str = 'last', raw: bool = False, exact:
   """Rebuilds a run's model from its config.json and loads a checkpoint.
 
   Args:
-    step: `last`, `best` (by the metric that the run kept it for) or a number.
-    raw: the parameters that were trained, also where the run kept an average of them.
-    exact: compute in float32, also where the model was trained in another dtype.
+    step: `last`, `best` (by the run's selection metric) or a number.
+    raw: load the trained parameters even if the run kept an average.
+    exact: compute in float32 even if the model was trained in another dtype.
 
   Raises:
-    MixerError: no run directory, no such checkpoint, none that can be read.
+    MixerError: no run directory, no such checkpoint, or none that is readable.
   """
   folder = Path(folder)
   if is_model_folder(folder):
     raise MixerError(
-      f'{folder} is a model folder, which is no run; start one from it with --config.init_from.weights={folder}'
+      f'{folder} is a model folder, not a run; start a run from it with --config.init_from.weights={folder}'
     )
   config = read_config(folder)
   if exact and 'dtype' in config['model']:
     config['model']['dtype'] = 'float32'
-  # What the devices of the training divided, those here may not: nothing is trained, and evaluation batches may grow.
+  # These devices may not divide the run's batch sizes. Nothing is trained here, and evaluation batches may grow.
   devices = jax.device_count()
   evaluated = -(-config['eval_batch_size'] // devices) * devices
   here = {'mesh': {'data': -1, 'fsdp': 1}, 'batch_size': devices, 'accumulate': 1, 'eval_batch_size': evaluated}
@@ -79,10 +79,10 @@ def restore(folder: str | Path, *, step: str = 'last', raw: bool = False, exact:
 
 
 def open_split(run: Run, folder: str | Path, split: str, data_dir: str | None) -> tuple[str, Source]:
-  """A split for a run, `train`, `val` and `test` as its config has them, and what it is called in full.
+  """The full name and the source of a split, where `train`, `val` and `test` are those of the run's config.
 
   Raises:
-    MixerError: no such split, or data of other classes than those of the run.
+    MixerError: no such split, or its classes differ from the run's.
   """
   data = run.experiment.data
   split = (split in ('train', 'val', 'test') and getattr(data, split)) or split

@@ -1,4 +1,4 @@
-"""What a config may say, and the whole of what it means: every key of every part that it names, with its value."""
+"""The keys of a config, and its resolution: every key of every part that it names, with its value."""
 
 import dataclasses
 import inspect
@@ -26,9 +26,9 @@ from mixer_jax.weights.fitting import InitFrom
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-  """The keys of a config; README explains them one by one.
+  """The keys of a config, explained in the README.
 
-  `eval_batch_size` is as `batch_size` where it is None. `sam`, `update_noise`, `layers` and `watch` are {} for none.
+  `eval_batch_size` None means `batch_size`. {} turns off `sam`, `update_noise`, `layers` and `watch`.
   """
 
   seed: int = 0
@@ -67,7 +67,7 @@ def _task(task: Callable, name: str, what: str) -> Callable:
   return task
 
 
-# The parts with a name, each with the arguments that a run gives them: those are never settings.
+# Parts that are selected by name. `context` lists the arguments that a run supplies, which are never settings.
 KINDS = {
   'model': parts.Table(
     MODELS, context=('image', 'classes', 'columns', 'vocabularies', 'outputs', 'rngs'), adapt=_module
@@ -78,7 +78,7 @@ KINDS = {
   'schedule': SCHEDULES,
   'sam': SAMS,
 }
-# Those without one, likewise.
+# Parts without a name, likewise.
 FUNCTIONS = {
   'update_noise': (noise, ('seed',)),
   'layers': (groups.scale, ('params', 'order')),
@@ -86,9 +86,9 @@ FUNCTIONS = {
   'mesh': (mesh.make_mesh, ()),
   'init_from': (InitFrom, ()),
 }
-NAMED = ('model', 'task', 'optimizer', 'schedule', 'sam')  # sections that are one part of their kind
-NAMES = {'task': 'classification', 'optimizer': 'adamw', 'sam': 'sam'}  # of parts that a config need not name
-NONE = ('sam', 'update_noise', 'layers', 'watch')  # what {} turns off
+NAMED = ('model', 'task', 'optimizer', 'schedule', 'sam')  # sections that select one part by name
+NAMES = {'task': 'classification', 'optimizer': 'adamw', 'sam': 'sam'}  # default names
+NONE = ('sam', 'update_noise', 'layers', 'watch')  # sections that {} turns off
 
 
 def read(config: Mapping[str, Any]) -> Settings:
@@ -97,20 +97,18 @@ def read(config: Mapping[str, Any]) -> Settings:
 
 
 def resolve(config: Mapping[str, Any], notes: list[str] | None = None) -> dict[str, Any]:
-  """The whole of a config as plain JSON: every key of every part that it names, checked, defaults filled in.
-
-  What is resolved stays as it is.
+  """The complete config as plain JSON: every key of every part that it names, validated, with defaults. Idempotent.
 
   Args:
-    config: as config.load gives it; what the command line set is typed here.
-    notes: is given a line for what is left out because the command line names another part; without it, that is a
-      warning.
+    config: as config.load returns it; values from the command line are parsed here.
+    notes: collects a line for each setting that is dropped because the command line names another part; None to log
+      warnings instead.
 
   Raises:
-    parts.Missing: all keys that the config lacks.
-    MixerError: an unknown name or key, a value of another type, by name.
+    parts.Missing: the config lacks keys; lists all of them.
+    MixerError: an unknown name or key, or a value of another type.
   """
-  said: list[str] = []
+  dropped: list[str] = []
   missing: list[str] = []
 
   def attempt(function: Callable, *arguments: Any) -> Any:
@@ -123,24 +121,25 @@ def resolve(config: Mapping[str, Any], notes: list[str] | None = None) -> dict[s
   config = {k: {'name': v} if isinstance(v, str) and k in (*NAMED, 'data') else v for k, v in config.items()}
   config = {field.name: {} for field in dataclasses.fields(Settings) if field.type is dict} | config
   result = attempt(parts.resolve, Settings, config, 'config') or config
-  result['data'] = attempt(_resolve_data, result['data'], said)
+  result['data'] = attempt(_resolve_data, result['data'], dropped)
   for kind in NAMED:
     section = result[kind]
     if section or kind not in NONE:
       section = section if 'name' in section or kind not in NAMES else {'name': NAMES[kind], **section}
-      result[kind] = attempt(parts.resolve_named, KINDS[kind], section, kind, (), said)
-  result['augment'] = {name: attempt(_resolve_augment, name, part, said) for name, part in result['augment'].items()}
+      result[kind] = attempt(parts.resolve_named, KINDS[kind], section, kind, (), dropped)
+  augment = result['augment']
+  result['augment'] = {name: attempt(_resolve_augment, name, part, dropped) for name, part in augment.items()}
   for name, (function, context) in FUNCTIONS.items():
     if result[name] or name not in NONE:
-      result[name] = attempt(parts.resolve, function, result[name], name, context, said)
+      result[name] = attempt(parts.resolve, function, result[name], name, context, dropped)
   if missing:
     raise parts.Missing(missing)
   if result['eval_batch_size'] is None:
     result['eval_batch_size'] = result['batch_size']
   if notes is not None:
-    notes += said
+    notes += dropped
   else:
-    for line in said:
+    for line in dropped:
       logger.warning(line)
   return {field.name: plain(result[field.name]) for field in dataclasses.fields(Settings)}
 
@@ -167,10 +166,10 @@ def _resolve_augment(name: str, settings: Any, notes: list[str]) -> dict[str, An
 
 
 def make(kind: str, settings: Mapping[str, Any], **given: Any) -> Any:
-  """A part of one of KINDS or FUNCTIONS; of what is given it gets what it takes.
+  """Builds a part of KINDS or FUNCTIONS, passing those of the `given` arguments that it takes.
 
   Raises:
-    MixerError: a part that needs what is not given, such as the columns of a table where the data are images.
+    MixerError: the part needs an argument that is not given, such as a table's columns where the data are images.
   """
   try:
     if kind in FUNCTIONS:
@@ -188,7 +187,7 @@ def make(kind: str, settings: Mapping[str, Any], **given: Any) -> Any:
 
 
 def outside_names(config: Mapping[str, Any]) -> list[str]:
-  """The names in a resolved config that stand for modules of the user's own."""
+  """The names in a resolved config that refer to the user's own modules."""
   data, model = config['data'], config['model']
   found = [config[kind].get('name', '') for kind in NAMED] + list(config['augment']) + [data.get('scaling', '')]
   found += [part['name'] for part in model.values() if isinstance(part, Mapping) and 'name' in part]
@@ -197,7 +196,7 @@ def outside_names(config: Mapping[str, Any]) -> list[str]:
 
 
 def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
-  """The config.json of a run from before, in the words of today: same network, same training."""
+  """Converts the config.json of an earlier version to today's keys: same network, same training."""
   config = plain(config)
   config['model'] = models.upgrade(config.get('model', {}))
   augment = config.get('augment', {})

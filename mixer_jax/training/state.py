@@ -1,4 +1,4 @@
-"""Everything that a step changes, and so everything that a checkpoint holds."""
+"""The training state: all that a step changes and a checkpoint holds."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,10 +13,10 @@ from mixer_jax.optim.optimizers import averaged
 
 
 class TrainState(NamedTuple):
-  """The whole state of a run; data order, augmentation and dropout follow from `step` alone.
+  """The state of a run; data order, augmentation and dropout follow from `step` alone.
 
-  `sums` are the metrics summed since the last line of the log: kept here, a run that is cut off between two lines logs
-  the same numbers after it is resumed. `ema` is None when no average is kept.
+  `sums` are the metrics summed since the last log line; they are part of the state, so that a run interrupted between
+  two lines logs the same numbers after it resumes. `ema` is None if no average is kept.
   """
 
   step: jax.Array
@@ -27,7 +27,7 @@ class TrainState(NamedTuple):
 
 
 def evaluated(state: TrainState) -> dict[str, nnx.State]:
-  """The parameters to evaluate: `''`, which is the average where there is one, and then `raw_` for the others."""
+  """The parameters to evaluate by metric prefix: `''` for the average, if there is one, with `raw_` for the others."""
   average = averaged(state.opt_state, state.params) if state.ema is None else state.ema
   return {'': state.params} if average is None else {'': average, 'raw_': state.params}
 
@@ -36,10 +36,10 @@ def init_state(
   model: Any, optimizer: optax.GradientTransformation, *, ema: bool, metrics: tuple[str, ...],
   start: Mapping[str, Any] | None = None,
 ) -> TrainState:  # fmt: skip
-  """The state before the first step, of a model that is in memory or abstract.
+  """The state before the first step, of a concrete or abstract model.
 
   Args:
-    start: arrays that stand in the place of the model's own, by dotted names, see models/params.py.
+    start: arrays that replace the model's own, by dotted names, see models/params.py.
   """
   params = names.place(nnx.state(model, nnx.Param), start or {})
   zeros = {name: jnp.zeros((), jnp.float32) for name in metrics}

@@ -1,7 +1,7 @@
-"""The train step and the evaluation step: pure functions, and the jitted loops over many of them.
+"""The train step and the evaluation step as pure functions, and the jitted loops over them.
 
-A train step is composed of a gradient, (params, batch, key) -> (gradient, sums over the batch), and of what is done
-with it: `accumulated` and `per_device` make other gradients of a gradient, `make_train_step` makes the step.
+A Gradient is (params, batch, key) -> (gradient, sums over the batch). `accumulated` and `per_device` transform one,
+`make_train_step` turns it into a step.
 """
 
 import functools
@@ -23,10 +23,10 @@ Gradient = Callable[..., tuple[nnx.State, dict[str, jax.Array]]]
 
 
 def make_gradient(graphdef: nnx.GraphDef, task: Task, *, frozen: nnx.State | None = None) -> Gradient:
-  """The gradient of the mean loss over a batch, and the sums of what the task measures.
+  """The gradient of the mean loss over a batch, and the sums of the task's metrics.
 
   Args:
-    frozen: as groups.frozen gives it: what has no gradient, and so no part in norms and in SAM.
+    frozen: from groups.frozen; frozen parameters have gradient 0, so they do not count in norms and SAM.
   """
 
   def loss_fn(params, batch: Batch, key):
@@ -40,10 +40,10 @@ def make_gradient(graphdef: nnx.GraphDef, task: Task, *, frozen: nnx.State | Non
 
 
 def accumulated(gradient: Gradient, parts: int) -> Gradient:
-  """The mean gradient of `parts` parts of a batch, one after the other: the same update, less memory."""
+  """Accumulates the mean gradient over `parts` parts of a batch: the same update with less memory."""
 
   def mean_gradient(params, batch: Batch, key):
-    # Every device keeps its own share of each part, hence the interleaved cut.
+    # Interleaved, so that each device keeps its own examples.
     cut = jax.tree.map(lambda x: einops.rearrange(x, '(b k) ... -> k b ...', k=parts), batch)
 
     def add(total, inputs):
@@ -59,10 +59,10 @@ def accumulated(gradient: Gradient, parts: int) -> Gradient:
 
 
 def per_device(gradient: Gradient, devices: int, shapes: nnx.State) -> Gradient:
-  """The gradients of as many equal parts of a batch as there are devices, along an axis in front; sums are of all.
+  """One gradient per device, for equal shards of the batch, along a leading axis; sums are over the whole batch.
 
   Args:
-    shapes: of the parameters; those that a perturbation of each device has moved come with the axis in front, too.
+    shapes: of the parameters; parameters with per-device perturbations also have the leading axis.
   """
 
   def gradients(params, batch: Batch, key):
@@ -81,11 +81,11 @@ def make_train_step(
   """One step of training, (state, batch) -> state.
 
   Args:
-    optimizer: also one of optim/sam.py, whose second gradient is of the same batch, augmentation and dropout.
-    preprocess: (raw batch, key, step) -> what the model sees: augmentation and normalisation.
+    optimizer: possibly one of optim/sam.py, whose second gradient uses the same batch, augmentation and dropout.
+    preprocess: (raw batch, key, step) -> augmented and normalised batch.
     seed: all randomness is a function of (seed, state.step).
-    ema: decay of the average of the parameters, at most (1 + step) / (10 + step); 0 keeps none.
-    measure: (params before, params after, gradient, updates, optimizer's state) -> numbers that are summed over steps.
+    ema: decay of the parameters' average, capped at (1 + step) / (10 + step); 0 for no average.
+    measure: (params before, params after, gradient, updates, optimizer state) -> numbers to sum over steps.
   """
   optimizer = optax.with_extra_args_support(optimizer)
 
@@ -103,7 +103,7 @@ def make_train_step(
     params = optax.apply_updates(state.params, updates)
     average = state.ema
     if ema:
-      # A short memory at first, or the average would hold on to the first parameters for 1 / (1 - ema) steps.
+      # A short memory at first: otherwise the initial parameters would dominate for 1 / (1 - ema) steps.
       decay = jnp.minimum(ema, (1 + state.step) / (10 + state.step))
       average = optax.incremental_update(params, state.ema, 1 - decay)
     sums |= {'steps': jnp.float32(1), 'examples': jnp.float32(examples)}
@@ -115,7 +115,7 @@ def make_train_step(
 
 
 def make_eval_step(graphdef: nnx.GraphDef, task: Task, preprocess: Callable) -> Callable[..., tuple[Batch, jax.Array]]:
-  """(params, batch with `mask`) -> sums over the examples that the mask lets count with their number, and outputs."""
+  """(params, batch with `mask`) -> (sums over the unmasked examples, with their number; outputs)."""
 
   def eval_step(params, batch: Batch) -> tuple[Batch, jax.Array]:
     mask, prepared = batch['mask'], preprocess(batch)
@@ -127,16 +127,16 @@ def make_eval_step(graphdef: nnx.GraphDef, task: Task, preprocess: Callable) -> 
 
 
 def is_finite(sums: dict[str, jax.Array]) -> jax.Array:
-  """Whether loss and gradient are, also at SAM's perturbation."""
+  """Whether the loss, the gradient and SAM's perturbed loss are finite."""
   finite = jnp.isfinite(sums['loss']) & jnp.isfinite(sums['grad_norm'])
   return finite & jnp.isfinite(sums['sam_loss']) if 'sam_loss' in sums else finite
 
 
 def make_train_loop(train_step: Callable, state_shardings, batch_sharding) -> Callable:
-  """(state, feed, count) -> state after `count` steps, or right after the first one that was not finite.
+  """(state, feed, count) -> state after `count` steps, or right after the first step that is not finite.
 
-  The count is an argument, not a shape: however a run is cut into calls, every step is the same compiled code and
-  gives the same bits.
+  The count is an argument, not a shape, so every step runs the same compiled code and gives the same bits however a run
+  is split into calls.
   """
 
   @functools.partial(jax.jit, donate_argnums=0, out_shardings=state_shardings)
@@ -152,7 +152,7 @@ def make_eval_loop(eval_step: Callable, names: tuple[str, ...], batch_sharding, 
   """(params, feed, count) -> sums of eval_step over the first `count` batches of a feed, and their outputs.
 
   Args:
-    outputs: how many there are, which come with the label as [batches of the feed, batch, outputs + 1]; 0 for nothing.
+    outputs: number of outputs to return with the label, [batches of the feed, batch, outputs + 1]; 0 for none.
   """
 
   @jax.jit

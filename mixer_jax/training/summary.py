@@ -1,4 +1,4 @@
-"""The end of a run: summary.json and the figures of its log."""
+"""summary.json and the figures of a finished run."""
 
 import functools
 from pathlib import Path
@@ -12,7 +12,7 @@ from mixer_jax.training.log import read_metrics
 
 
 def finish(folder: Path, config: dict, experiment: Experiment, length: Length, seconds: float) -> dict:
-  """Writes summary.json and the figures of a finished run; returns the summary."""
+  """Writes both; returns the summary."""
   lines = read_metrics(folder)
   last: dict[str, float] = {}
   for line in lines:

@@ -1,4 +1,4 @@
-"""Many runs of one config: every combination of some values, every one with several seeds."""
+"""Many runs of one config: every combination of values, each with several seeds."""
 
 import itertools
 import json
@@ -17,11 +17,11 @@ from mixer_jax.training import workdir as workdirs
 from mixer_jax.training.log import read_metrics
 from mixer_jax.training.settings import resolve
 
-COMMA = r',(?![^(\[{]*[)\]}])'  # not within brackets: (512,512) is one value
+COMMA = r',(?![^(\[{]*[)\]}])'  # outside brackets: (512,512) is one value
 
 
 class Run(NamedTuple):
-  """One run of a sweep: `values` are what it has of its own, by key; `arguments` those of its config."""
+  """One run of a sweep: its own `values` by key, and the `arguments` of its config."""
 
   values: dict[str, str]
   seed: int
@@ -33,7 +33,7 @@ def parse_over(text: str) -> list[dict[str, str]]:
   """'KEY=A,B' -> [{KEY: A}, {KEY: B}]; 'KEY+OTHER=A+B,C+D' -> [{KEY: A, OTHER: B}, {KEY: C, OTHER: D}].
 
   Raises:
-    MixerError: no key, no values, a value twice, fewer or more values than keys.
+    MixerError: no key, no values, a duplicate value, or fewer or more values than keys.
   """
   left, equals, right = text.partition('=')
   keys = left.split('+')
@@ -49,17 +49,17 @@ def parse_over(text: str) -> list[dict[str, str]]:
 
 
 def plan(config: str, rest: Sequence[str], overs: Sequence[str], seeds: int, workdir: Path) -> list[Run]:
-  """All runs of a sweep, the seeds of one combination after each other.
+  """All runs of a sweep, with the seeds of one combination in a row.
 
   Args:
-    config: FILE or FILE:ARG; a key `arg` among the values stands for ARG.
+    config: FILE or FILE:ARG; the key `arg` sets ARG.
     rest: further --config.key=value, for all runs.
-    overs: see parse_over; every combination of them is one row of the table. Put an ARG with commas in brackets:
+    overs: see parse_over; each combination is one row of the table. An ARG with commas goes in brackets:
       'arg=(photos,script),photos'.
     seeds: each combination runs with the seeds 0, ..., seeds - 1.
 
   Raises:
-    MixerError: what parse_over refuses, two combinations of one name, no seeds, a seed among the keys.
+    MixerError: a malformed `over`, two combinations with the same name, no seeds, or `seed` among the keys.
   """
   if seeds < 1:
     raise MixerError(f'--seeds is {seeds}, but must be at least 1')
@@ -77,7 +77,7 @@ def plan(config: str, rest: Sequence[str], overs: Sequence[str], seeds: int, wor
     names[name] = values
     file = config
     if 'arg' in values:
-      argument = re.sub(r'^\((.*)\)$', r'\1', values['arg'])  # in brackets it may hold commas
+      argument = re.sub(r'^\((.*)\)$', r'\1', values['arg'])  # brackets allow commas
       file = f'{config.split(":")[0]}:{argument}'
     given = [f'--config.{key}={value}' for key, value in values.items() if key != 'arg']
     for seed in range(seeds):
@@ -87,10 +87,10 @@ def plan(config: str, rest: Sequence[str], overs: Sequence[str], seeds: int, wor
 
 
 def execute(runs: Sequence[Run], data_dir: str | None) -> dict[Path, str] | None:
-  """Runs what has no summary yet, resumes what was cut off.
+  """Starts or resumes every run that has no summary; a failed run does not stop the others.
 
   Returns:
-    what went wrong, by run directory: one bad run does not stop the others. None when Ctrl-C or SIGTERM ended it.
+    errors by run directory, or None if Ctrl-C or SIGTERM interrupted the sweep.
   """
   failed: dict[Path, str] = {}
   for number, run in enumerate(runs, start=1):
@@ -104,7 +104,7 @@ def execute(runs: Sequence[Run], data_dir: str | None) -> dict[Path, str] | None
         return None
     except MixerError as error:
       failed[run.workdir] = str(error)
-    except Exception as error:  # Whatever it is, the other runs are worth having.
+    except Exception as error:  # go on with the other runs
       failed[run.workdir] = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
       _keep_traceback(run.workdir)
     if run.workdir in failed:
@@ -113,17 +113,17 @@ def execute(runs: Sequence[Run], data_dir: str | None) -> dict[Path, str] | None
 
 
 def done(runs: Sequence[Run], failed: dict[Path, str] | None) -> list[Run]:
-  """The runs with a summary; one that failed may have that of another config, which does not count."""
+  """The runs with a summary, except failed ones, whose summary may be of another config."""
   return [run for run in runs if (run.workdir / 'summary.json').exists() and run.workdir not in (failed or {})]
 
 
 def summaries(runs: Sequence[Run]) -> list[tuple[dict[str, str], int, dict]]:
-  """(values, seed, summary.json) of runs that are done."""
+  """(values, seed, summary.json) of finished runs."""
   return [(run.values, run.seed, json.loads((run.workdir / 'summary.json').read_text())) for run in runs]
 
 
 def metrics(runs: Sequence[Run]) -> dict[str, list[list[dict[str, float]]]]:
-  """The lines of metrics.jsonl of runs that are done, those of all seeds under the name of their combination."""
+  """Combination -> the lines of metrics.jsonl of each seed, for finished runs."""
   result: dict[str, list] = {}
   for run in runs:
     result.setdefault(run.workdir.parent.name, []).append(read_metrics(run.workdir))

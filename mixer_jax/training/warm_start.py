@@ -1,6 +1,6 @@
-"""config.init_from: a new run starts from the weights of another run, a file, a model folder or an address.
+"""config.init_from: starts a new run from the weights of another run, a file, a model folder or an address.
 
-That is not how a run is resumed or evaluated: training/restore opens a run as it was, head included.
+To resume or evaluate a run, see training/restore, which loads it unchanged, head included.
 """
 
 import dataclasses
@@ -22,17 +22,17 @@ from mixer_jax.weights import fitting, reading, remote
 
 
 class Start(NamedTuple):
-  """What a run starts from: arrays by dotted names that replace the model's own, and where they came from."""
+  """Initial weights: arrays by dotted names that replace the model's own, and their origin."""
 
   arrays: dict[str, np.ndarray]
   about: dict[str, Any] | None
 
 
 def read(address: str, checkpoint: str = 'last') -> reading.Weights:
-  """Weights of anything that holds some.
+  """Reads weights from a run, a file, a model folder or an address.
 
   Raises:
-    MixerError: nothing there, or nothing that can be read; a checkpoint of what is no run.
+    MixerError: nothing readable there, or `checkpoint` is set for something other than a run.
   """
   path = Path(address).expanduser()
   if not remote.is_address(address) and (path / 'checkpoints').is_dir():
@@ -47,7 +47,7 @@ def read(address: str, checkpoint: str = 'last') -> reading.Weights:
 
 
 def of_run(folder: Path, checkpoint: str = 'last') -> reading.Weights:
-  """A run as weights: the averaged ones where it kept an average."""
+  """A run's weights, averaged if it kept an average."""
   run = restore.restore(folder, step=checkpoint)
   experiment = run.experiment
   return reading.Weights(
@@ -58,11 +58,7 @@ def of_run(folder: Path, checkpoint: str = 'last') -> reading.Weights:
 
 
 def start(experiment: experiments.Experiment, classes: Sequence[str]) -> Start:
-  """What a run starts from; without weights in config.init_from, the model's own parameters.
-
-  Raises:
-    MixerError: as `read` and fitting.fit.
-  """
+  """The run's initial weights; empty without config.init_from.weights. Raises as `read` and fitting.fit."""
   settings = experiment.settings
   if not settings.init_from['weights']:
     return Start({}, None)
@@ -70,8 +66,8 @@ def start(experiment: experiments.Experiment, classes: Sequence[str]) -> Start:
   weights = read(init_from.weights, init_from.checkpoint)
   if weights.schema != _plain_schema(experiment):
     raise MixerError(
-      f'{weights.source} is of a table of another schema (columns, categories, scaling): its numbers would mean'
-      ' something else here; give the run the same training rows'
+      f'{weights.source} is of a table of another schema (columns, categories, scaling), so its weights do not apply'
+      ' here; give the run the same training rows'
     )
   arrays, notes = fitting.fit(
     weights, experiment.params, settings.model, _data_of(experiment), init_from, list(classes)
@@ -80,34 +76,35 @@ def start(experiment: experiments.Experiment, classes: Sequence[str]) -> Start:
 
 
 def record(folder: Path, about: dict[str, Any]) -> None:
-  """Keeps where a run's first weights came from in init_from.json, and logs it."""
+  """Logs the origin of the initial weights and writes it to init_from.json."""
   write_json(folder / 'init_from.json', about)
   notes = ''.join(f'\n  {note}' for note in about['notes'])
   logger.info(f'init_from {about["weights"]} ({about["kind"]}){notes}')
 
 
 def network_of(address: str) -> dict[str, Any]:
-  """The model in weights of any kind: `model` as in config.model, `image`, `mean` and `std` as in config.data.
+  """The model of given weights, for configs that start from them.
 
-  For configs that start from weights. `mean` and `std` are None where they are not known.
+  Returns:
+    `model` as in config.model; `image`, `mean` and `std` as in config.data, the latter two None if unknown.
 
   Raises:
-    MixerError: weights that cannot be read, or of a model that does not take images.
+    MixerError: the weights are unreadable, or the model does not take images.
   """
   weights = read(address)
   if weights.schema is not None:
-    raise MixerError(f'{address} is a {weights.model["name"]} of a table; this takes a model of images')
+    raise MixerError(f'{address} is a {weights.model["name"]} for tables; this needs a model for images')
   data = {key: weights.data.get(key) and tuple(weights.data[key]) for key in ('mean', 'std')}
   return {'model': dict(weights.model), 'image': weights.image, **data}
 
 
 def _data_of(experiment: experiments.Experiment) -> dict[str, Any]:
-  """What belongs to weights of config.data, every channel with a mean and a deviation of its own."""
+  """The fields of config.data that belong to weights, with a mean and a deviation per channel."""
   fields = {field.name for field in dataclasses.fields(experiment.data)}
   return {key: plain(getattr(experiment.data, key)) for key in ('image', 'classes', 'mean', 'std') if key in fields}
 
 
 def _plain_schema(experiment: experiments.Experiment) -> dict | None:
-  """The schema of a table's columns as JSON has it; None for images."""
+  """The table's schema as plain JSON; None for images."""
   schema = experiment.data.schema
   return None if schema is None else json.loads(json.dumps(schema.to_json()))

@@ -1,4 +1,4 @@
-"""The vanishing-gradient watch: how far every group of layers moves in a step, and an alarm when one has stopped."""
+"""The vanishing-gradient watch: how far each layer group moves per step, and an alarm when one stops moving."""
 
 import collections
 from collections.abc import Mapping
@@ -11,22 +11,21 @@ from mixer_jax.errors import MixerError
 
 
 def numbers(before: nnx.State, after: nnx.State, grads: nnx.State, updates: nnx.State) -> dict[str, jax.Array]:
-  """What one step did to every group of a model's parameters, each a float32 scalar.
+  """One step's effect on each group of parameters, as float32 scalars.
 
-  A group is a part of the model at the first level of its attributes (`stem`, `head`); lists, and `blocks` wherever
-  they stand, are cut into their members (`blocks.0`, `head_hidden.1`, `encoder.blocks.3`), also when the blocks are
-  stacked along a leading axis to be scanned.
+  A group is a top-level attribute of the model (`stem`, `head`). Lists, and `blocks` at any level, are split into their
+  members (`blocks.0`, `head_hidden.1`, `encoder.blocks.3`), also if the blocks are stacked along a leading axis.
 
   Args:
-    before, after: the parameters around the step.
-    grads: as the optimizer got them, so not clipped.
-    updates: as the optimizer gave them.
+    before, after: the parameters before and after the step.
+    grads: the optimizer's input, before clipping.
+    updates: the optimizer's output.
 
   Returns:
-    `watch/GROUP/change`: the largest absolute change of a kernel's entry. Not that of the update: what is lost to the
-      rounding of a float32 weight has changed nothing. Groups without a kernel (a LayerNorm) have none.
+    `watch/GROUP/change`: the largest absolute change of a kernel's entry. It is measured on the weights, not the
+      update, so that what float32 rounding swallows does not count. Groups without a kernel (a LayerNorm) have none.
     `watch/GROUP/grad_norm`, `watch/GROUP/update_norm`: Euclidean norms over all parameters of the group; entries below
-      about 1e-19 count as 0, since their squares are no float32 numbers.
+      about 1e-19 count as 0, since their squares underflow.
   """
   after, grads, updates = (dict(nnx.to_flat_state(tree)) for tree in (after, grads, updates))
   change, squares = {}, {'grad_norm': {}, 'update_norm': {}}
@@ -49,42 +48,41 @@ def numbers(before: nnx.State, after: nnx.State, grads: nnx.State, updates: nnx.
 
 
 def _group(path: tuple[str | int, ...]) -> tuple[str, bool]:
-  """The group of a parameter, and whether it is one of a stack of blocks, the groups then being its first axis."""
+  """A parameter's group, and whether it is a stack of blocks, whose first axis runs over groups."""
   i = path.index('blocks') if 'blocks' in path else 0
   listed = isinstance(path[i + 1], int) if len(path) > i + 1 else False
   return '.'.join(map(str, path[: i + 1 + listed])), path[i] == 'blocks' and not listed
 
 
 def names(params: nnx.State) -> tuple[str, ...]:
-  """The names of the numbers, of parameters in memory or abstract."""
+  """The names of the numbers, for concrete or abstract parameters."""
   return tuple(jax.eval_shape(numbers, params, params, params, params))
 
 
 def means(sums: Mapping[str, float]) -> dict[str, float]:
-  """The numbers as means over the steps that `sums` are of."""
+  """The numbers as means over the steps in `sums`."""
   return {name: value / sums['steps'] for name, value in sums.items() if name.startswith('watch/')}
 
 
 def smallest(line: Mapping[str, float]) -> str:
-  """What the console shows of it."""
+  """The console's one-line summary."""
   changes = _changes(line)
   group = min(changes, key=changes.get, default='')
   return f'smallest change {changes[group]:.2g} in {group}' if changes else ''
 
 
 class Alarm:
-  """Warns once of every group whose weights stand still while the loss does.
+  """Warns once for each group whose weights stand still while the training loss does.
 
-  Its warnings are a function of the lines of the log that it was given, so that a resumed run, which first gives it
-  those of metrics.jsonl, warns of the same.
+  Warnings depend only on the log lines passed in, so a resumed run, which first replays metrics.jsonl, gives the same.
 
   Args:
-    change: a group stands still when its `change`, the mean over the steps of a line, is below this ...
-    loss: and the training loss does when its smallest and largest are apart by less than this part of the largest ...
-    lines: over so many lines of the log in a row.
+    change: a group stands still if its `change`, the mean over a line's steps, is below this ...
+    loss: ... and the training loss if its range is below this fraction of its largest absolute value ...
+    lines: ... over this many consecutive log lines.
 
   Raises:
-    MixerError: a limit that could never, or only always, be met.
+    MixerError: a limit that can never, or would always, be met.
   """
 
   def __init__(self, *, change: float = 2e-6, loss: float = 1e-2, lines: int = 5):
@@ -98,7 +96,7 @@ class Alarm:
     self._warned = set()
 
   def __call__(self, line: Mapping[str, float]) -> list[str]:
-    """The groups whose alarm begins with this line; a line that is not of training counts for nothing."""
+    """The groups whose alarm begins with this line; lines without a training loss are ignored."""
     if 'train/loss' not in line:
       return []
     self._recent.append((line['train/loss'], _changes(line)))
@@ -113,7 +111,7 @@ class Alarm:
     """The warning for groups whose alarm began at a step."""
     return (
       f'at step {step} the weights of {", ".join(groups)} stand still, and so does the loss: over the last'
-      f' {self._recent.maxlen} lines of the log they changed by less than {self.change:g} in a step, and it by less'
+      f' {self._recent.maxlen} log lines the weights changed by less than {self.change:g} per step and the loss by less'
       f' than {100 * self.loss:g}%; their grad_norm in metrics.jsonl shows whether the gradient or the update vanished'
     )
 

@@ -1,4 +1,4 @@
-"""What a run directory is made of: its config, its classes, its table's schema, and that they are those of the run."""
+"""A run directory's config, classes and table schema, and checks that they match the run."""
 
 import contextlib
 import fcntl
@@ -13,11 +13,11 @@ from mixer_jax.errors import MixerError
 from mixer_jax.files import read_json, reported, write_json
 from mixer_jax.training.settings import outside_names, resolve, upgrade
 
-HARDWARE = ('mesh.', 'data.workers', 'data.resident_mib')  # keys in which a resumed run may differ
+HARDWARE = ('mesh.', 'data.workers', 'data.resident_mib')  # keys that a resumed run may change
 
 
 def check_config(folder: Path, config: dict) -> None:
-  """Refuses a run directory of another config, naming the first key that differs; the hardware's may.
+  """Rejects a run directory of another config, naming the first key that differs; HARDWARE keys may differ.
 
   Args:
     config: resolved.
@@ -36,39 +36,39 @@ def check_config(folder: Path, config: dict) -> None:
 
 
 def check_schema(folder: Path, schema: Schema | None) -> None:
-  """Refuses a table that teaches another schema than the run began with: its numbers would mean something else."""
+  """Rejects training rows with another schema than the run's: the model's inputs would change their meaning."""
   path = folder / 'schema.json'
   if path.exists() and read_json(path) != json.loads(json.dumps(schema and schema.to_json())):
     raise MixerError(
-      f'the training rows are not those that {folder} began with: their schema is not that of {path}; give the run'
-      ' its data again, or choose another --workdir'
+      f'the training rows are not those that {folder} began with: their schema differs from {path}; give the run its'
+      ' original data, or choose another --workdir'
     )
 
 
 def check_classes(folder: Path, here: Sequence[str]) -> None:
-  """Refuses data whose classes are not those that the run was trained on: its labels would mean something else."""
+  """Rejects data whose classes are not those of the run: the labels would change their meaning."""
   path = folder / 'labels.json'
   stored = read_json(path) if path.exists() else list(here)
   if stored != list(here):
     i = next((i for i, (a, b) in enumerate(zip(stored, here, strict=False)) if a != b), min(len(stored), len(here)))
     name = lambda names: repr(names[i]) if i < len(names) else 'missing'
     raise MixerError(
-      f'class {i} is {name(stored)} in the run {folder}, but {name(here)} in the data here; give it the data it was'
+      f'class {i} is {name(stored)} in the run {folder}, but {name(here)} in these data; give it the data that it was'
       ' trained on, or choose another --workdir'
     )
 
 
 def read_config(folder: Path) -> dict:
-  """The resolved config of a run directory, also of one that an earlier version made.
+  """The resolved config of a run directory, also one from an earlier version.
 
   Raises:
-    MixerError: no run directory; a name of the user's own whose module is missing now: where it was is said.
+    MixerError: no run directory, or a user module that the run needs is missing (the message tells where it was).
   """
   if not (folder / 'config.json').exists():
     raise MixerError(f'{folder} is no run directory: it has no config.json')
   config = read_json(folder / 'config.json')
   if not isinstance(config, dict):
-    raise MixerError(f'{folder}/config.json holds no config; restore it, or start again in another --workdir')
+    raise MixerError(f'{folder}/config.json is not a config; restore it, or start again in another --workdir')
   modules = folder / 'modules.json'
   for module, place in (read_json(modules) if modules.exists() else {}).items():
     try:
@@ -83,15 +83,15 @@ def read_config(folder: Path) -> dict:
 
 @contextlib.contextmanager
 def open_for_training(folder: Path, config: dict, classes: Sequence[str], schema: Schema | None) -> Iterator[None]:
-  """Makes the run directory, and keeps other processes from training there until the end.
+  """Creates the run directory and locks it against other training processes.
 
   Raises:
-    MixerError: it cannot be written, or another process trains there now.
+    MixerError: it cannot be written, or another process is training there.
   """
   with reported(folder):
     (folder / 'figures').mkdir(parents=True, exist_ok=True)
     lock = (folder / '.lock').open('w')
-  with lock:  # closed, or the process ended: the lock is gone
+  with lock:  # closing the file, or the end of the process, releases the lock
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -107,6 +107,6 @@ def open_for_training(folder: Path, config: dict, classes: Sequence[str], schema
 
 
 def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
-  if not isinstance(tree, dict) or not tree:  # An empty section counts: {'flip': {}} is not {}.
+  if not isinstance(tree, dict) or not tree:  # an empty section counts: {'flip': {}} is not {}
     return {prefix: tree}
   return {k: v for name, part in tree.items() for k, v in _flat(part, f'{prefix}.{name}' if prefix else name).items()}
