@@ -1,19 +1,19 @@
-"""Train steps of mixer_jax against the same networks elsewhere, in pairs on this machine.
+"""Train steps of mixer_jax against the same networks in other frameworks, interleaved on this machine.
 
   python benchmarks/peers.py --what all --rounds 7 --torch-python PATH --json speed.json
 
 mnist: the network of configs/mnist.py, batch 64, Adam, no augmentation, data in memory; against PyTorch.
-s16: Mixer-S/16 at 224 pixels, batch 32, Adam; against the original's code in plain Flax (below), the same with its
-  stem as a linear layer on patches, and timm's in PyTorch.
+s16: Mixer-S/16 at 224 pixels, batch 32, Adam; against the original's code in plain Flax (below), the same with a
+  linear stem on patches, and timm's in PyTorch.
 rows: the network of configs/unsw_nb15.py:3 (420,697 parameters, dropout and stochastic depth 0.1), batch 32, Adam,
-  clipping, 20,000 random rows in memory: a whole epoch in one jitted call; against PyTorch.
+  clipping, 20,000 random rows in memory, one epoch per jitted call; against PyTorch.
 autoencoder_none, autoencoder_mlp-1234, autoencoder_cnn2df-234-k7: networks of configs/mnist_autoencoder.py, batch 64,
   AdamW, data in memory; against PyTorch.
 
-Every side runs its steps while the others wait, round after round in turn, so that what else the machine does
-meets all alike. Ratios are medians of the rounds' ratios. Page faults weigh on a CPU, so all is measured under three
-settings of malloc: as users start the programs (huge pages for JAX, whose doors ask for them, the system's default for
-PyTorch), huge pages for both, and the default for both.
+Rounds are interleaved: each side runs while the others wait, so that other load on the machine affects all alike.
+Ratios are medians over the rounds. Page faults matter on a CPU, so there are three malloc settings: as users start the
+programs (huge pages for JAX, whose commands ask for them, the default for PyTorch), huge pages for both, and the
+default for both.
 """
 
 import argparse
@@ -25,13 +25,13 @@ import sys
 import time
 from pathlib import Path
 
-from mixer_jax.doors import HUGE_PAGES
+from mixer_jax.cli import HUGE_PAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 AUTOENCODERS = ('autoencoder_none', 'autoencoder_mlp-1234', 'autoencoder_cnn2df-234-k7')
 BATCH = {'mnist': 64, 's16': 32, 'rows': 32, **dict.fromkeys(AUTOENCODERS, 64)}
-STEPS = {'mnist': 100, 's16': 1, 'rows': 625, **dict(zip(AUTOENCODERS, (500, 100, 50), strict=True))}  # of a round
-WARM_UP = 100  # steps at most
+STEPS = {'mnist': 100, 's16': 1, 'rows': 625, **dict(zip(AUTOENCODERS, (500, 100, 50), strict=True))}  # per round
+WARM_UP = 100  # untimed steps before each turn, at most
 SIDES_WITH_HUGE_PAGES = {'started': ('jax',), 'huge': ('jax', 'torch'), 'default': ()}
 
 
@@ -41,7 +41,7 @@ def main():
   parser.add_argument('--rounds', type=int, default=7)
   parser.add_argument('--malloc', choices=(*SIDES_WITH_HUGE_PAGES, 'all'), default='all')
   parser.add_argument('--torch-python', default=sys.executable, help='a Python that has torch and timm')
-  parser.add_argument('--json', type=Path, help='where the numbers go, the raw ones too')
+  parser.add_argument('--json', type=Path, help='output JSON, raw numbers included')
   parser.add_argument('--worker', choices=BATCH, help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.worker:
@@ -56,7 +56,7 @@ def main():
 
 
 def measure(what: str, malloc: str, rounds: int, torch_python: str) -> dict:
-  """Seconds a step of every round by side, and what the sides say of themselves."""
+  """Seconds per step by side and round, and each side's own report."""
   env = {k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'}
   env['PYTHONPATH'] = os.pathsep.join([str(ROOT), *filter(None, [env.get('PYTHONPATH')])])
   huge = {**env, 'GLIBC_TUNABLES': HUGE_PAGES}
@@ -65,17 +65,17 @@ def measure(what: str, malloc: str, rounds: int, torch_python: str) -> dict:
   torch_side = Path(__file__).with_name('peers_torch.py')
   jax_command = [sys.executable, __file__, '--worker', what]
   torch_command = [torch_python, torch_side, what, '--batch', BATCH[what], '--threads', threads]
-  # The second side starts when the first has compiled and waits.
+  # The second side starts after the first has compiled.
   with Side(jax_command, jax_env) as ours, Side(torch_command, torch_env) as torch:
-    says = {**ours.says, **torch.says}
+    report = {**ours.report, **torch.report}
     for key in ('versions', 'parameters'):
-      says[key] = {**ours.says[key], **torch.says[key]}
-    sides = [(name, side) for side in (ours, torch) for name in side.says['sides']]
+      report[key] = {**ours.report[key], **torch.report[key]}
+    sides = [(name, side) for side in (ours, torch) for name in side.report['sides']]
     seconds = {name: [] for name, _ in sides}
     print(f'{what}, malloc {malloc}: measuring', file=sys.stderr, flush=True)
     for _ in range(rounds):
       for name, side in sides:
-        # Gets back caches and pages that the others have had meanwhile.
+        # Refills the caches and pages that the others evicted.
         side.ask(side=name, steps=min(WARM_UP, STEPS[what]))
         seconds[name].append(side.ask(side=name, steps=STEPS[what])['seconds'] / STEPS[what])
   medians = {name: statistics.median(values) for name, values in seconds.items()}
@@ -84,7 +84,7 @@ def measure(what: str, malloc: str, rounds: int, torch_python: str) -> dict:
     for name, values in seconds.items()
   }
   examples = {name: BATCH[what] / value for name, value in medians.items()}
-  return {**says, 'examples_per_second': examples, 'ours_is_faster_by': ratios, 'seconds_per_step': seconds}
+  return {**report, 'examples_per_second': examples, 'ours_is_faster_by': ratios, 'seconds_per_step': seconds}
 
 
 def show(title: str, result: dict) -> None:
@@ -102,12 +102,12 @@ def show(title: str, result: dict) -> None:
 
 
 class Side:
-  """A process that answers each line of JSON with one, and runs only then."""
+  """A process that answers each line of JSON with one and idles in between."""
 
   def __init__(self, command: list, env: dict):
     pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE}
     self.process = subprocess.Popen([str(part) for part in command], env=env, text=True, **pipes)
-    self.says = self._read()
+    self.report = self._read()
 
   def ask(self, **question) -> dict:
     self.process.stdin.write(json.dumps(question) + '\n')
@@ -128,9 +128,6 @@ class Side:
     self.process.wait()
 
 
-# The JAX side
-
-
 def work(what: str) -> None:
   import flax
   import jax
@@ -138,17 +135,17 @@ def work(what: str) -> None:
 
   from mixer_jax.models import MODELS
 
-  answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
+  answers, sys.stdout = sys.stdout, sys.stderr  # keeps the output of libraries out of the answers
   MODELS |= {'plain': make_plain_mixer('conv'), 'plain_linear': make_plain_mixer('linear')}
   sides = ('ours', 'plain', 'plain_linear') if what == 's16' else ('ours',)
   made = {side: make_side(what, side) for side in sides}
-  says = {
+  report = {
     'sides': sides,
     'versions': {'jax': jax.__version__, 'jaxlib': jaxlib.__version__, 'flax': flax.__version__},
     'parameters': {side: parameters for side, (_, parameters, _) in made.items()},
     'compiled': {side: cost for side, (_, _, cost) in made.items()},
   }
-  print(json.dumps(says), file=answers, flush=True)
+  print(json.dumps(report), file=answers, flush=True)
   for line in sys.stdin:
     question = json.loads(line)
     run = made[question['side']][0]
@@ -158,14 +155,14 @@ def work(what: str) -> None:
 
 
 def make_side(what: str, side: str):
-  """(run(count), number of parameters, cost of the compiled step) of a network that is compared."""
+  """(run(count), number of parameters, cost of the compiled step) of a network."""
   config = make_config(what, side)
   examples = BATCH[what] if what == 's16' else 64 * 64
   return make_run(config, *(make_rows() if what == 'rows' else make_images(config['data'], examples)))
 
 
 def make_run(config: dict, arrays: dict, schema=None):
-  """The same of a config, on arrays of data: the loop that mixer_jax.train runs."""
+  """The same for a config and arrays of data, with the loop of mixer_jax.train."""
   import jax
 
   from mixer_jax.data import loader
@@ -178,7 +175,7 @@ def make_run(config: dict, arrays: dict, schema=None):
   experiment = experiments.build(config, schema=schema)
   source = Source((), arrays, lambda i: {name: a[i] for name, a in arrays.items()}, len(arrays['label']))
   size = experiment.settings.batch_size
-  feeder = loader.Loader(source, seed=0, batch_size=size, mesh=experiment.mesh, resident_mib=2048, workers=0)
+  batches = loader.Loader(source, seed=0, batch_size=size, mesh=experiment.mesh, resident_mib=2048, workers=0)
   length = Length(10**6, 1.0)
   optimizer, _ = experiment.optimizer(length)
   shapes = experiment.init_state(optimizer, abstract=True)
@@ -190,20 +187,19 @@ def make_run(config: dict, arrays: dict, schema=None):
   lowered = jax.jit(step, donate_argnums=0).lower(shapes, experiment.data.batch(size))
   traced = time.perf_counter()
   compiled = lowered.compile()
-  cost = compiled.cost_analysis()
-  memory = compiled.memory_analysis()
+  analysis = compiled.cost_analysis()
   cost = {
     'trace_seconds': traced - began,
     'compile_seconds': time.perf_counter() - traced,
-    'flops': cost['flops'],
-    'bytes_accessed': cost['bytes accessed'],
-    'temporary_bytes': memory.temp_size_in_bytes,
+    'flops': analysis['flops'],
+    'bytes_accessed': analysis['bytes accessed'],
+    'temporary_bytes': compiled.memory_analysis().temp_size_in_bytes,
   }
   state, done = experiment.init_state(optimizer), 0
 
   def run(count):
     nonlocal state, done
-    state = loop(state, feeder.train(done, count), count)
+    state = loop(state, batches.train(done, count), count)
     done += count
     jax.block_until_ready(state)
 
@@ -249,7 +245,7 @@ def make_config(what: str, side: str) -> dict:
 
 
 def make_plain_mixer(stem: str):
-  """The original's code in Flax NNX, line by line: two swapaxes, stock LayerNorm, GELU and convolution (or not)."""
+  """The original's code in Flax NNX, line by line: two swapaxes, stock LayerNorm, GELU and, if `conv`, convolution."""
   import einops
   import jax.numpy as jnp
   from flax import nnx

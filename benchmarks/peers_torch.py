@@ -1,4 +1,4 @@
-"""The PyTorch side of benchmarks/peers.py, which starts it and says when to run, in lines of JSON."""
+"""The PyTorch side of benchmarks/peers.py, which starts it and controls it in lines of JSON."""
 
 import argparse
 import json
@@ -37,7 +37,7 @@ class Block(nn.Module):
 
 
 class Mnist(nn.Module):
-  """The Mixer of configs/mnist.py as its author wrote it."""
+  """The Mixer of configs/mnist.py, as in its source."""
 
   def __init__(self):
     super().__init__()
@@ -126,7 +126,7 @@ class Residual(nn.Module):
 
 
 class MixingAutoencoder(nn.Module):
-  """Networks of configs/mnist_autoencoder.py; `setting` as its argument."""
+  """Networks of configs/mnist_autoencoder.py; `setting` is its argument."""
 
   def __init__(self, setting, patch=7, widths=(64, 64, 64, 16), code=16):
     super().__init__()
@@ -165,7 +165,7 @@ def make_model(what):
 
 
 def make_run(model, inputs, labels, batch, **form):
-  """run(count): so many steps over data in memory, batch after batch."""
+  """Returns run(count), which trains that many steps over data in memory."""
   coder = isinstance(model, MixingAutoencoder)
   optimizer = (torch.optim.AdamW if coder else torch.optim.Adam)(model.parameters(), lr=1e-3, **form)
   starts = range(0, len(inputs) - batch + 1, batch)
@@ -191,19 +191,13 @@ def make_run(model, inputs, labels, batch, **form):
   return run
 
 
-def seconds(run, count):
-  began = time.perf_counter()
-  run(count)
-  return time.perf_counter() - began
-
-
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('what')
   parser.add_argument('--batch', type=int, required=True)
   parser.add_argument('--threads', type=int, required=True)
   args = parser.parse_args()
-  answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
+  answers, sys.stdout = sys.stdout, sys.stderr  # keeps the output of libraries out of the answers
   torch.set_num_threads(args.threads)
   torch.manual_seed(0)
   shape, classes, examples = {
@@ -214,7 +208,7 @@ def main():
   }[args.what.partition('_')[0]]
   inputs, labels = torch.randn(examples, *shape), torch.randint(classes, (examples,))
 
-  # Adam as torch chooses it, and in one pass, which its users may ask for.
+  # torch's default Adam, and its fused one.
   runs = {
     'torch': make_run(make_model(args.what).train(), inputs, labels, args.batch),
     'torch_fused': make_run(make_model(args.what).train(), inputs, labels, args.batch, fused=True),
@@ -223,12 +217,13 @@ def main():
   if 'timm' in sys.modules:
     versions['timm'] = sys.modules['timm'].__version__
   parameters = sum(p.numel() for p in make_model(args.what).parameters())
-  says = {'sides': tuple(runs), 'versions': versions, 'parameters': dict.fromkeys(runs, parameters)}
-  print(json.dumps(says), file=answers, flush=True)
+  report = {'sides': tuple(runs), 'versions': versions, 'parameters': dict.fromkeys(runs, parameters)}
+  print(json.dumps(report), file=answers, flush=True)
   for line in sys.stdin:
     question = json.loads(line)
-    answer = {'seconds': seconds(runs[question['side']], question['steps'])}
-    print(json.dumps(answer), file=answers, flush=True)
+    began = time.perf_counter()
+    runs[question['side']](question['steps'])
+    print(json.dumps({'seconds': time.perf_counter() - began}), file=answers, flush=True)
 
 
 if __name__ == '__main__':

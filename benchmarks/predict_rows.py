@@ -1,12 +1,11 @@
-"""Rows a second and peak memory of `python -m mixer_jax.predict` on a CSV of random rows: a tenth of them, then all.
+"""Throughput and peak memory of `python -m mixer_jax.predict` on a CSV of random rows: a tenth of them, then all.
 
   python benchmarks/predict_rows.py --rows 1000000
 
-The rows are of 42 columns as those of UNSW-NB15: 39 of numbers, many of them large or mostly 0, and 3 of categories. In
-a temporary folder it trains a small run on 2,000 such rows (configs/csv.py for a few steps: how well it predicts is all
-the same), writes the files, and predicts each in a process of its own, start, compilation and all. Memory that does not
-grow from the first to the second, and a time that grows tenfold at most, are what to look for. `rows/s between them` is
-that of the further rows alone, without the start.
+Like UNSW-NB15, the rows have 42 columns: 39 numbers, many of them large or mostly 0, and 3 categories. The script
+trains a small run on 2,000 rows (configs/csv.py for a few steps; accuracy does not matter), then predicts each file in
+its own process, start-up and compilation included. Memory should not grow from the first file to the second, and time
+at most tenfold. `rows/s between them` excludes start-up.
 """
 
 import argparse
@@ -23,7 +22,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 CATEGORIES = {'proto': 130, 'service': 13, 'state': 9}
 NUMBERS = 39
-# The peak of a child is the largest of all that were waited for, so every one is measured by a process of its own.
+# RUSAGE_CHILDREN reports the maximum over all children, so each command is measured by its own process.
 MEASURE = (
   'import resource, subprocess, sys, time; began = time.monotonic()\n'
   'code = subprocess.run(sys.argv[1:], stdout=2).returncode\n'
@@ -35,19 +34,19 @@ MEASURE = (
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--rows', type=int, default=1_000_000)
-  parser.add_argument('--json', type=Path, help='where the numbers go')
+  parser.add_argument('--json', type=Path, help='output JSON')
   args = parser.parse_args()
   with tempfile.TemporaryDirectory() as folder:
     folder = Path(folder)
     write_rows(folder / 'train.csv', 2000, seed=0, label=True)
     train = ['--config.total=20 steps', '--config.eval_every=0', '--config.checkpoint_every=0']
-    door('train', f'--config={ROOT}/configs/csv.py:{folder}/train.csv', *train, f'--workdir={folder}/run')
+    run('train', f'--config={ROOT}/configs/csv.py:{folder}/train.csv', *train, f'--workdir={folder}/run')
     results = []
     for rows in (args.rows // 10, args.rows):
       source, output = folder / f'{rows}.csv', folder / f'{rows}_out.csv'
       write_rows(source, rows, seed=1)
       results.append({'rows': rows, 'mib': source.stat().st_size / 2**20})
-      results[-1] |= door('predict', f'--workdir={folder}/run', '--input', source, f'--output={output}')
+      results[-1] |= run('predict', f'--workdir={folder}/run', '--input', source, f'--output={output}')
       check(output, rows)
       source.unlink()
   for result in results:
@@ -78,12 +77,12 @@ def write_rows(path: Path, count: int, *, seed: int, label: bool = False) -> Non
       writer.writerows(zip(*columns, strict=True))
 
 
-def door(name: str, *arguments) -> dict[str, float]:
-  """Runs a door; its seconds, those of its CPUs and its peak memory."""
+def run(name: str, *arguments) -> dict[str, float]:
+  """Runs a command; returns its wall time, CPU time and peak memory."""
   env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])}
   command = [sys.executable, '-c', MEASURE, sys.executable, '-m', f'mixer_jax.{name}', *map(str, arguments)]
-  told = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout
-  code, seconds, cpu, peak = map(float, told.split())
+  output = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout
+  code, seconds, cpu, peak = map(float, output.split())
   if code:
     sys.exit(f'mixer_jax.{name} ended with {code:.0f}')
   unit = 2**20 if sys.platform == 'darwin' else 2**10
@@ -91,7 +90,6 @@ def door(name: str, *arguments) -> dict[str, float]:
 
 
 def check(output: Path, rows: int) -> None:
-  """Every row is there, in order."""
   with output.open() as file:
     numbers = [int(line.partition(',')[0]) for line in file if not line.startswith('row')]
   if numbers != list(range(1, rows + 1)):

@@ -1,9 +1,9 @@
-"""What SAM and its relatives cost: train steps beside those of the same optimizer without, in turn, in one process.
+"""The cost of SAM and its variants: train steps against plain Adam, interleaved in one process.
 
   python benchmarks/sam_cost.py --what mnist --rounds 9 --json sam_cost.json
 
 mnist: the network of configs/mnist.py, batch 64, Adam, with its augmentation; s16: Mixer-S/16 at 224 pixels, Adam.
-A round takes some steps of every method, a multiple of LookSAM's period; ratios are medians of the rounds' ratios.
+Each round runs --steps steps of every method, a multiple of LookSAM's period; ratios are medians over the rounds.
 """
 
 import argparse
@@ -27,11 +27,11 @@ STEPS = {'mnist': 100, 's16': 5}
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--what', choices=STEPS, default='mnist')
-  parser.add_argument('--batch', type=int, default=0, help='examples in a batch (default: 64, and 8 for s16)')
-  parser.add_argument('--methods', default=','.join(METHODS), help='of those above; adam is always there')
+  parser.add_argument('--batch', type=int, default=0, help='batch size (default: 64, or 8 for s16)')
+  parser.add_argument('--methods', default=','.join(METHODS), help='comma-separated; adam is always included')
   parser.add_argument('--rounds', type=int, default=9)
-  parser.add_argument('--steps', type=int, help='of a round (default: 100, 5 for s16); LookSAM wants a multiple of 5')
-  parser.add_argument('--json', type=Path, help='where the numbers go')
+  parser.add_argument('--steps', type=int, help='per round (default: 100, or 5 for s16); LookSAM needs a multiple of 5')
+  parser.add_argument('--json', type=Path, help='output JSON')
   args = parser.parse_args()
   methods = list(dict.fromkeys(['adam', *args.methods.split(',')]))
   unknown = [name for name in methods if name not in METHODS]
@@ -53,13 +53,12 @@ def main():
     ms = [1e3 * value for value in values]
     print(f'{name:12} {statistics.median(ms):9.2f} ms a step ({min(ms):.2f} to {max(ms):.2f})  {ratios[name]:.3f}')
   if args.json:
-    args.json.write_text(
-      json.dumps({'what': args.what, 'ratios': ratios, 'seconds_per_step': seconds}, indent=2) + '\n'
-    )
+    result = {'what': args.what, 'ratios': ratios, 'seconds_per_step': seconds}
+    args.json.write_text(json.dumps(result, indent=2) + '\n')
 
 
 def make_method(what: str, name: str, batch: int, steps: int):
-  """run(count) of a method, after enough steps that everything it does has been done once."""
+  """run(count) of a method, warmed up so that everything has compiled."""
   from peers import make_config, make_images, make_run
 
   config = make_config(what, 'ours')

@@ -1,10 +1,10 @@
-r"""What made the Mixer auto-encoder better: validation errors of a log, as bars and as curves.
+r"""Which changes improved the Mixer auto-encoder: validation errors of a log, as bars and as curves.
 
   python studies/autoencoders/autoencoder_steps.py docs/results/logs/autoencoders_validation.jsonl --bars=300800 \
     --figure=autoencoder_steps.png
 
-A line of the log is one evaluation: `setting`, `images` seen in training, `val/mse`. Settings that end after --bars
-images are bars, of their last error, in the order of the log; the others are curves.
+A log line is one evaluation: `setting`, `images` seen in training, `val/mse`. Settings that end after --bars images
+become bars of their last error, in the order of the log; the others become curves.
 """
 
 import argparse
@@ -13,15 +13,14 @@ import itertools
 import json
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('log', type=Path)
-  parser.add_argument('--figure', type=Path, required=True, help='where the figure goes, a PNG')
-  parser.add_argument('--bars', type=int, required=True, help='images after which a setting that ends is a bar')
+  parser.add_argument('--figure', type=Path, required=True, help='output PNG')
+  parser.add_argument('--bars', type=int, required=True, help='settings that end after this many images become bars')
   args = parser.parse_args()
   runs = collections.defaultdict(list)
   for line in args.log.read_text().splitlines():
@@ -33,7 +32,6 @@ def main():
 def draw(runs: dict[str, list[tuple[int, float]]], end: int, path: Path) -> None:
   bars = {setting: points[-1][1] for setting, points in runs.items() if points[-1][0] == end}
   figure = Figure(figsize=(8, 3.2), layout='constrained')
-  FigureCanvasAgg(figure)
   left, right = figure.subplots(1, 2)
   drawn = left.barh(list(bars), list(bars.values()), color='0.7')
   left.bar_label(drawn, fmt='%.5f', padding=2, fontsize=8)

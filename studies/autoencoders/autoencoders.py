@@ -1,15 +1,14 @@
-"""Finished auto-encoders in one table, those of MNIST beside the errors that their source has, and one figure.
+"""A table and a figure of finished auto-encoders; MNIST settings appear beside their source's errors.
 
   python studies/autoencoders/autoencoders.py runs/mnist_codes --figure=autoencoders.png
   python studies/autoencoders/autoencoders.py runs/more log.jsonl --log=log.jsonl
   python studies/autoencoders/autoencoders.py runs/photographs --metric=val/mse
 
-Takes every run below the folders that has the metric; files are logs, summaries of such runs line by line, which
---log writes. Of runs with the same config the first counts, and the others are counted on stderr. Prints a Markdown
-table: setting, parameters, operations of matrix products and convolutions for one image forwards (counted as a
-library computes them, zeros around the image included), images seen, the source's error, and the mean squared error
-on the held-out images at the last step, mean and deviation over the seeds. The figure has error against parameters and
-against operations, for the runs that have seen as many images as most; lines lead along the kernels, hollow grey
+Reads every run below the folders that has the metric; files are logs of run summaries as --log writes them. Of runs
+with the same config only the first counts; stderr reports how many are left out. Prints a Markdown table: setting,
+parameters, FLOPs of matrix products and convolutions per forward pass of one image (padding included), images seen,
+the source's error, and the held-out mean squared error at the last step, mean and deviation over the seeds. The figure
+shows error against parameters and FLOPs for the most common number of images; lines connect kernel sizes, hollow grey
 marks are the source's errors.
 """
 
@@ -20,7 +19,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullFormatter, NullLocator
 
@@ -55,8 +54,8 @@ LOOKS = {
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('runs', nargs='+', type=Path, help='folders of runs, or logs')
-  parser.add_argument('--figure', type=Path, help='where the figure goes, a PNG')
-  parser.add_argument('--log', type=Path, help='where the summaries of all these runs go, JSON lines')
+  parser.add_argument('--figure', type=Path, help='output PNG')
+  parser.add_argument('--log', type=Path, help='output JSON lines, one summary per run')
   parser.add_argument('--metric', default='test/mse', help='test/mse or val/mse (default: test/mse)')
   args = parser.parse_args()
   found = [summary for place in args.runs for summary in read(place)]
@@ -86,16 +85,15 @@ def main():
 
 
 def read(place: Path) -> list[dict]:
-  """The summaries of the runs below a folder, or of a log, with whole configs in the words of today."""
-  texts = (
-    place.read_text().splitlines() if place.is_file() else map(Path.read_text, sorted(place.rglob('summary.json')))
-  )
-  whole = lambda config: settings.resolve(settings.upgrade(config))
-  return [summary | {'config': whole(summary['config'])} for summary in map(json.loads, texts)]
+  """The summaries of the runs below a folder, or of a log, with resolved configs."""
+  is_log = place.is_file()
+  texts = place.read_text().splitlines() if is_log else map(Path.read_text, sorted(place.rglob('summary.json')))
+  resolve = lambda config: settings.resolve(settings.upgrade(config))
+  return [summary | {'config': resolve(summary['config'])} for summary in map(json.loads, texts)]
 
 
 def rows(summaries: list[dict], metric: str) -> list[dict]:
-  """One for each setting and number of images, the highest error first."""
+  """One row per setting and number of images, in order of images, then of falling error."""
   groups = collections.defaultdict(list)
   for summary in summaries:
     groups[json.dumps(summary['config'] | {'seed': 0}, sort_keys=True)].append(summary)
@@ -114,7 +112,7 @@ def rows(summaries: list[dict], metric: str) -> list[dict]:
 
 
 def name(config: dict) -> str:
-  """Such as the argument of the config: 'cnn2df-234-k7'."""
+  """The setting's short name, such as the config's argument 'cnn2df-234-k7'."""
   model = config['model']
   if model['name'] == 'mixing_autoencoder':
     layers = ''.join(map(str, model['after']))
@@ -124,11 +122,7 @@ def name(config: dict) -> str:
     return f'convolutions-k{model["kernel"]}'
   if model['name'] == 'mixer_autoencoder':
     size = f'{model["encoder_blocks"]}+{model["decoder_blocks"]}x{model["hidden"]}-p{model["patch"]}'
-    changes = [
-      config['optimizer']['name'],
-      *(() if model['bounded'] else ('linear',)),
-      *(() if config['ema'] else ('no ema',)),
-    ]
+    changes = [config['optimizer']['name']] + ['linear'] * (not model['bounded']) + ['no ema'] * (not config['ema'])
     return f'Mixer-{size}-{"-".join(changes)}'
   return model['name']
 
@@ -137,19 +131,16 @@ def draw(table: list[dict], path: Path, split: str) -> None:
   images = statistics.mode(row['images'] for row in table)
   table = sorted((row for row in table if row['images'] == images), key=lambda row: row['parameters'])
   figure = Figure(figsize=(7, 3.6), layout='constrained')
-  FigureCanvasAgg(figure)
   panels = figure.subplots(1, 2, sharey=True)
   for axes, key, label in zip(panels, ('parameters', 'flops'), ('parameters', 'operations for one image'), strict=True):
     for kind, (marker, colour) in LOOKS.items():
       chosen = [row for row in table if row['setting'].split('-')[0] == kind]
-      known = [row for row in chosen if row['source'] and images == 10**6]
-      sources = [r['source'] for r in known]
-      axes.plot([r[key] for r in known], sources, marker, color='0.5', markersize=4, markerfacecolor='none', zorder=1)
+      known = [(row[key], row['source']) for row in chosen if row['source'] and images == 10**6]
+      axes.plot(*np.array(known).reshape(-1, 2).T, marker, color='0.5', markersize=4, markerfacecolor='none', zorder=1)
       along = [row for row in chosen if '-234-k' in row['setting']]
       axes.plot([row[key] for row in along], [row['error'] for row in along], '-', color=colour, linewidth=0.8)
-      points = [[row[k] for row in chosen] for k in (key, 'error')]
-      spread = [row['deviation'] for row in chosen]
-      axes.errorbar(*points, yerr=spread, fmt=marker, color=colour, markersize=5, label=kind if chosen else None)
+      x, y, spread = ([row[k] for row in chosen] for k in (key, 'error', 'deviation'))
+      axes.errorbar(x, y, yerr=spread, fmt=marker, color=colour, markersize=5, label=kind if chosen else None)
     axes.set(xscale='log', yscale='log', xlabel=label)
     axes.yaxis.set_major_locator(FixedLocator([0.005, 0.006, 0.007, 0.008, 0.009, 0.01, 0.011]))
     axes.yaxis.set_major_formatter(FormatStrFormatter('%.3f'))

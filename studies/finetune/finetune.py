@@ -1,10 +1,10 @@
-"""What weights to start from are worth: finished runs of configs/finetune.py in one table.
+"""The benefit of pre-trained weights: finished runs of configs/finetune.py in one table.
 
   python studies/finetune/finetune.py runs/finetune --log=finetune.jsonl
   python studies/finetune/finetune.py finetune.jsonl
 
-Takes every run below the folders; files are logs, one line for each run, which --log writes. A row is one setting:
-means and deviations over its runs, which differ in their seed or in the weights that they started from.
+Reads every run below the folders; files are logs with one line per run, as --log writes them. Each row is a setting,
+with means and deviations over its runs, which differ in their seed or in their initial weights.
 """
 
 import argparse
@@ -20,7 +20,7 @@ SHOWN = {'val': 'validation (%)', 'test': 'test (%)'}
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('runs', nargs='+', type=Path, help='folders of runs, or logs')
-  parser.add_argument('--log', type=Path, help='where a line for each run goes')
+  parser.add_argument('--log', type=Path, help='output JSON lines, one per run')
   args = parser.parse_args()
   runs = [run for place in args.runs for run in read(place)]
   if not runs:
@@ -29,10 +29,8 @@ def main():
   for run in runs:
     groups[tuple((key, run[key]) for key in ('data', 'train', 'image', 'patch', 'what', 'epochs', 'peak'))].append(run)
   splits = [split for split in SHOWN if any(split in run for run in runs)]
-  print(
-    f'| data | size | patch | what | epochs | peak | runs | {" | ".join(SHOWN[split] for split in splits)} | s a run |'
-  )
-  print(f'|---|---|---|---|---|---|---|{"---|" * len(splits)}---|')
+  columns = ['data', 'size', 'patch', 'what', 'epochs', 'peak', 'runs', *map(SHOWN.get, splits), 's per run']
+  print(f'| {" | ".join(columns)} |\n|{"---|" * len(columns)}')
   for key, group in sorted(groups.items()):
     setting = dict(key)
     found = [mean_and_deviation([100 * run[split] for run in group if split in run]) for split in splits]
@@ -46,7 +44,7 @@ def main():
 
 
 def read(place: Path) -> list[dict]:
-  """What is needed of the runs below a folder, or of a log."""
+  """The runs below a folder, or of a log, as dicts of what the table needs."""
   if place.is_file():
     return [json.loads(line) for line in place.read_text().splitlines()]
   return [of_run(path.parent) for path in sorted(place.rglob('summary.json'))]

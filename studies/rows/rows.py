@@ -1,23 +1,23 @@
-"""What scikit-learn's classifiers make of the table of a config, on the same rows as ours.
+"""scikit-learn classifiers on the table of a config, with the same rows as our runs.
 
   python studies/rows/rows.py --config=configs/unsw_nb15.py --seeds=10
 
-They learn from the training split of the config and are scored on its val and test splits, as its runs are. Columns
-are scaled as `log` has it; categories are numbers for the trees, one-hot for the others. Settings are fixed here, not
-tuned. Prints a Markdown table: mean and deviation over the seeds.
+They train on the config's training split and are scored on its val and test splits. Columns use `log` scaling;
+categories are integers for the trees, one-hot for the others. Settings are fixed, not tuned. Prints a Markdown table of
+means and deviations over the seeds.
 """
 
 import argparse
-import statistics
 import time
 
 import numpy as np
-from mixer_jax.training.tasks import binary_report
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
+from unsw_data import predict, spread
 
 from mixer_jax import config as configs
+from mixer_jax.tasks.binary import binary_report
 from mixer_jax.training import experiment as experiments
 
 METRICS = ('accuracy', 'precision', 'recall', 'macro_f1', 'roc_auc')
@@ -33,7 +33,7 @@ MODELS = {
 
 
 def read(config: dict, data_dir: str | None) -> dict[str, tuple[dict[str, np.ndarray], np.ndarray]]:
-  """Inputs for each kind of model and labels, by split."""
+  """split -> (inputs for each kind of model, labels)."""
   config = config | {'data': config['data'] | {'scaling': 'log'}}
   data = experiments.build(config, data_dir=data_dir).data
   numbers = [i for i, name in enumerate(data.schema.columns) if name not in data.schema.categories]
@@ -51,7 +51,7 @@ def read(config: dict, data_dir: str | None) -> dict[str, tuple[dict[str, np.nda
 
 
 def score(model, inputs: np.ndarray, label: np.ndarray) -> dict[str, float]:
-  probability = model.predict_proba(inputs)[:, 1]
+  probability = predict(model, inputs)
   return {'accuracy': float(((probability > 0.5) == label).mean())} | binary_report(probability, label)
 
 
@@ -74,9 +74,7 @@ def main() -> None:
         for metric in METRICS:
           scores[f'{split} {metric}'].append(100 * of_split[metric])
     seconds = (time.monotonic() - began) / known.seeds
-    spread = lambda values: f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
-    cells = [f'{statistics.fmean(values):.2f}{spread(values)}' for values in scores.values()]
-    print(f'| {name} | {" | ".join(cells)} | {seconds:.1f} |', flush=True)
+    print(f'| {name} | {" | ".join(map(spread, scores.values()))} | {seconds:.1f} |', flush=True)
 
 
 if __name__ == '__main__':

@@ -1,18 +1,18 @@
-"""What finished binary runs of a table make of the test rows with other decisions than probability one half.
+"""Test accuracy of finished binary runs of a table under other decision rules than probability 0.5.
 
   python studies/rows/rows_threshold.py runs/unsw/as_it_stands/seed*
 
-`threshold of val`: the one with the highest accuracy on the run's val split, the middle one of several. `EM`: the
-probabilities moved to the share of positives that makes them agree with themselves on the test rows, which needs their
-features and no label (Saerens et al. 2002, "Adjusting the outputs of a classifier to new a priori probabilities").
-`hindsight`: the best threshold on the test rows, which uses their labels: no result, a bound. Prints a Markdown table:
-accuracy on val and test, mean and deviation over the runs.
+`threshold of val`: the most accurate threshold on the run's val split, the middle one of several. `EM`: the
+probabilities adapted to the test rows' prior, estimated from their features without labels (Saerens et al. 2002,
+"Adjusting the outputs of a classifier to new a priori probabilities"). `hindsight`: the best threshold on the test
+rows, an upper bound that uses their labels. Prints a Markdown table: accuracy on val and test, mean and deviation over
+the runs.
 """
 
 import argparse
-import statistics
 
 import numpy as np
+from unsw_data import spread
 from unsw_shift import em
 
 from mixer_jax import cli
@@ -37,7 +37,7 @@ def accuracy(probability: np.ndarray, label: np.ndarray, threshold: float = 0.5)
 def best_threshold(probability: np.ndarray, label: np.ndarray) -> float:
   order = np.argsort(probability)
   values, label = probability[order], label[order]
-  # With the cut before row i, the rows before it are taken for negatives.
+  # A cut before row i predicts negative for the rows before it.
   right = np.concatenate([[0], np.cumsum(label == 0)]) + label.sum() - np.concatenate([[0], np.cumsum(label)])
   edges = np.concatenate([[0], (values[1:] + values[:-1]) / 2, [1]])
   possible = np.concatenate([[True], np.diff(values) > 0, [True]])
@@ -73,14 +73,11 @@ def main(arguments: list[str]) -> None:
       'hindsight (uses test labels)': (float('nan'), accuracy(*test, best_threshold(*test))),
     }.items():
       table.setdefault(name, []).append(pair)
-  show = lambda values: (
-    f'{statistics.fmean(values):.2f}' + (f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else '')
-  )
   print('| decision | val accuracy | test accuracy |\n|---|---|---|')
   for name, pairs in table.items():
     val, test = zip(*pairs, strict=True)
-    print(f'| {name} | {"" if np.isnan(val[0]) else show(val)} | {show(test)} |')
-  print(f'\n{len(known.runs)} runs; ' + '; '.join(f'{name}: {show(values)}' for name, values in numbers.items()))
+    print(f'| {name} | {"" if np.isnan(val[0]) else spread(val)} | {spread(test)} |')
+  print(f'\n{len(known.runs)} runs; ' + '; '.join(f'{name}: {spread(values)}' for name, values in numbers.items()))
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""UNSW-NB15's rows for unsw_shift.py: what it learns from, how it scores, and its tables."""
+"""Data, models, scores and tables for unsw_shift.py."""
 
 import dataclasses
 import statistics
@@ -36,7 +36,7 @@ COMPARED = (*SCORES, 'rows right that A0 has wrong', 'wrong', 'z', 'best thresho
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """x, y: training features, float64 [rows, columns] with a category as its number, and labels; z, t: the test's."""
+  """x, y: training features, float64 [rows, columns] with categories as integers, and labels; z, t: the test set's."""
 
   names: tuple[str, ...]
   words: dict[str, tuple[str, ...]]
@@ -66,15 +66,12 @@ def read(config: dict, data_dir: str | None) -> Data:
   train, test = (table_sets.load(of['name'], split_base(of[split]), **keys) for split in ('train', 'test'))
   schema = schemas.fit(train, label=of['label'], dropped=of['drop'], categorical=of['categorical'], scaling='standard')
 
-  def matrix(table: Table) -> np.ndarray:  # not schema.arrays' float32, in which rows that differ can be equal
+  def matrix(table: Table) -> np.ndarray:  # float64: in schema.arrays' float32, distinct rows can become equal
     codes = iter(schema.arrays(table)[0]['categories'].T)
     columns = [next(codes) if name in schema.categories else table.columns[name] for name in schema.columns]
     return np.stack(columns, axis=1).astype(np.float64)
 
   return Data(schema.columns, schema.categories, matrix(train), schema.labels(train), matrix(test), schema.labels(test))
-
-
-# ---- shared by the parts
 
 
 def boosting(seed: int = 0, rounds: int = 100, **settings) -> HistGradientBoostingClassifier:
@@ -88,12 +85,12 @@ def predict(model, rows: np.ndarray) -> np.ndarray:
 
 
 def identity(rows: np.ndarray) -> np.ndarray:
-  """A number for each row, the same for identical ones."""
+  """An id for each row, equal for identical rows."""
   return np.unique(rows, axis=0, return_inverse=True)[1].ravel()
 
 
 def distinct(rows: np.ndarray) -> np.ndarray:
-  """Where each distinct row stands first."""
+  """The first index of each distinct row."""
   return np.sort(np.unique(rows, axis=0, return_index=True)[1])
 
 
@@ -104,7 +101,7 @@ def folds(rows: np.ndarray, label: np.ndarray, count: int, seed: int = 0, group:
 
 
 def held_out(make, rows: np.ndarray, label: np.ndarray, parts: list) -> np.ndarray:
-  """The probability of each row by a model that has not seen its fold."""
+  """Out-of-fold probabilities."""
   result = np.zeros(len(rows))
   for learn, rest in parts:
     result[rest] = predict(make().fit(rows[learn], label[learn]), rows[rest])
@@ -112,7 +109,7 @@ def held_out(make, rows: np.ndarray, label: np.ndarray, parts: list) -> np.ndarr
 
 
 def encode(data: Data, rows: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Both for linear models and distances: quantiles of `rows` from -1 to 1, categories one-hot, rare ones as one."""
+  """Features for linear models and distances: quantiles of `rows` in [-1, 1], one-hot categories, rare ones merged."""
   numbers, words = data.but(*data.words), data.at(*data.words)
   quantile = QuantileTransformer(n_quantiles=200, subsample=10**6, random_state=0).fit(rows[:, numbers])
   hot = OneHotEncoder(handle_unknown='ignore', sparse_output=False, min_frequency=20).fit(rows[:, words])
@@ -120,7 +117,7 @@ def encode(data: Data, rows: np.ndarray, others: np.ndarray) -> tuple[np.ndarray
 
 
 def density_ratio(x: np.ndarray, z: np.ndarray, seed: int = 0) -> np.ndarray:
-  """How much likelier a row of x is among z than among x, by a classifier that tells them apart."""
+  """p(row | z) / p(row | x) for the rows of x, from a classifier that separates x and z."""
   both, file = np.concatenate([x, z]), np.repeat([0, 1], [len(x), len(z)])
   make = lambda: boosting(rounds=80, l2_regularization=5, min_samples_leaf=50)
   p = held_out(make, both, file, folds(both, file, 3, seed, identity(both)))[: len(x)]
@@ -142,7 +139,7 @@ def score(p: np.ndarray, label: np.ndarray, weight: np.ndarray | None = None) ->
 
 
 def best_threshold(p: np.ndarray, label: np.ndarray, thresholds: np.ndarray) -> tuple[float, float]:
-  """(accuracy, threshold) of the best of them; with test labels: in hindsight."""
+  """(accuracy, threshold) of the most accurate one; with test labels, this is hindsight."""
   return max((100 * float(((p >= t) == label).mean()), float(t)) for t in thresholds)
 
 
@@ -155,6 +152,3 @@ def show(*columns: str, rows: list) -> None:
 
 def spread(values: list[float]) -> str:
   return f'{statistics.fmean(values):.2f}' + (f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else '')
-
-
-# ---- gap

@@ -1,27 +1,27 @@
-"""Why classifiers of the UNSW-NB15 coursework rows have 97% in cross-validation and 90% on the test rows.
+"""Why classifiers of the UNSW-NB15 coursework files reach 97% in cross-validation but 90% on the test rows.
 
   python studies/rows/unsw_shift.py --parts=gap,files,strata,ceiling,methods,hindsight --seeds=5
 
 Prints Markdown tables; rates are percentages. Files and columns are those of configs/unsw_nb15.py, whose keys can be
-set as everywhere (--config.data.drop=...); --data_dir or MIXER_DATA_DIR says where they lie. All rows of the training
-file are training rows. "Boosting" is scikit-learn's HistGradientBoostingClassifier: rate 0.1, 31 leaves, 100 rounds (80
-to tell files apart and to learn from 3,200 rows or fewer). "Identical" rows are equal in all but id and label. Parts:
-  gap        which step from cross-validation to the test rows costs how much;
-  files      which columns tell the two files apart, whatever the label;
-  strata     in which kinds of connection the share of attacks differs, where the errors lie, what equal rows and
-             neighbours are;
-  ceiling    what is reached within the test file, with both files mixed, and within the training rows;
-  methods    what methods reach that learn from the training rows only (A) or see the test rows' features too (B);
-  hindsight  what boosting reaches with columns that were chosen by test labels, and what it costs on training rows.
+overridden (--config.data.drop=...), in --data_dir or MIXER_DATA_DIR. All rows of the training file are training rows.
+"Boosting" is scikit-learn's HistGradientBoostingClassifier: rate 0.1, 31 leaves, 100 rounds (80 to separate the files
+and to learn from 3,200 rows or fewer). "Identical" rows are equal in all but id and label. Parts:
+  gap        the cost of each step from cross-validation to the test rows;
+  files      which columns separate the two files, regardless of the label;
+  strata     where the share of attacks differs between the files, where the errors are, and the labels of identical
+             and nearest rows;
+  ceiling    accuracy within the test file, with both files mixed, and within the training rows;
+  methods    accuracy of methods that learn from the training rows only (A) or also see the test rows' features (B);
+  hindsight  boosting with columns that were chosen by test labels, and its cost on training rows.
 
-Test labels: `files` needs none. `methods` scores with them, its last column needs them, and the idea of the method with
-a star comes from them. The columns of `hindsight` were chosen by them. `gap`, `strata` and `ceiling` use them to
-explain: no number there is a result of a method. In tables "score" scores predictions with test labels; "use" needs
-them for weights, thresholds or learning.
+Test labels: `files` needs none. `methods` scores with them, its last column needs them, and they suggested the method
+with a star. They chose the columns of `hindsight`. `gap`, `strata` and `ceiling` use them to explain: no number there
+is a method's result. In the tables, "score" means that predictions are scored with test labels, "use" that weights,
+thresholds or learning need them.
 
-Settings are fixed here, not tuned; more methods were tried than are kept, and what to keep was decided after they were
-scored. `gap`, `files` and `strata` take seed 0, the others as many as --seeds. Beside other work set OMP_NUM_THREADS=1:
-threads that wait for one another are many times slower than one.
+Settings are fixed, not tuned. More methods were tried than are kept, and which to keep was decided after scoring them.
+`gap`, `files` and `strata` use seed 0, the others --seeds seeds. On a busy machine set OMP_NUM_THREADS=1: threads that
+wait for each other are many times slower than one thread.
 """
 
 import argparse
@@ -92,9 +92,6 @@ def gap(data: Data, _seeds: int) -> None:
   show('boosting', 'test labels', *SCORES, 'effective rows', rows=rows)
 
 
-# ---- files
-
-
 def files(data: Data, _seeds: int) -> None:
   x, z = data.x[distinct(data.x)], data.z[distinct(data.z)]
   both, file = np.concatenate([x, z]), np.repeat([0, 1], [len(x), len(z)])
@@ -125,9 +122,6 @@ def files(data: Data, _seeds: int) -> None:
   show('columns', 'AUC alone', 'AUC without them', 'AUC with them permuted', rows=rows)
 
 
-# ---- strata
-
-
 def strata(data: Data, _seeds: int) -> None:
   x, y, z, t = data.x, data.y, data.z, data.t
   wrong = (predict(boosting().fit(x, y), z) >= 0.5) != t
@@ -143,9 +137,9 @@ def strata(data: Data, _seeds: int) -> None:
   ]  # fmt: skip
   columns = ('training rows', 'test rows', 'attacks, training', 'attacks, test', 'errors on test', 'missed attacks')
   show('proto/service/state/sttl', *columns, rows=rows)
-  rows = []  # how many of the training rows equal to a test row are normal, how many attacks
+  rows = []
   for what, columns in (('every column', data.but()), ('every column but the counters', data.but(*COUNTERS))):
-    counts = collections.defaultdict(lambda: [0, 0])
+    counts = collections.defaultdict(lambda: [0, 0])  # normal and attack training rows with these values
     for row, c in zip(map(tuple, x[:, columns]), y, strict=True):
       counts[row][c] += 1
     test = np.array([counts.get(tuple(row), (0, 0)) for row in z[:, columns]])
@@ -159,7 +153,7 @@ def strata(data: Data, _seeds: int) -> None:
   for what, left_out in (('sequence numbers', SEQUENCE), ('sequence numbers and counters', (*SEQUENCE, *COUNTERS))):
     of_train, of_test = (np.delete(part, [numbers.index(name) for name in left_out], axis=1) for part in encoded)
     near = NearestNeighbors().fit(of_train)
-    # Without `rows`, kneighbors leaves each row itself out.
+    # Called without rows, kneighbors excludes each row itself.
     for file, label, places in (
       ('training', y[own], near.kneighbors(n_neighbors=1, return_distance=False)[:, 0]),
       ('test', t[others], near.kneighbors(of_test, 1, return_distance=False)[:, 0]),
@@ -169,9 +163,6 @@ def strata(data: Data, _seeds: int) -> None:
       rows.append((what, file, len(label), *rates))
   columns = ('rows of', 'distinct rows', 'nearest training row has the other label', 'of normal', 'of attacks')
   show('without', *columns, rows=rows)
-
-
-# ---- ceiling
 
 
 def ceiling(data: Data, seeds: int) -> None:
@@ -218,11 +209,8 @@ def ceiling(data: Data, seeds: int) -> None:
   show('learned from', 'scored on', 'test labels', 'accuracy', rows=rows)
 
 
-# ---- methods
-
-
 def em(p: np.ndarray, prior: float) -> tuple[np.ndarray, float]:
-  """Saerens, Latinne and Decaestecker 2002: the share of attacks under which p is consistent, and p under it."""
+  """Saerens, Latinne and Decaestecker 2002: p adapted to the prior with which it is consistent, and that prior."""
   share = prior
   for _ in range(500):
     odds = p * share / prior
@@ -234,7 +222,7 @@ def em(p: np.ndarray, prior: float) -> tuple[np.ndarray, float]:
 
 
 def coral(x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Sun, Feng and Saenko 2016: x standardised and given the covariance of z, which is standardised by itself."""
+  """Sun, Feng and Saenko 2016: both standardised, and x given the covariance of z."""
   x, z = ((rows - rows.mean(0)) / (rows.std(0) + 1e-6) for rows in (x, z))
 
   def power(rows: np.ndarray, exponent: float) -> np.ndarray:
@@ -245,7 +233,7 @@ def coral(x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def self_training(make, x, y, z, p: np.ndarray, correct) -> np.ndarray:
-  """Three rounds with the surest 30, 60, 90% of the test rows of either predicted class as further training rows."""
+  """Three rounds that add the most confident 30, 60, 90% of test rows of each predicted class to the training rows."""
   for share in (0.3, 0.6, 0.9):
     guess, kept = (p >= 0.5).astype(int), []
     for c in (0, 1):
@@ -257,7 +245,7 @@ def self_training(make, x, y, z, p: np.ndarray, correct) -> np.ndarray:
 
 
 def predictions(data: Data, seed: int) -> tuple[dict[str, np.ndarray], float]:
-  """The probability of each test row by each method, and the share of attacks that EM sees. No test label is read."""
+  """Each method's probabilities of the test rows, and the share of attacks that EM estimates. Reads no test label."""
   x, y, z, result = data.x, data.y, data.z, {}
   new, make = distinct(x), lambda **settings: boosting(seed, max_features=0.8, **settings)
   result['A0 boosting'] = predict(make().fit(x, y), z)
@@ -273,7 +261,7 @@ def predictions(data: Data, seed: int) -> tuple[dict[str, np.ndarray], float]:
   logistic = lambda: LogisticRegression(max_iter=300)
   result['A6 logistic regression, quantiles'] = predict(logistic().fit(linear, y), linear_test)
   result['A9 distinct rows, classes balanced'] = predict(make(class_weight='balanced').fit(x[new], y[new]), z)
-  # EM wants calibrated probabilities: Platt's scaling, learned on held-out training rows.
+  # EM needs calibrated probabilities: Platt scaling, fitted on held-out training rows.
   held = log_odds(held_out(make, x, y, folds(x, y, 3, seed, identity(x))))
   scaling = LogisticRegression(C=1e3).fit(held[:, None], y)
   calibrated = lambda p: predict(scaling, log_odds(p)[:, None])
@@ -287,21 +275,21 @@ def predictions(data: Data, seed: int) -> tuple[dict[str, np.ndarray], float]:
   correct = lambda p: em(calibrated(p), y.mean())[0]
   result['B7 B0, then self-training'] = self_training(make, x, y, z, result['B0 A0, then EM'], correct)
   by_sttl = first.copy()
-  for here, there in [(data.sttl(z) == v, data.sttl(x) == v) for v in (254, 62)]:  # elsewhere nearly all are normal
+  for here, there in [(data.sttl(z) == v, data.sttl(x) == v) for v in (254, 62)]:  # nearly all other rows are normal
     by_sttl[here] = em(first[here], y[there].mean())[0]
   result['B9* A0, then EM in sttl 254 and in 62'] = by_sttl
   return result, share
 
 
 def compare(runs: list[dict[str, np.ndarray]], t: np.ndarray) -> dict[str, list[str]]:
-  """The cells under COMPARED of each method, from the probabilities that it has with each seed."""
+  """Each method's cells for the columns COMPARED, from its probabilities with each seed."""
   means, cells = {name: np.mean([run[name] for run in runs], axis=0) for name in runs[0]}, {}
   base = (means['A0 boosting'] >= 0.5) == t
   for name, mean in means.items():
     accuracy, missed, false, auc = np.array([score(run[name], t) for run in runs]).T.tolist()
     hindsight = [best_threshold(run[name], t, np.quantile(run[name], np.linspace(0, 1, 200)))[0] for run in runs]
     gained, lost = (((mean >= 0.5) == t) & ~base).sum(), (((mean >= 0.5) != t) & base).sum()
-    z = (gained - lost) / max(gained + lost, 1) ** 0.5  # McNemar's, on the mean probability of the seeds
+    z = (gained - lost) / max(gained + lost, 1) ** 0.5  # McNemar's, on the mean probability over seeds
     fixed = [f'{statistics.fmean(missed):.1f}', f'{statistics.fmean(false):.1f}', f'{statistics.fmean(auc):.3f}']
     cells[name] = [spread(accuracy), *fixed, f'{gained}', f'{lost}', f'{z:.1f}', f'{max(hindsight):.2f}']
   return cells
@@ -317,9 +305,6 @@ def methods(data: Data, seeds: int) -> None:
   print(
     f'Attacks: {100 * data.y.mean():.1f}% in training; in the test rows {100 * data.t.mean():.1f}%, by EM {shares}%.\n'
   )
-
-
-# ---- hindsight
 
 
 def hindsight(data: Data, seeds: int) -> None:
@@ -354,7 +339,7 @@ def main() -> None:
   parts = known.parts.split(',')
   if wrong := [part for part in parts if part not in PARTS]:
     options.error(f'no part {wrong[0]!r}; there are {", ".join(PARTS)}')
-  warnings.filterwarnings('ignore', category=ConvergenceWarning)  # 15 epochs and 300 steps are settings
+  warnings.filterwarnings('ignore', category=ConvergenceWarning)  # 15 epochs and 300 steps are intended
   data = read(configs.load(['--config=configs/unsw_nb15.py', *rest]), known.data_dir)
   for part in parts:
     print(f'## {part}\n', flush=True)

@@ -1,14 +1,13 @@
-"""Where does flatness pay? SAM, its relatives and noise beside AdamW, on four data sets small enough to overfit.
+"""Where do flat minima help? SAM, its variants and update noise against AdamW on four small data sets.
 
 Source: arXiv 2106.01548 (Mixers and SAM), and the papers named in mixer_jax/optim/sam.py; sizes and lengths are ours.
 Arguments: DATA-METHOD, DATA-METHOD-half or DATA-METHOD-tune, where DATA is one of
     digits  the network of digits.py, 30 epochs, no augmentation
-    rows    20,000 rows of UNSW-NB15, a token for every column, 2 blocks of width 32, 4 epochs, no dropout
+    rows    20,000 rows of UNSW-NB15, one token per column, 2 blocks of width 32, 4 epochs, no dropout
     mnist   the network of mnist.py and its rotations, 2 epochs
     cifar   10,000 images of CIFAR-10, patches of 8, 4 blocks of width 64, 12 epochs, no augmentation
-  and METHOD is adamw, noise, sam, asam, gsam, fisher_sam, dynamic_sam or look_sam. `-half` takes half the epochs, which
-  is equal compute for a method with two gradients; `-tune` validates on a fifth of the training data and has no test
-  data.
+  and METHOD is adamw, noise, sam, asam, gsam, fisher_sam, dynamic_sam or look_sam. `-half` halves the epochs, for equal
+  compute of methods with two gradients; `-tune` validates on a fifth of the training data and has no test data.
 Expected: docs/results/sharp_minima.md.
 Hardware: one CPU core; about half a minute (digits) to three minutes (mnist with two gradients).
 Data: as for those configs; the CIFAR-10 images here are JPEG copies.
@@ -17,8 +16,8 @@ Command: python -m mixer_jax.train --config=studies/sharp_minima/config.py:digit
 
 from ml_collections import ConfigDict
 
-# Chosen on the validation images of `-tune`, see docs/results/sharp_minima.md: the rate and the decay with AdamW alone,
-# then, with those, what each method perturbs by.
+# Chosen on the validation data of `-tune`, see docs/results/sharp_minima.md: rate and decay for AdamW alone, then the
+# perturbation of each method.
 EPOCHS = {'digits': 30, 'rows': 4, 'mnist': 2, 'cifar': 12}
 PEAK = {'digits': 1.6e-2, 'rows': 8e-3, 'mnist': 1e-3, 'cifar': 8e-3}
 DECAY = {'digits': 0.5, 'rows': 0.05, 'mnist': 0.05, 'cifar': 0.5}
@@ -48,7 +47,7 @@ MODELS = {
   'cifar': {'name': 'mixer', 'patch': 8, 'hidden': 64, 'blocks': 4, 'token_mlp': 32, 'channel_mlp': 256},
 }  # fmt: skip
 DATA = {'digits': 'digits', 'rows': 'unsw_nb15', 'mnist': 'mnist', 'cifar': 'cifar10'}
-# Training and test data, and of the training data what `-tune` trains on and validates with.
+# Training and test split, then the training and validation split of `-tune`.
 SPLITS = {
   'rows': ('train', 'test', 'train[:80%]', 'train[80%:]'),
   'mnist': ('train', 'test', 'train[:80%]', 'train[80%:]'),
@@ -64,8 +63,8 @@ def get_config(arg='digits-adamw'):
   methods = ('adamw', 'noise', *METHODS)
   if data not in EPOCHS or method not in methods or rest not in ([], ['half'], ['tune']):
     raise ValueError(
-      f"this takes DATA-METHOD such as 'digits-sam', -half or -tune behind it, not {arg!r}; DATA is digits, rows, mnist"
-      f' or cifar, METHOD one of {", ".join(methods)}'
+      f"this takes DATA-METHOD such as 'digits-sam', optionally with -half or -tune, not {arg!r}; DATA is digits, rows,"
+      f' mnist or cifar, METHOD one of {", ".join(methods)}'
     )
   train, test, fewer, held_out = SPLITS[data]
   config = ConfigDict()

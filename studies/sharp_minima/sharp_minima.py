@@ -1,11 +1,11 @@
-"""Where flatness pays: finished runs of studies/sharp_minima/config.py in one table and one figure.
+"""Where flat minima help: a table and a figure of finished runs of studies/sharp_minima/config.py.
 
   python studies/sharp_minima/sharp_minima.py runs/sharp --figure=sharp_minima.png --log=sharp_minima.jsonl
   python studies/sharp_minima/sharp_minima.py sharp_minima.jsonl
 
-Takes every run below the folders; files are logs, one line for each run, which --log writes. A run's sharpness is that
-of its sharpness.json, where `python -m mixer_jax.analyze sharpness` has written one. Rows are methods, means and
-deviations over the seeds, at all epochs and at half of them, which for two gradients a step is the compute of AdamW.
+Reads every run below the folders; files are logs with one line per run, as --log writes them. A run's sharpness comes
+from its sharpness.json, if `python -m mixer_jax.analyze sharpness` has written one. Rows are methods, with means and
+deviations over the seeds, for all epochs and for half of them, where two gradients per step cost as much as AdamW.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import statistics
 import sys
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -26,14 +25,14 @@ METHODS = ('adamw', 'noise', 'sam', 'asam', 'gsam', 'fisher_sam', 'dynamic_sam',
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('runs', nargs='+', type=Path, help='folders of runs, or logs')
-  parser.add_argument('--figure', type=Path, help='where the figure goes, a PNG')
-  parser.add_argument('--log', type=Path, help='where a line for each run goes')
+  parser.add_argument('--figure', type=Path, help='output PNG')
+  parser.add_argument('--log', type=Path, help='output JSON lines, one per run')
   args = parser.parse_args()
   runs = [run for place in args.runs for run in read(place)]
   if not runs:
     sys.exit(f'error: no finished run in {" ".join(map(str, args.runs))}')
   table = rows(runs)
-  print('| data | method | epochs | seeds | error (%) | train loss | largest eigenvalue | m-sharpness | s a run |')
+  print('| data | method | epochs | seeds | error (%) | train loss | largest eigenvalue | m-sharpness | s per run |')
   print('|---|---|---|---|---|---|---|---|---|')
   for row in table:
     shown = [mean_and_deviation(row[key]) for key in ('error', 'train_loss', 'eigenvalue', 'm_sharpness')]
@@ -49,7 +48,7 @@ def main():
 
 
 def read(place: Path) -> list[dict]:
-  """What is needed of the runs below a folder, or of a log."""
+  """The runs below a folder, or of a log, as dicts of what the table needs."""
   if place.is_file():
     return [json.loads(line) for line in place.read_text().splitlines()]
   return [of_run(path.parent) for path in sorted(place.rglob('summary.json'))]
@@ -76,7 +75,7 @@ def of_run(workdir: Path) -> dict:
 
 
 def rows(runs: list[dict]) -> list[dict]:
-  """One for each data set, method and number of epochs: lists over the seeds."""
+  """One row per data set, method and number of epochs, with lists over the seeds."""
   groups = collections.defaultdict(list)
   for run in runs:
     groups[run['data'], run['method'], run['epochs']].append(run)
@@ -97,11 +96,10 @@ def mean_and_deviation(values: list[float]) -> str:
 
 
 def draw(table: list[dict], path: Path) -> None:
-  """Error and largest eigenvalue of every method: filled for all epochs, open for half of them."""
+  """Draws each method's error and largest eigenvalue: filled for all epochs, open for half of them."""
   data = [name for name in NAMES if any(row['data'] == name for row in table)]
   methods = [method for method in METHODS if any(row['method'] == method for row in table)]
   figure = Figure(figsize=(2.6 * len(data) + 0.8, 4.6), layout='constrained')
-  FigureCanvasAgg(figure)
   panels = figure.subplots(2, len(data), squeeze=False, sharey=True)
   for column, name in enumerate(data):
     of_data = [row for row in table if row['data'] == name]
@@ -123,9 +121,9 @@ def draw(table: list[dict], path: Path) -> None:
         axes.xaxis.set_major_formatter('{x:g}')
         axes.xaxis.set_minor_formatter(NullFormatter())
       axes.set_yticks(range(len(methods)), methods)
-      axes.invert_yaxis() if not axes.yaxis_inverted() else None
       axes.grid(alpha=0.3)
     panels[0, column].set_title(NAMES[name], fontsize=10)
+  panels[0, 0].invert_yaxis()  # shared by all panels
   figure.savefig(path, dpi=150)
 
 

@@ -45,7 +45,7 @@ def test_a_row_for_each_setting(benchmark, tmp_path, monkeypatch, capsys):
   write_run(tmp_path / 'head', weights='runs/pre', head='new', frozen=('stem', 'blocks'))
   log = tmp_path / 'log.jsonl'
   lines = show(benchmark, monkeypatch, capsys, tmp_path, f'--log={log}')
-  assert lines[0].split(' | ')[-3:] == ['validation (%)', 'test (%)', 's a run |']
+  assert lines[0].split(' | ')[-3:] == ['validation (%)', 'test (%)', 's per run |']
   at = '| digits, train[:64%] | 16x16x1 | 4 |'
   assert lines[2:] == [
     f'{at} fine-tuned, stem resize | 1 | 0.001 | 2 | 90.00 ± 0.00 | 85.00 ± 7.07 | 10 |',
