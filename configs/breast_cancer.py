@@ -1,7 +1,7 @@
-"""scikit-learn's bundled breast cancer table: 569 rows of 30 numbers, malignant or benign.
+"""A tabular Mixer on scikit-learn's bundled breast cancer data: 569 rows of 30 numbers, malignant or benign.
 
-Source: Wolberg et al. 1995, UCI; the model gives every column a token (arXiv 2106.11959) and mixes them (2105.01601).
-Arguments: none holds out the last fifth of the rows; 1 to 5 hold out that fifth. All five make a cross-validation:
+Source: Wolberg et al. 1995, UCI; one token per column (arXiv 2106.11959), Mixer blocks (arXiv 2105.01601).
+Arguments: none holds out the last fifth of the rows; 1 to 5 hold out that fifth. For cross-validation:
   python -m mixer_jax.sweep --config=configs/breast_cancer.py --over=arg=1,2,3,4,5 --workdir=runs/folds
 Expected: docs/results/breast_cancer.md.
 Hardware: 2 CPU cores, less than a minute.

@@ -1,12 +1,11 @@
-"""CIFAR-10 from scratch with a small Mixer: flip, padded crop, cutmix, label smoothing.
+"""A small Mixer on CIFAR-10 from scratch: flip, padded crop, cutmix, label smoothing.
 
 Source: Mixer-nano of github.com/omihub777/MLP-Mixer-CIFAR, 90.83% after 300 epochs, 3.6 h on a P100 (Adam with
-  L2 decay, AutoAugment and cutmix). Deviations here: AdamW with decay on kernels only, no AutoAugment, gradient
-  clipping. That page says 0.67 million parameters, but the sizes it lists, used here, give 1,132,170.
-Expected: 77.8% with `:20`, on JPEG copies of the images (docs/results/cifar10.md); the 300 epochs are not run here.
-Hardware: `:20` took 95 minutes on 2 CPU cores shared with other work; the 300 epochs need a GPU.
-Arguments: none for the 300 epochs; `:20` for 20 epochs, with a higher peak and less cutmix, for machines
-  without a GPU.
+  L2 decay, AutoAugment and cutmix). Deviations: AdamW with decay on kernels only, no AutoAugment, gradient clipping.
+  The source states 0.67 million parameters, but the sizes it lists, used here, give 1,132,170.
+Expected: 77.8% with `:20`, on JPEG copies of the images (docs/results/cifar10.md); 300 epochs were not run.
+Hardware: `:20` took 95 minutes on 2 CPU cores shared with other work; 300 epochs need a GPU.
+Arguments: none for 300 epochs; `:20` for 20 epochs with a higher peak and less cutmix, for machines without a GPU.
 Data: cifar10/cifar-10-batches-bin/*.bin in the data directory, or the Python archives, or TFDS.
 Command: python -m mixer_jax.train --config=configs/cifar10.py:20 --workdir=runs/cifar10
 """

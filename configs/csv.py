@@ -1,22 +1,22 @@
 """A Mixer on your own table: a CSV file of numbers and categories, one column of which is the label.
 
-Source: a token for every column, as in configs/unsw_nb15.py (arXiv 2106.11959, 2105.01601), for any number of columns.
-Arguments: a file, of which a random fifth is held out, never a copy of a training row; or a folder with train.csv and,
-  optionally, val.csv (which chooses the best checkpoint) and test.csv. The label is the column `label`; `:PATH:COLUMN`
-  names another.
-  The values of the label in the training file are counted here. Two values make a binary task, whose positive class is
-  the last in sorted order (1 of 0 and 1, `normal` of `attack` and `normal`); more make a classification.
-  --config.data.label=COLUMN names another column too, but nothing is counted again: for more than two classes also set
-  --config.data.classes=N --config.task.name=classification --config.task.report=True.
-  --config.data.drop=COLUMN leaves a column out; --config.data.categorical=COLUMN treats numbers as categories, and must
-  then name all categorical columns. For several columns repeat the flag or write "('a', 'b')". Training starts by
-  printing what it makes of the columns: check it.
-Expected: depends on the table. The 569 rows of configs/breast_cancer.py as a CSV file: 96.5, 99.1 and 97.4% of the 114
-  held-out rows with seeds 0 to 2. With so few rows, --config.model.bins=0 may do better.
+Source: one token per column, as in configs/unsw_nb15.py (arXiv 2106.11959, 2105.01601), for any number of columns.
+Arguments: a file, of which a random fifth without copies of training rows is held out; or a folder with train.csv and,
+  optionally, val.csv (to select the best checkpoint) and test.csv. The label is the column `label`; `:PATH:COLUMN`
+  selects another.
+  This config counts the label's values in the training file. Two values make a binary task, whose positive class is the
+  last in sorted order (1 of 0 and 1, `normal` of `attack` and `normal`); more make a classification task.
+  --config.data.label=COLUMN also selects a column, but does not count its values: for more than two classes also
+  set --config.data.classes=N --config.task.name=classification --config.task.report=True.
+  --config.data.drop=COLUMN drops a column; --config.data.categorical=COLUMN treats numbers as categories and must then
+  name all categorical columns. For several columns repeat the flag or write "('a', 'b')". Training starts by printing
+  how it reads the columns: check it.
+Expected: depends on the table. For the 569 rows of configs/breast_cancer.py as a CSV file, 96.5, 99.1 and 97.4% of the
+  114 held-out rows with seeds 0 to 2. With so few rows, --config.model.bins=0 may do better.
 Hardware: 2 CPU cores; one minute for that table, ten for 20,000 rows of 42 columns.
-Data: UTF-8, commas, column names in the first line, blank lines at the end only. An empty cell among numbers is missing
-  and becomes the median of its column. Among categories it is a category of its own if a training row has one, else
-  unknown, as is any value that no training row has. Missing and unknown cells are counted.
+Data: UTF-8, commas, column names in the first line, blank lines only at the end. Empty numeric cells become the median
+  of their column. Empty categorical cells are their own category if a training row has one, else unknown, like any
+  value not in the training rows. Missing and unknown cells are counted and reported.
 Command: python -m mixer_jax.train --config=configs/csv.py:PATH --workdir=runs/mine
 """
 
@@ -28,8 +28,8 @@ from mixer_jax.data import held_out
 from mixer_jax.data.tables import csv
 from mixer_jax.data.tables import sets as table_sets
 
-# For tables of thousands of columns: training on 320 rows of 10,000 takes 2.4 GiB on a CPU with the smaller batch, 6.3
-# with the batch of 64; a token MLP as wide as the row would have hundreds of millions of parameters.
+# With thousands of columns: training on 320 rows of 10,000 takes 2.4 GiB on a CPU with the smaller batch, 6.3
+# with a batch of 64; a token MLP as wide as the row would have hundreds of millions of parameters.
 MANY, BATCH_OF_MANY, TOKEN_MLP = 1000, 16, 256
 
 
@@ -39,7 +39,7 @@ def get_config(arg=None):
     path, label = Path(arg.rpartition(':')[0]).expanduser(), arg.rpartition(':')[2]
   train = path / 'train.csv' if path.is_dir() else path
   if not train.is_file():
-    raise ValueError(f'{train} is no file; use --config=csv:PATH with a CSV file or a folder with train.csv')
+    raise ValueError(f'{train} is not a file; use --config=csv:PATH with a CSV file or a folder with train.csv')
   columns = len(csv.read_header(train))
   classes = max(2, table_sets.count_classes(train, label) or 2)
   config = ConfigDict()

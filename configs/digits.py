@@ -1,7 +1,7 @@
 """A small Mixer on scikit-learn's bundled 8x8 digits: 1,438 training images; a random fifth, 359, is held out.
 
 Source: the architecture of arXiv 2105.01601 in miniature; 138,762 parameters.
-Expected: 98.8% on the held-out fifth, mean over 5 seeds (98.1 to 99.7); docs/results/digits.md.
+Expected: 98.8% on the held-out fifth, mean of 5 seeds (98.1 to 99.7); docs/results/digits.md.
 Hardware: 2 CPU cores, one minute per seed.
 Command: python -m mixer_jax.train --config=configs/digits.py --workdir=runs/digits
 """

@@ -1,6 +1,6 @@
-"""A Mixer auto-encoder of scikit-learn's bundled 8x8 digits: 64 pixels become 8 numbers.
+"""A Mixer auto-encoder on scikit-learn's bundled 8x8 digits: codes of 8 numbers for 64 pixels.
 
-Source: ours; the Mixer blocks of arXiv 2105.01601 on both sides of a code.
+Source: ours; the Mixer blocks of arXiv 2105.01601 in encoder and decoder.
 Expected: docs/results/autoencoders.md.
 Hardware: 2 CPU cores.
 Command: python -m mixer_jax.train --config=configs/digits_autoencoder.py --workdir=runs/digits_autoencoder

@@ -1,22 +1,22 @@
-"""Fine-tunes the weights of a Mixer on other images: the whole network, or its head alone.
+"""Fine-tunes a Mixer's weights on other images: the whole network or its head alone.
 
-Source: arXiv 2105.01601, appendix: SGD with momentum 0.9, gradients clipped to norm 1, a linear warm-up and a cosine,
-  no weight decay. The rest is ours.
+Source: arXiv 2105.01601, appendix: SGD with momentum 0.9, gradients clipped to norm 1, linear warm-up, cosine decay, no
+  weight decay. The rest is ours.
 Arguments: WEIGHTS,DATASET or WEIGHTS,DATASET,RECIPE.
-  WEIGHTS are those of a Mixer: a run directory, .npz, .safetensors, .pth, a model folder, or an address (hf://, gs://).
+  WEIGHTS is a Mixer's run directory, .npz, .safetensors, .pth, model folder, or address (hf://, gs://).
   DATASET is digits, mnist, cifar10, or a folder of your own images: PATH/train/CLASS/*.jpg (or png, ...)
   and, optionally, PATH/val and PATH/test; without either, a random fifth of the training images is held out.
   RECIPE is
-    sgd      the paper's, peak 0.03; the published weights with 224x224 images (default)
-    adamw    AdamW with smaller rates towards the stem, peak 1e-3: for small networks and few images
-    probe    the head alone, AdamW, peak 3e-2: everything else is frozen
+    sgd      the paper's, peak 0.03, for the published weights with 224x224 images (default)
+    adamw    AdamW with layer-wise decay of the rate, peak 1e-3, for small networks and few images
+    probe    the head alone, AdamW, peak 3e-2; everything else is frozen
     scratch  the baseline: the same network without the weights, AdamW, peak 3e-3
-The network, its image size and the mean and std of its images come with the weights; the head is new. Images of another
-size are resized. If you set --config.data.image or --config.model.patch, also say how the weights are to be adapted:
+The network, its image size, mean and std come with the weights; the head is new. Images of other sizes are resized. If
+you set --config.data.image or --config.model.patch, also choose how to adapt the weights:
 --config.init_from.tokens=interpolate (or tile), --config.init_from.stem=resize.
-Expected: from digits at 8x8 to 16x16, with the stem resized and the head kept, 99.3% after one epoch; from scratch
-  96.9% after five. From digits to 1,000 images of MNIST 90.6%, the head alone 76.9%, from scratch 87.6%, each at its
-  best rate; docs/results/finetune.md.
+Expected: from digits at 8x8 to 16x16, with resized stem and kept head, 99.3% after one epoch; from scratch 96.9% after
+  five. From digits to 1,000 MNIST images 90.6%, the head alone 76.9%, from scratch 87.6%, each at its best rate;
+  docs/results/finetune.md.
 Hardware: a few minutes on 2 CPU cores for digits and mnist; the published weights need a GPU (batch_size 512 there).
 Command: python -m mixer_jax.train --config=configs/finetune.py:runs/digits,mnist,adamw --workdir=runs/finetuned
 """

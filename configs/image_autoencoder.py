@@ -1,21 +1,21 @@
-"""Photographs as 564 numbers: 96x96 crops, by five kinds of mixing layer, convolutions or Mixer blocks.
+"""Auto-encoders of 96x96 photographs with codes of 564 numbers: five kinds of mixing, convolutions or Mixer blocks.
 
 Source: https://github.com/defgsus/nn-experiments, "MLP-Mixer re-invented for auto-encoding": images shrunk until
   their longer side is 160 pixels and the shorter at least 96, random crops for training, centre crops of the first 100
   by name for validation; AdamW 3e-4, batch 64, cosine with a sine warm-up over 2,000 steps, 1,000,000 images.
-  Deviations: only kernels decay; where the longer side exceeds 160 when the shorter is 96, the middle 160 are kept.
-  Ours uses Muon, 3e-3.
+  Deviations: only kernels decay; if the longer side exceeds 160 when the shorter is 96, the middle 160 are kept. Ours
+  uses Muon, 3e-3.
 For a small folder, split by percent: --config.data.train='all[10%:]' --config.data.val='all[:10%]'.
-Arguments: PATH of the folder, or PATH,SETTING; without a setting, ours, with Mixer blocks on both sides of the code.
-    pP-MIXING-kKERNEL   patches of P, widths 64, 64, 64, 564, mixings behind layers 2, 3, 4: p8-cnnf-k3, p32-cnn-k3, ...
+Arguments: PATH of the folder, or PATH,SETTING; without a setting, ours, with Mixer blocks in encoder and decoder.
+    pP-MIXING-kKERNEL   patches of P, widths 64, 64, 64, 564, mixing after layers 2, 3, 4: p8-cnnf-k3, p32-cnn-k3, ...
     w32-cnnf-k3, w36-cnn2df-k7   patches of 8, widths 64, 64, 64 and 32 or 36
     wide-cnn2df-k7      widths 144, 144, 144, 36
-    deep-cnn2df-k7      nine times 144, then 36, mixings behind 2, 4, 6, 8; the source trains it with 1e-4
+    deep-cnn2df-k7      nine widths of 144, then 36, mixing after 2, 4, 6, 8; the source trains it with 1e-4
     script, script-scl3 convolutions and pixel-unshuffle, 576 numbers
-Expected: of 1,000 photographs 0.0049 (ours), 0.0069 (script) and 0.0114 (w36-cnn2df-k7) on val after 128,000 images
+Expected: for 1,000 photographs, 0.0049 (ours), 0.0069 (script) and 0.0114 (w36-cnn2df-k7) on val after 128,000 images
   (--config.total='2000 steps' --config.schedule.warmup='200 steps'); the full recipe was not run;
   docs/results/autoencoders.md.
-Hardware: a GPU: those 2,000 steps took a minute on an H200. One CPU core does about 5 images a second.
+Hardware: a GPU; those 2,000 steps took a minute on an H200. One CPU core processes about 5 images per second.
 Command: python -m mixer_jax.train --config=configs/image_autoencoder.py:PATH,w36-cnn2df-k7 --workdir=runs/photographs
 """
 

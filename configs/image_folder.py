@@ -1,10 +1,10 @@
 """A Mixer of 4.6 million parameters on your own images, resized to 96x96, from scratch.
 
-Source: the architecture of arXiv 2105.01601 at a size that a laptop trains; set --config.data.image,
-  --config.model.patch and the widths for other sizes.
-Arguments: the folder, with PATH/train/CLASS/*.jpg (or png, webp, ...) and, optionally, PATH/val (which chooses the best
+Source: the architecture of arXiv 2105.01601 at a size for a laptop; set --config.data.image, --config.model.patch and
+  the widths for other sizes.
+Arguments: the folder, with PATH/train/CLASS/*.jpg (or png, webp, ...) and, optionally, PATH/val (to select the best
   checkpoint) and PATH/test; without either, a random tenth of the training images is held out.
-Expected: depends on the images; from scratch, a few hundred images per class are few.
+Expected: depends on the images; a few hundred per class are few for training from scratch.
 Hardware: a GPU, or patience; `python -m mixer_jax.benchmark --config=...` measures how long an epoch takes.
 Command: python -m mixer_jax.train --config=configs/image_folder.py:PATH --workdir=runs/mine
 """

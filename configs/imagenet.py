@@ -1,10 +1,10 @@
-"""ImageNet-1k from scratch, as big_vision trains Mixer-B/16.
+"""A Mixer on ImageNet-1k from scratch, as big_vision trains B/16.
 
 Source: arXiv 2105.01601; the recipe is big_vision's mlp_mixer_i1k: Adam 1e-3 with weight decay 1e-4 relative to
   the peak (0.1 here), linear decay to 1e-5 after 10,000 warm-up steps, mixup 0.5, stochastic depth 0.1,
-  clipping at 1, batch 4096, sigmoid cross-entropy with head bias -6.9. Deviations: colour jitter in place of
-  RandAugment(2, 15); images are first resized and centre-cropped to 224 pixels, and the random crop is taken
-  from that, on the device; one per cent of the training images is held out as `val`.
+  clipping at 1, batch 4096, sigmoid cross-entropy with head bias -6.9. Deviations: colour jitter instead of
+  RandAugment(2, 15); images are resized and centre-cropped to 224 pixels before the random crop, which runs on the
+  device; one per cent of the training images is held out as `val`.
 Expected: 76.3% for B/16 after 300 epochs (big_vision's number; not run here).
 Hardware: a TPU slice or 8 GPUs; L and H scan and rematerialise their blocks to fit. Time: not measured.
 Arguments: S/32, S/16, B/32, B/16 (default), L/32, L/16, H/14.

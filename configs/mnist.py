@@ -1,15 +1,15 @@
-"""MNIST with a Mixer of 1,379,578 parameters: its published recipe, and a better one.
+"""A Mixer of 1,379,578 parameters on MNIST: its published recipe, and a better one.
 
 Source: an MNIST implementation of MLP-Mixer in PyTorch (patch 7, 3 blocks, LayerNorm over the tokens, channel mixing
   first, a head of three layers on all tokens): Adam 1e-3, batch 64, rotation by up to 15 degrees, torch.nn.Linear's
-  initialisers; it reports 97% after the first epoch and about 99% in the end. Deviations: pixels are normalised, and
-  the epsilon of the LayerNorms is 1e-6, not 1e-5. It gives neither length nor schedule: 20 epochs and a cosine to zero
+  initialisers; it reports 97% after the first epoch and about 99% at the end. Deviations: pixels are normalised, and
+  LayerNorm's epsilon is 1e-6, not 1e-5. The source gives neither length nor schedule: 20 epochs and a cosine to zero
   are ours.
 Arguments: none for that recipe, 20 epochs; `:best` for ours: affine jitter and elastic distortion (Simard et al. 2003)
   in all but the last two of 40 epochs (He et al. 2019, arXiv 1909.09148), AdamW with linear decay, label smoothing and
   an average of the parameters.
-Expected: 97.40% after the first epoch of the published recipe, 99.19% in the end (seed 0); 99.51% with `:best`, mean
-  over 3 seeds; docs/results/mnist.md.
+Expected: 97.40% after the first epoch of the published recipe, 99.19% at the end (seed 0); 99.51% with `:best`, mean of
+  3 seeds; docs/results/mnist.md.
 Hardware: 16 minutes on one CPU core, 24 with `:best`, both on a machine shared with other work.
 Data: the four IDX files in mnist/ of the data directory.
 Command: python -m mixer_jax.train --config=configs/mnist.py:best --workdir=runs/mnist

@@ -1,4 +1,4 @@
-"""MNIST digits as 16 numbers by three convolutions without padding: the baseline for the Mixers.
+"""An MNIST auto-encoder of three unpadded convolutions with codes of 16 numbers: the baseline for the Mixers.
 
 Source: https://github.com/defgsus/nn-experiments, "MLP-Mixer re-invented for auto-encoding", its baseline: channels 24,
   32, 48, ReLU, transposed convolutions back; the recipe of configs/mnist_autoencoder.py.

@@ -1,15 +1,14 @@
-"""MNIST digits as 16 numbers by Mixer blocks on both sides of the code.
+"""An MNIST auto-encoder with codes of 16 numbers and Mixer blocks in encoder and decoder.
 
-Source: ours; the blocks of arXiv 2105.01601. It sees 1,000,000 images, as do configs/mnist_autoencoder.py and
-  configs/mnist_cnn_autoencoder.py, to compare with. Further differences from these: Muon with a peak of 6e-3, clipping,
-  decay 0.05, an average of the parameters, and outputs bounded by a sigmoid.
+Source: ours; the blocks of arXiv 2105.01601. It sees 1,000,000 images, like configs/mnist_autoencoder.py and
+  configs/mnist_cnn_autoencoder.py, but differs in more than the blocks: Muon with a peak of 6e-3, clipping, decay 0.05,
+  an average of the parameters, and outputs bounded by a sigmoid.
 Arguments: none for 512,137 parameters (the convolutions with kernel 5 have 522,081); `small` for 259,001 parameters and
-  8.7 million operations per image forwards (`mlp-234` of configs/mnist_autoencoder.py has 9.5); `long` for `small` on
-  6,000,000 images, 128 per step, with noise in the input against memorising the training images; `adamw` for AdamW,
-  peak 3e-3, instead of Muon.
-Expected: a test error of 0.00487 (mean of 2 seeds), with `small` 0.00515 and `long` 0.00466 (one seed):
+  8.7 MFLOP per forward pass of an image (`mlp-234` of configs/mnist_autoencoder.py has 9.5); `long` for `small` on
+  6,000,000 images, 128 per step, with input noise as regularisation; `adamw` for AdamW, peak 3e-3, instead of Muon.
+Expected: a test error of 0.00487 (mean of 2 seeds), with `small` 0.00515 and `long` 0.00466 (one seed);
   docs/results/mixer_autoencoder.md.
-Hardware: 32 minutes on one CPU core; on a slower one `small` took 20 and `long` 123.
+Hardware: 32 minutes on one CPU core; on a slower one, `small` took 20 and `long` 123.
 Data: the four IDX files in mnist/ of the data directory.
 Command: python -m mixer_jax.train --config=configs/mnist_mixer_autoencoder.py --workdir=runs/mixer_autoencoder
 """

@@ -1,16 +1,15 @@
-"""UNSW-NB15: network connections, normal or attack, in 42 columns from booleans to 5e9.
+"""A tabular Mixer on UNSW-NB15: network connections, normal or attack, in 42 columns from booleans to 5e9.
 
 Source: `:1` to `:5` are five experiments of a NumPy MLP-Mixer on the 20,000 + 4,000 row split: patches of p columns,
-  10 blocks, Adam, batch 32, 100 epochs, all columns scaled by one mean and deviation. Where the source gives two
-  values, these are used: b2 0.999, dropout and stochastic depth 0.1; the period of the restarts, 10 epochs, is ours.
-  Like their source, they watch for vanishing gradients.
+  10 blocks, Adam, batch 32, 100 epochs, one mean and deviation for all columns, a watch for vanishing gradients. Where
+  the source gives two values: b2 0.999, dropout and stochastic depth 0.1. The restart period, 10 epochs, is ours.
     :1  patch 1, width 48, rate 0.01
-    :2  patch 14, width 198, linear warm-up over 10 epochs to 0.01, then a cosine to 1e-5
+    :2  patch 14, width 198, linear warm-up over 10 epochs to 0.01, then cosine to 1e-5
     :3  patch 3, width 198, warm restarts from 0.1
     :4  the same from 1e-4
-    :5  patch 3, width 198, 2 epochs at 0.1, a cosine to 1e-6 over 15% of the run, then 1e-6
-Arguments: 1 to 5; none for ours: a token for every column, quantile scaling, AdamW.
-Expected: ours 96.86% on val and 89.85% on the test rows, means over 10 seeds; the experiments 71 to 80% on the test
+    :5  patch 3, width 198, 2 epochs at 0.1, cosine to 1e-6 over 15% of the run, then 1e-6
+Arguments: 1 to 5; none for ours: one token per column, quantile scaling, AdamW.
+Expected: ours 96.86% on val and 89.85% on the test rows, means of 10 seeds; the experiments 71 to 80% on the test
   rows; docs/results/unsw_nb15.md.
 Hardware: one CPU core shared with other work: 6 minutes for ours, 19 to 128 for the experiments.
 Data: unsw_nb15/UNSWNB15_training_coursework.csv and ..._testing1_coursework.csv in the data directory, or the published

@@ -280,7 +280,7 @@ def test_numbers_too_large_for_a_scaling(refused_table):
 
 
 def test_nothing_there(tmp_path, refused):
-  parts = ['is no file', 'csv:PATH']
+  parts = ['is not a file', 'csv:PATH']
   for path in ('none.csv', 'none.csv:kind', '.'):
     refused('train', *train(tmp_path / path, tmp_path / 'run'), parts=parts)
   assert not list(tmp_path.iterdir())
