@@ -86,7 +86,7 @@ def lanczos(
 
   Each new vector is orthogonalised twice against all earlier ones. One Krylov space of fixed size gives both ends at a
   cost known in advance. scipy.sparse.linalg.eigsh restarts until each value has converged relative to its own size: for
-  the smallest of an auto-encoder, -0.01 beside 3.6, it had not converged after 221 products. A repeated eigenvalue is
+  the smallest of an auto-encoder, -0.01 against 3.6, it had not converged after 221 products. A repeated eigenvalue is
   found once, unless the Krylov space is exhausted earlier.
 
   Args:
@@ -97,18 +97,18 @@ def lanczos(
   random = np.random.default_rng(seed)
   iterations = min(iterations, size)
   basis = np.zeros((iterations, size), np.float32)
-  diagonal, beside = np.zeros(iterations), np.zeros(iterations)
+  diagonal, off_diagonal = np.zeros(iterations), np.zeros(iterations)
   following = random.standard_normal(size, np.float32)
   for i in range(iterations):
     basis[i] = following / np.linalg.norm(following)
     image = np.asarray(product(basis[i]))
     diagonal[i] = basis[i] @ image
     following = _orthogonal(image, basis[: i + 1])
-    beside[i] = np.linalg.norm(following)
-    if beside[i] <= 1e-6 * np.linalg.norm(image):  # an invariant subspace: continue in any remaining direction
-      beside[i] = 0
+    off_diagonal[i] = np.linalg.norm(following)
+    if off_diagonal[i] <= 1e-6 * np.linalg.norm(image):  # an invariant subspace: continue in any remaining direction
+      off_diagonal[i] = 0
       following = _orthogonal(random.standard_normal(size, np.float32), basis[: i + 1])
-  values, vectors = linalg.eigh_tridiagonal(diagonal, beside[:-1])
+  values, vectors = linalg.eigh_tridiagonal(diagonal, off_diagonal[:-1])
 
   def measured(i):
     vector = vectors[:, i].astype(np.float32) @ basis

@@ -78,7 +78,7 @@ KINDS = {
   'schedule': SCHEDULES,
   'sam': SAMS,
 }
-# Parts without a name, likewise.
+# Parts without a name, with their context.
 FUNCTIONS = {
   'update_noise': (noise, ('seed',)),
   'layers': (groups.scale, ('params', 'order')),

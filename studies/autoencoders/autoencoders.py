@@ -1,4 +1,4 @@
-"""A table and a figure of finished auto-encoders; MNIST settings appear beside their source's errors.
+"""A table and a figure of finished auto-encoders; MNIST settings appear next to their source's errors.
 
   python studies/autoencoders/autoencoders.py runs/mnist_codes --figure=autoencoders.png
   python studies/autoencoders/autoencoders.py runs/more log.jsonl --log=log.jsonl
@@ -73,10 +73,10 @@ def main():
   for row in table:
     source, error = row['source'], row['error']
     deviation = f' ± {row["deviation"]:.6f}' if row['seeds'] > 1 else ''
-    beside = (f'{source:.6f}', f'{error / source:.3f}') if source and row['images'] == 10**6 else ('', '')
+    compared = (f'{source:.6f}', f'{error / source:.3f}') if source and row['images'] == 10**6 else ('', '')
     print(
-      f'| {row["setting"]} | {row["parameters"]:,} | {row["flops"] / 1e6:.1f} | {row["images"]:,} | {beside[0]}'
-      f' | {error:.6f}{deviation} | {row["seeds"]} | {beside[1]} |'
+      f'| {row["setting"]} | {row["parameters"]:,} | {row["flops"] / 1e6:.1f} | {row["images"]:,} | {compared[0]}'
+      f' | {error:.6f}{deviation} | {row["seeds"]} | {compared[1]} |'
     )
   if args.figure:
     draw(table, args.figure, 'test' if args.metric.startswith('test') else 'validation')
