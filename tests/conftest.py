@@ -28,7 +28,7 @@ os.environ.setdefault('PYTHONWARNINGS', 'ignore:Error reading persistent compila
 
 # The files that take longest, in that order: each goes to one worker as a whole, so none may be the last to start.
 LONGEST = (
-  'test_commands.py', 'test_commands_tables.py', 'test_configs.py', 'test_sam_step.py', 'test_resume.py',
+  'test_commands.py', 'test_commands_mistakes.py', 'test_commands_tables.py', 'test_configs.py', 'test_sam_step.py', 'test_resume.py',
 )  # fmt: skip
 
 
