@@ -350,3 +350,33 @@ def test_predict_refuses(run, photos, tmp_path, refused):
   refused(*given, '--input', photos / '0.png', f'--output={tmp_path}', parts=[tmp_path])
   assert [p.name for p in tmp_path.iterdir()] == ['bad.png']
   assert not Path(f'{tmp_path}.part').exists()
+
+
+def test_a_folder_of_two_classes_under_the_task_binary(run_command, tmp_path, capsys):
+  """Bright and dark images: trained, evaluated and predicted with one logit, the last class being the positive one."""
+  random = np.random.default_rng(0)
+  for split, count in (('train', 32), ('val', 8)):
+    for name, level in (('bright', 190), ('dark', 60)):
+      (tmp_path / 'lamps' / split / name).mkdir(parents=True)
+      for i in range(count):
+        pixels = random.integers(level - 40, level + 40, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / 'lamps' / split / name / f'{i}.png')
+  config = (f'--config={ROOT}/configs/image_folder.py:{tmp_path}/lamps', *SMALL, '--config.data.image=(8, 8, 3)')
+  binary = ('--config.task.name=binary', '--config.model.patch=2', '--config.eval_batch_size=16', '--config.ema=0')
+  workdir = tmp_path / 'run'
+  assert run_command('train', *config, *binary, '--config.total=60 steps', f'--workdir={workdir}') == 0
+  summary = json.loads((workdir / 'summary.json').read_text())
+  assert summary['metrics']['val/accuracy'] == summary['metrics']['val/roc_auc'] == 1
+  assert summary['config']['task'] == {'name': 'binary', 'positive_weight': 1.0}
+  evaluation = evaluated(run_command, capsys, f'--workdir={workdir}', '--split=val')
+  assert evaluation['f1'] == 1 and evaluation['examples'] == 16
+  output = tmp_path / 'classes.csv'
+  given = ('--input', tmp_path / 'lamps' / 'val', f'--output={output}')
+  assert run_command('predict', f'--workdir={workdir}', *given) == 0
+  with output.open(newline='') as file:
+    rows = list(csv.DictReader(file))
+  assert len(rows) == 16
+  for row in rows:
+    assert row['class'] == Path(row['file']).parent.name
+    first, second = float(row['probability']), float(row['probability_2'])
+    assert first > 0.5 > second and first + second == pytest.approx(1, abs=2e-6)
