@@ -1,55 +1,28 @@
-"""The doors as users open them: a whole run from training to predictions, and the one line for each mistake."""
+"""The commands as users run them: a whole run from training to predictions, and what they refuse of a run."""
 
 import csv
-import errno
 import fcntl
-import gzip
 import json
 import math
 import os
-import platform
 import re
 import shutil
-import signal
 import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 from PIL import Image
+from runs import DIGITS, EVALUATIONS, LOGGED, ROOT, SMALL, process
 from sklearn import datasets
 from tensorboardX.proto import event_pb2
-from tensorboardX.record_writer import RecordWriter, masked_crc32c
+from tensorboardX.record_writer import masked_crc32c
 
-import mixer_jax
-from mixer_jax import cli
-from mixer_jax.data import loader
 from mixer_jax.data.images import decode
-from mixer_jax.training import hooks, restore
-
-ROOT = Path(mixer_jax.__file__).parents[1]
-DOORS = ('train', 'evaluate', 'predict', 'convert', 'export', 'analyze', 'describe', 'benchmark')
-DIGITS = f'--config={ROOT}/configs/digits.py'
-# A small Mixer for 20 steps, quickly compiled: what these tests look at does not depend on its size.
-SMALL = (
-  '--config.augment={}', '--config.model.blocks=1', '--config.model.hidden=16', '--config.model.token_mlp=8',
-  '--config.model.channel_mlp=24', '--config.batch_size=32', '--config.total=20 steps',
-  '--config.schedule.warmup=2 steps', '--config.log_every=5 steps', '--config.eval_every=10 steps',
-  '--config.checkpoint_every=10 steps',
-)  # fmt: skip
-EVALUATIONS, LOGGED = (10, 20), (5, 10, 15, 20)
-
-
-def process(name, *arguments, devices=1):
-  """`python -m mixer_jax.NAME ARGUMENTS` in a process of its own, with so many devices."""
-  command = [sys.executable, '-m', f'mixer_jax.{name}', *map(str, arguments)]
-  flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={devices}'
-  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT), 'XLA_FLAGS': flags}
-  return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+from mixer_jax.training import restore
 
 
 @pytest.fixture(scope='module')
@@ -78,63 +51,6 @@ def photos(tmp_path_factory):
 
 def snapshot(folder):
   return {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob('*')} if folder.is_dir() else None
-
-
-# ---- help
-
-
-@pytest.mark.parametrize('name', DOORS)
-def test_help_is_fast_and_needs_no_jax(name):
-  code = (
-    f'import sys, time; began = time.process_time()\nfrom mixer_jax import {name}\n'
-    f'try: {name}.main(["--help"])\n'
-    'except SystemExit as stop: print(stop.code, "jax" in sys.modules, time.process_time() - began)'
-  )
-  result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
-  *text, last = result.stdout.splitlines()
-  status, has_jax, seconds = last.split()
-  assert (status, has_jax) == ('0', 'False') and float(seconds) < 3
-  assert text[0].startswith(f'usage: python -m mixer_jax.{name}') and '--debug' in result.stdout
-  assert result.stderr == ''
-
-
-# ---- what the doors set up
-
-
-def test_huge_pages():
-  code = 'import os, sys; from mixer_jax import cli; cli.use_huge_pages(); print(os.environ, os.getpid(), sys.argv)'
-  environment = {k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'} | {'PYTHONPATH': str(ROOT)}
-  start = lambda e: subprocess.Popen(
-    [sys.executable, '-c', code, 'a b', '--c'], env=e, stdout=subprocess.PIPE, text=True
-  )
-  process = start(environment)
-  told = process.communicate(timeout=60)[0]
-  assert f"{process.pid} ['-c', 'a b', '--c']" in told  # the same process, the same arguments
-  assert (cli.HUGE_PAGES in told) == (platform.libc_ver()[0] == 'glibc')
-  assert cli.HUGE_PAGES not in start(environment | {'GLIBC_TUNABLES': ''}).communicate(timeout=60)[0]
-
-
-def test_compiled_programs_are_kept(tmp_path):
-  # Large enough to take more than a tenth of a second to compile.
-  code = (
-    'from mixer_jax import cli\ncli.use_compilation_cache()\nimport jax\n'
-    'print(jax.jit(lambda x: sum(jax.numpy.sort(x + i) for i in range(40)))(jax.numpy.arange(9.0)))'
-  )
-  environment = {k: v for k, v in os.environ.items() if k != 'JAX_COMPILATION_CACHE_DIR'}
-  environment |= {'PYTHONPATH': str(ROOT), 'XDG_CACHE_HOME': str(tmp_path), 'JAX_PLATFORMS': 'cpu'}
-  files = []
-  for _ in range(2):
-    subprocess.run([sys.executable, '-c', code], env=environment, check=True, capture_output=True)
-    files.append({p.name for p in (tmp_path / 'mixer_jax' / 'xla').glob('jit__lambda*-cache')})
-  assert files[0] and files[0] == files[1]
-
-
-def test_the_bar_of_a_terminal(run_command, tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(sys.stderr, 'isatty', lambda: True, raising=False)
-  assert run_command('train', DIGITS, *SMALL, f'--workdir={tmp_path}/run') == 0
-  shown = capsys.readouterr()
-  assert '20/20' in shown.err and 'step 10  test/accuracy' in shown.err.replace('\r', '\n')
-  assert 'step 10' not in shown.out
 
 
 # ---- a whole run
@@ -318,152 +234,6 @@ def test_benchmark(run_command, capsys):
   assert numbers['step_flops'] == pytest.approx(32 * (3 * forward - stem), rel=0.1)
 
 
-# ---- mistakes in a config
-
-
-@pytest.mark.parametrize(
-  'override, parts',
-  [
-    ('--config.batchsize=3', ['batchsize', 'batch_size']),
-    ('--config.model.hiden=3', ['hiden', 'hidden']),
-    ('--config.batch_size=many', ['batch_size', 'many']),
-    ('--config.model.name=mixr', ['model.name', "'mixr'", "did you mean 'mixer'"]),
-    ('--config.data.name=digit', ['data set', "'digit'", "did you mean 'digits'"]),
-    ('--config.optimizer.name=adamv', ['optimizer.name', "'adamv'", 'sgd']),
-    ('--config.optimizer.name=sgdd', ['optimizer.name', "'sgdd'", "did you mean 'sgd'", 'adamw']),
-    ('--config.schedule.name=cosin', ['schedule.name', "did you mean 'cosine'"]),
-    ('--config.task.name=clasification', ['task.name', "did you mean 'classification'"]),
-    ('--config.task.loss=hinge', ['task.loss', "'hinge'", 'sigmoid, softmax']),
-    ('--config.augment={"afine": {}}', ['afine', 'affine']),
-    ('--config.augment={"affine": {"degrees": -1.0}}', ['degrees', '-1']),
-    ('--config.augment_until=always', ['augment_until', "'always'", '500 steps']),
-    ('--config.augment_until=-5%', ['augment_until', "'-5%'"]),
-    ('--config.augment_until=50%', ['augment_until', "'50%'", 'augment is empty']),
-    ('--config.model.patch=3', ['3x3', '8x8']),
-    ('--config.model.dropout=1.5', ['dropout', '1.5']),
-    ('--config.model.blocks=0', ['blocks', '0']),
-    ('--config.data.train=train[:120%]', ['120%', '100%']),
-    ('--config.data.train=train[2000:]', ['2000', '1797']),
-    ('--config.data.test=tst', ['tst', 'train']),
-    ('--config.data.classes=11', ['11', '10']),
-    ('--config.data.mean=(0.1, 0.2, 0.3)', ['mean', '3', '1']),
-    ('--config.seed=-1', ['seed', '-1']),
-    ('--config.ema=1.5', ['ema', '1.5']),
-    ('--config.batch_size=0', ['batch_size', '0']),
-    ('--config.accumulate=3', ['batch_size', '32', '3']),
-    ('--config.mesh.fsdp=7', ['mesh.fsdp=7', 'devices']),
-    ('--config.total=20', ['total', "'20'", '500 steps']),
-    ('--config.total=0', ['2 steps', 'the whole run has 0']),
-    ('--config.log_every=often', ['log_every', "'often'"]),
-    ('--config.schedule.warmup=30 steps', ['schedule.warmup', '30', '20']),
-    ('--config.schedule.peak=0.0', ['schedule', 'peak', '0.0']),
-    ('--stepps=3', ['stepps']),
-  ],
-)
-def test_a_mistake_in_the_config_ends_in_one_line(override, parts, tmp_path, refused):
-  refused('train', DIGITS, *SMALL, override, f'--workdir={tmp_path}/run', parts=parts)
-  assert not list(tmp_path.iterdir())
-
-
-def test_no_such_config(tmp_path, refused):
-  config = f'--config={ROOT}/configs/digit.py'
-  refused('train', config, f'--workdir={tmp_path}/run', parts=['digit.py', 'digits.py'])
-  refused('describe', config, parts=['digit.py'])
-  refused('benchmark', config, parts=['digit.py'])
-  refused('train', f'{DIGITS}:large', f'--workdir={tmp_path}/run', parts=['digits.py takes no argument', "'large'"])
-  assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize('name', ['train', 'evaluate', 'predict'])
-def test_a_required_option(run_command, name, capsys):
-  assert run_command(name, *([DIGITS] if name == 'train' else [])) == 2
-  assert '--workdir' in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_a_process_without_a_coordinator(run_command, tmp_path, capsys):
-  assert run_command('train', DIGITS, f'--workdir={tmp_path}/run', '--processes=2', '--process=0') == 2
-  assert '--coordinator' in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_an_error_in_a_process_of_its_own(tmp_path):
-  # Three devices do not divide 32 examples.
-  arguments = (DIGITS, *SMALL, f'--workdir={tmp_path}/run')
-  result = process('train', *arguments, devices=3)
-  assert result.returncode == 1 and result.stdout == ''
-  assert len(result.stderr.splitlines()) == 1
-  assert result.stderr.startswith('error: batch_size is 32, which 3 devices do not divide')
-  assert not list(tmp_path.iterdir())
-
-
-def test_evaluation_on_devices_that_do_not_divide_the_batch_of_the_training(run):
-  result = process('evaluate', f'--workdir={run}', devices=3)
-  assert result.returncode == 0, result.stderr
-  evaluated, trained = json.loads(result.stdout), json.loads((run / 'summary.json').read_text())['metrics']
-  assert evaluated['accuracy'] == pytest.approx(trained['test/accuracy'], abs=1e-6)
-  assert evaluated['loss'] == pytest.approx(trained['test/loss'], rel=1e-5)
-
-
-def test_debug_shows_the_traceback(run_command, tmp_path):
-  with pytest.raises(mixer_jax.errors.MixerError, match='patch 3x3'):
-    run_command('train', DIGITS, *SMALL, '--config.model.patch=3', f'--workdir={tmp_path}/run', '--debug')
-
-
-# ---- mistakes in the data
-
-
-def write_idx(path, array, cut=0):
-  head = struct.pack(f'>BBBB{array.ndim}I', 0, 0, 8, array.ndim, *array.shape)
-  body = head + array.astype(np.uint8).tobytes()
-  with gzip.open(path, 'wb') if path.suffix == '.gz' else path.open('wb') as file:
-    file.write(body[: len(body) - cut])
-
-
-def test_missing_and_truncated_files(tmp_path, refused):
-  arguments = (f'--config={ROOT}/configs/mnist.py', f'--workdir={tmp_path}/run', f'--data_dir={tmp_path}/data')
-  refused('train', *arguments, parts=[f'{tmp_path}/data/mnist', '--data_dir', 'MIXER_DATA_DIR'])
-  (tmp_path / 'data' / 'mnist').mkdir(parents=True)
-  random = np.random.default_rng(0)
-  for base in ('train', 't10k'):
-    write_idx(tmp_path / f'data/mnist/{base}-labels-idx1-ubyte', random.integers(0, 10, 100))
-    write_idx(tmp_path / f'data/mnist/{base}-images-idx3-ubyte', random.integers(0, 256, (100, 28, 28)), cut=500)
-  refused('train', *arguments, parts=['train-images-idx3-ubyte', '78400', '77900'])
-  assert not (tmp_path / 'run').exists()
-
-
-@pytest.fixture
-def folder(tmp_path):
-  """A folder of images of two classes."""
-  random = np.random.default_rng(0)
-  for split, count in (('train', 40), ('test', 3)):
-    for name in ('cat', 'dog'):
-      (tmp_path / 'pets' / split / name).mkdir(parents=True)
-      for i in range(count):
-        image = Image.fromarray(random.integers(0, 256, (9, 8, 3), np.uint8))
-        image.save(tmp_path / 'pets' / split / name / f'{i}.png')
-  return tmp_path / 'pets'
-
-
-def test_a_text_that_says_it_is_an_image(folder, tmp_path, refused):
-  bad = folder / 'train' / 'dog' / 'notes.jpg'
-  bad.write_text('a cat\n')
-  arguments = (f'--config={ROOT}/configs/image_folder.py:{folder}', f'--workdir={tmp_path}/run')
-  refused('train', *arguments, parts=[bad])
-  assert not (tmp_path / 'run').exists()
-
-
-def test_class_folders_that_differ(folder, tmp_path, refused):
-  shutil.move(folder / 'test' / 'dog', folder / 'test' / 'wolf')
-  arguments = (f'--config={ROOT}/configs/image_folder.py:{folder}', f'--workdir={tmp_path}/run')
-  refused('train', *arguments, parts=[folder, 'dog', 'wolf'])
-  assert not (tmp_path / 'run').exists()
-
-
-def test_no_folder(tmp_path, refused):
-  arguments = (f'--config={ROOT}/configs/image_folder.py:{tmp_path}/nowhere', f'--workdir={tmp_path}/run')
-  refused('train', *arguments, parts=[f'{tmp_path}/nowhere/train', 'PATH/train/CLASS/*.jpg'])
-  assert not list(tmp_path.iterdir())
-
-
 # ---- run directories
 
 
@@ -481,44 +251,6 @@ def test_an_empty_section_is_not_a_missing_one(run, tmp_path, refused):
   config['augment'] = {'flip': {}}
   (tmp_path / 'config.json').write_text(json.dumps(config))
   refused('train', DIGITS, *SMALL, f'--workdir={tmp_path}', parts=['another config: augment', '{} here'])
-
-
-def test_a_workdir_that_cannot_be(tmp_path, refused):
-  (tmp_path / 'file').write_text('mine\n')
-  refused('train', DIGITS, *SMALL, f'--workdir={tmp_path}/file', parts=[f'{tmp_path}/file', 'is a file'])
-  under = f'{tmp_path}/file/run'
-  refused('train', DIGITS, *SMALL, f'--workdir={under}', parts=[under, 'Not a directory', '--workdir'])
-  assert (tmp_path / 'file').read_text() == 'mine\n' and len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_workdir_that_may_not_be_written(tmp_path, refused, monkeypatch):
-  locked = tmp_path / 'locked'
-  locked.mkdir(mode=0o500)
-  if os.geteuid() == 0:  # root may write everywhere
-    make = Path.mkdir
-
-    def mkdir(self, *args, **options):
-      if locked in self.parents and not self.exists():
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
-      make(self, *args, **options)
-
-    monkeypatch.setattr(Path, 'mkdir', mkdir)
-  refused('train', DIGITS, *SMALL, f'--workdir={locked}', parts=[locked, 'Permission denied'])
-  assert not list(locked.iterdir())
-
-
-@pytest.mark.slow
-def test_a_run_goes_on_with_other_hardware(run, tmp_path):
-  shutil.copytree(run, tmp_path / 'run')
-  (tmp_path / 'run' / 'summary.json').unlink()
-  shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '20')
-  other = ('--config.mesh.data=2', '--config.mesh.fsdp=2', '--config.data.resident_mib=0.0')
-  result = process('train', DIGITS, *SMALL, '--config.ema=0.99', *other, f'--workdir={tmp_path}/run', devices=4)
-  assert result.returncode == 0, result.stderr
-  assert 'resumed at step 10' in result.stdout and 'data 2 x fsdp 2' in result.stdout
-  assert json.loads((tmp_path / 'run' / 'config.json').read_text())['mesh'] == {'data': 2, 'fsdp': 2}
-  ours, theirs = (json.loads((r / 'summary.json').read_text())['metrics'] for r in (tmp_path / 'run', run))
-  assert ours['train/loss'] == pytest.approx(theirs['train/loss'], rel=1e-4)
 
 
 def test_the_checkpoint_of_another_model(run, tmp_path, refused):
@@ -548,111 +280,26 @@ def test_a_second_process_in_the_same_directory(run, refused):
   assert {p: v for p, v in snapshot(run).items() if p != run / '.lock'} == before
 
 
-@pytest.mark.skipif(not Path('/dev/full').exists(), reason='no /dev/full')
-def test_no_space_for_the_log(tmp_path):
-  (tmp_path / 'metrics.jsonl').symlink_to('/dev/full')
-  result = process('train', DIGITS, *SMALL, f'--workdir={tmp_path}')
-  assert result.returncode == 1
-  assert len(result.stderr.splitlines()) == 1, result.stderr
-  assert result.stderr.startswith(f'error: cannot write {tmp_path}/metrics.jsonl (No space left on device)')
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-  """A file system of 120 KiB."""
-  folder = tmp_path / 'disk'
-  folder.mkdir()
-  command = ['mount', '-t', 'tmpfs', '-o', 'size=120k', 'tmpfs', folder]
-  if not shutil.which('mount') or subprocess.run(command, capture_output=True, check=False).returncode:
-    pytest.skip('file systems cannot be mounted here')
-  yield folder
-  subprocess.run(['umount', folder], check=True)
-
-
-def test_no_space_left(small_disk):
-  result = process('train', DIGITS, *SMALL, f'--workdir={small_disk}/run')
-  assert result.returncode == 1
-  assert len(result.stderr.splitlines()) == 1, result.stderr
-  assert result.stderr.startswith('error: no space left on the device for the checkpoint of step 10 in ')
-  assert '0.1 MiB free' in result.stderr
-  assert os.listdir(small_disk / 'run' / 'checkpoints') == []
-
-
-def test_no_space_for_the_events(tmp_path, monkeypatch, refused):
-  def flush(_):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-  monkeypatch.setattr(RecordWriter, 'flush', flush)
-  refused('train', DIGITS, *SMALL, f'--workdir={tmp_path}/run', parts=[f'{tmp_path}/run', 'No space left on device'])
-
-
-def test_no_space_for_a_checkpoint(run_command, tmp_path, monkeypatch, refused):
-  def save(*_, **__):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-  arguments = (DIGITS, *SMALL, f'--workdir={tmp_path}/run')
-  with monkeypatch.context() as patch:
-    patch.setattr(ocp.CheckpointManager, 'save', save)
-    refused('train', *arguments, parts=['step 10', 'no space left', f'{tmp_path}/run/checkpoints', 'same command'])
-  # The same command goes on once there is space, in the same process too: the lock is gone.
-  assert run_command('train', *arguments) == 0
-  assert json.loads((tmp_path / 'run' / 'summary.json').read_text())['steps'] == 20
-
-
-def test_a_loss_that_is_not_finite(tmp_path, refused):
-  # Adam moves every parameter by 1e30 in the second step, so the loss of a later one overflows.
-  every = ('--config.checkpoint_every=1 steps', '--config.log_every=1 steps')
-  given = (DIGITS, *SMALL, '--config.schedule.peak=1e30', *every, f'--workdir={tmp_path}')
-  capture = {}
-  real = loader.rows_of_step
-
-  def rows_of_step(seed, step, batch_size, size):
-    capture[step] = real(seed, step, batch_size, size)
-    return capture[step]
-
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(loader, 'rows_of_step', rows_of_step)
-    message = refused('train', *given, parts=['not finite', 'the last good checkpoint is of step', 'learning rate'])
-  step = int(re.search(r'of step (\d+) is not finite', message)[1])
-  last = int(re.search(r'checkpoint is of step (\d+)', message)[1])
-  assert last == step  # so many steps were done before it
-  assert str(capture[step][0]) + ', ' + str(capture[step][1]) in message
-  assert_finite(tmp_path)
-
-
-def test_an_evaluation_that_is_not_finite(tmp_path, refused, monkeypatch):
-  real, calls = hooks.evaluate, []
-
-  def evaluate(*arguments):
-    calls.append(arguments)
-    numbers, logits = real(*arguments)
-    # Two for each evaluation: the average, and the raw parameters.
-    return numbers | ({'loss': math.nan} if len(calls) == 3 else {}), logits
-
-  monkeypatch.setattr(hooks, 'evaluate', evaluate)
-  parts = ['the evaluation after 8 steps is not finite', 'the last good checkpoint is of step 4', 'learning rate']
-  refused('train', DIGITS, *SMALL, '--config.eval_every=4 steps', f'--workdir={tmp_path}', parts=parts)
-  assert_finite(tmp_path)
-
-
-def assert_finite(workdir):
-  lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
-  assert lines and all(math.isfinite(v) for line in lines for v in line.values())
+def test_evaluation_on_devices_that_do_not_divide_the_batch_of_the_training(run):
+  result = process('evaluate', f'--workdir={run}', devices=3)
+  assert result.returncode == 0, result.stderr
+  evaluated, trained = json.loads(result.stdout), json.loads((run / 'summary.json').read_text())['metrics']
+  assert evaluated['accuracy'] == pytest.approx(trained['test/accuracy'], abs=1e-6)
+  assert evaluated['loss'] == pytest.approx(trained['test/loss'], rel=1e-5)
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_a_terminal_spares_the_workers(tmp_path):
-  options = ('--config.data.workers=1', '--config.data.resident_mib=0.0', '--config.total=100000 steps')
-  command = [sys.executable, '-m', 'mixer_jax.train', DIGITS, *SMALL, *options, f'--workdir={tmp_path}/run']
-  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT), 'PYTHONUNBUFFERED': '1'}
-  pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
-  with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as process:
-    assert any(line.startswith('step 20/') for line in process.stdout)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of them
-    out, err = process.communicate(timeout=120)
-  assert process.returncode == 0, err
-  stopped = re.search(r'stopped by SIGINT at step (\d+), saved', out)
-  assert (tmp_path / 'run' / 'checkpoints' / stopped[1]).is_dir()
+def test_a_run_goes_on_with_other_hardware(run, tmp_path):
+  shutil.copytree(run, tmp_path / 'run')
+  (tmp_path / 'run' / 'summary.json').unlink()
+  shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '20')
+  other = ('--config.mesh.data=2', '--config.mesh.fsdp=2', '--config.data.resident_mib=0.0')
+  result = process('train', DIGITS, *SMALL, '--config.ema=0.99', *other, f'--workdir={tmp_path}/run', devices=4)
+  assert result.returncode == 0, result.stderr
+  assert 'resumed at step 10' in result.stdout and 'data 2 x fsdp 2' in result.stdout
+  assert json.loads((tmp_path / 'run' / 'config.json').read_text())['mesh'] == {'data': 2, 'fsdp': 2}
+  ours, theirs = (json.loads((r / 'summary.json').read_text())['metrics'] for r in (tmp_path / 'run', run))
+  assert ours['train/loss'] == pytest.approx(theirs['train/loss'], rel=1e-4)
 
 
 # ---- mistakes with a run
@@ -703,3 +350,33 @@ def test_predict_refuses(run, photos, tmp_path, refused):
   refused(*given, '--input', photos / '0.png', f'--output={tmp_path}', parts=[tmp_path])
   assert [p.name for p in tmp_path.iterdir()] == ['bad.png']
   assert not Path(f'{tmp_path}.part').exists()
+
+
+def test_a_folder_of_two_classes_under_the_task_binary(run_command, tmp_path, capsys):
+  """Bright and dark images: trained, evaluated and predicted with one logit, the last class being the positive one."""
+  random = np.random.default_rng(0)
+  for split, count in (('train', 32), ('val', 8)):
+    for name, level in (('bright', 190), ('dark', 60)):
+      (tmp_path / 'lamps' / split / name).mkdir(parents=True)
+      for i in range(count):
+        pixels = random.integers(level - 40, level + 40, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / 'lamps' / split / name / f'{i}.png')
+  config = (f'--config={ROOT}/configs/image_folder.py:{tmp_path}/lamps', *SMALL, '--config.data.image=(8, 8, 3)')
+  binary = ('--config.task.name=binary', '--config.model.patch=2', '--config.eval_batch_size=16', '--config.ema=0')
+  workdir = tmp_path / 'run'
+  assert run_command('train', *config, *binary, '--config.total=60 steps', f'--workdir={workdir}') == 0
+  summary = json.loads((workdir / 'summary.json').read_text())
+  assert summary['metrics']['val/accuracy'] == summary['metrics']['val/roc_auc'] == 1
+  assert summary['config']['task'] == {'name': 'binary', 'positive_weight': 1.0}
+  evaluation = evaluated(run_command, capsys, f'--workdir={workdir}', '--split=val')
+  assert evaluation['f1'] == 1 and evaluation['examples'] == 16
+  output = tmp_path / 'classes.csv'
+  given = ('--input', tmp_path / 'lamps' / 'val', f'--output={output}')
+  assert run_command('predict', f'--workdir={workdir}', *given) == 0
+  with output.open(newline='') as file:
+    rows = list(csv.DictReader(file))
+  assert len(rows) == 16
+  for row in rows:
+    assert row['class'] == Path(row['file']).parent.name
+    first, second = float(row['probability']), float(row['probability_2'])
+    assert first > 0.5 > second and first + second == pytest.approx(1, abs=2e-6)

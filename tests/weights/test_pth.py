@@ -1,0 +1,144 @@
+""".pth: read by torch, where it is; refused with the way out where it is not."""
+
+import argparse
+import pickle
+import sys
+import types
+import zipfile
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from archive_files import FLOATS, read, refused
+from weight_files import write_zip
+
+from mixer_jax.weights import archives
+
+
+class Tensor:
+  """As much of a tensor as is asked for."""
+
+  def __init__(self, values, dtype='float32'):
+    self._values, self.dtype = np.asarray(values), f'torch.{dtype}'
+    self.shape = self._values.shape
+
+  def detach(self):
+    return self
+
+  def float(self):
+    return Tensor(self._values.astype(np.float32))
+
+  def numpy(self):
+    assert self.dtype != 'torch.bfloat16', 'torch cannot do that'
+    return self._values
+
+
+@pytest.fixture
+def torch(monkeypatch):
+  """A stand-in for torch: (what torch.load gives, or raises) -> None."""
+
+  def torch(content):
+    def load(path, *, map_location, weights_only):
+      assert map_location == 'cpu' and weights_only is True
+      assert isinstance(path, Path)
+      if isinstance(content, Exception):
+        raise content
+      return content
+
+    monkeypatch.setitem(sys.modules, 'torch', types.SimpleNamespace(load=load, Tensor=Tensor))
+
+  return torch
+
+
+def some_file(tmp_path, name='w.pth'):
+  (tmp_path / name).write_bytes(b'torch reads it')
+  return tmp_path / name
+
+
+@pytest.mark.parametrize('name', ['w.pth', 'w.pt', 'w.bin', 'w.PTH'])
+@pytest.mark.parametrize('nest', [lambda x: x, lambda x: {'state_dict': x}, lambda x: {'model': x, 'epoch': 3}])
+def test_pth_is_read_by_torch(tmp_path, torch, name, nest):
+  values = {'a': Tensor(FLOATS), 'b': Tensor([[1, 2]], 'int64'), 'c': Tensor(FLOATS[:3], 'bfloat16'), 'd': Tensor(7.0)}
+  torch(nest(values))
+  opened = archives.read(some_file(tmp_path, name)).arrays
+  assert [opened[name].dtype for name in 'abcd'] == ['float32', 'int64', 'bfloat16', 'float32']
+  assert [opened[name].shape for name in 'abcd'] == [(6,), (1, 2), (3,), ()]
+  found = {name: array.read() for name, array in opened.items() if name != 'd'}
+  assert found['c'].dtype == ml_dtypes.bfloat16 and found['c'].tolist() == [1.5, -2, 0.25]
+  np.testing.assert_array_equal(found['a'], FLOATS)
+  found['a'][:] = 0  # a copy
+  np.testing.assert_array_equal(opened['a'].read(), FLOATS)
+
+
+def test_pth_without_torch(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'torch', None)
+  message = refused(some_file(tmp_path), 'takes torch to read', "'.[torch]'", 'convert it where torch is')
+  saved = {}
+  monkeypatch.setattr('builtins.FILE', tmp_path / 'w.pth', raising=False)
+
+  class Convertible(Tensor):
+    contiguous = clone = lambda self: self
+
+  load = lambda path, weights_only: {'model': {'a': Convertible(FLOATS)}} if weights_only else None
+  save_file = lambda weights, path: saved.update({path: list(weights)})
+  code = message.split('is trusted: ')[1]
+  modules = {'torch': types.SimpleNamespace(load=load)}
+  exec(code, modules | {'safetensors': types.SimpleNamespace(torch=types.SimpleNamespace(save_file=save_file))})
+  assert saved == {'weights.safetensors': ['a']}
+
+
+@pytest.mark.parametrize(
+  'content, parts',
+  [
+    (
+      pickle.UnpicklingError('Weights only load failed.\n\tUnsupported global: GLOBAL argparse.Namespace was not'),
+      ['holds more than weights (Unsupported global: GLOBAL argparse.Namespace', 'convert it where torch is'],
+    ),
+    (pickle.UnpicklingError('invalid load key'), ['is damaged or holds more than weights (invalid load key)']),
+    (RuntimeError('PytorchStreamReader failed\nlong text'), ['is damaged', '(PytorchStreamReader failed)']),
+    (EOFError(), ['is damaged']),
+    ([1, 2], ['does not hold a state dict']),
+    ({'model': {'a': 1}}, ['does not hold a state dict']),
+    (Tensor(FLOATS), ['does not hold a state dict']),
+    ({}, ['does not hold a state dict']),
+    ({'a': Tensor(FLOATS), 'epoch': 3}, ["'epoch' is not a tensor"]),
+    ({7: Tensor(FLOATS)}, ['7 is not a tensor']),
+    ({'a\nb': Tensor(FLOATS)}, ['the name']),
+  ],
+)
+def test_pth_that_holds_other_things(tmp_path, torch, content, parts):
+  torch(content)
+  refused(some_file(tmp_path), *parts)
+
+
+def test_pth_zips_that_torch_does_not_write(tmp_path, torch):
+  torch(AssertionError('not asked'))
+  path = write_zip(tmp_path / 'w.pth', {'archive/data/0': bytes(2**22)}, zipfile.ZIP_DEFLATED)
+  refused(path, 'would unpack from')
+
+
+def test_pth_of_more_than_any_mixer(tmp_path, torch, monkeypatch):
+  torch({f'a{i}': Tensor(np.zeros(4000, np.float32)) for i in range(20)})
+  monkeypatch.setattr(archives, 'MOST_BYTES', 100_000)
+  refused(some_file(tmp_path), 'announces 320,000 bytes of arrays, more than 100,000')
+
+
+def test_pth_by_torch_itself(tmp_path):
+  torch = pytest.importorskip('torch')
+  values = {
+    'a': torch.nn.Parameter(torch.tensor(FLOATS)),
+    'b': torch.tensor(FLOATS[:3]).bfloat16(),
+    't': torch.arange(4.0).reshape(2, 2).T,
+  }
+  torch.save({'state_dict': values}, tmp_path / 'w.pth')
+  found = read(tmp_path / 'w.pth')
+  np.testing.assert_array_equal(found['a'], FLOATS)
+  assert found['b'].astype(np.float32).tolist() == [1.5, -2, 0.25] and found['t'].tolist() == [[0, 2], [1, 3]]
+  whole = (tmp_path / 'w.pth').read_bytes()
+  for size in (len(whole) // 3, len(whole) - 1):
+    (tmp_path / 'w.pth').write_bytes(whole[:size])
+    refused(tmp_path / 'w.pth', 'is damaged')
+  for bad in ({'a': torch.tensor(FLOATS), 'args': argparse.Namespace(x=1)}, Path('x')):
+    torch.save(bad, tmp_path / 'w.pth')
+    refused(tmp_path / 'w.pth', 'holds more than weights (', 'convert it where torch is')
