@@ -46,12 +46,16 @@ PRINTED = {
 
 @pytest.fixture(scope='module')
 def runs(run_command, tmp_path_factory):
-  """A finished run of every kind of task, by the name of its config."""
+  """The name of a config of RUNS -> the directory of a finished run."""
   folder = tmp_path_factory.mktemp('runs')
-  for name, settings in RUNS.items():
+
+  @functools.cache
+  def run(name):
     config = f'--config={ROOT}/configs/{name}.py'
-    assert run_command('train', config, *settings, *SHORT, f'--workdir={folder / name}') == 0
-  return folder
+    assert run_command('train', config, *RUNS[name], *SHORT, f'--workdir={folder / name}') == 0
+    return folder / name
+
+  return run
 
 
 @pytest.fixture(scope='module')
@@ -82,27 +86,29 @@ def test_help_of_the_study_is_fast_and_needs_no_jax():
   assert all(f'--{name}' in result.stdout for name in ('debug', 'data_dir', 'workdir', 'raw', 'rho', 'm', 'seed'))
 
 
-@pytest.mark.parametrize('name', RUNS)
+@pytest.mark.parametrize(
+  'name', [name if name == 'digits' else pytest.param(name, marks=pytest.mark.slow) for name in RUNS]
+)
 def test_every_kind_of_run(name, runs, analyzed):
-  printed, written = analyzed(runs / name)
+  printed, written = analyzed(runs(name))
   assert set(printed) == PRINTED and written == printed | {k: written[k] for k in ('line', 'surface')}
   assert (printed['split'], printed['step'], printed['averaged'], printed['examples']) == (
-    json.loads((runs / name / 'config.json').read_text())['data']['train'], 4, True, 100,
+    json.loads((runs(name) / 'config.json').read_text())['data']['train'], 4, True, 100,
   )  # fmt: skip
   assert (printed['groups'], printed['m'], printed['rho']) == (3, 30, 0.05)
   assert printed['smallest'] <= printed['eigenvalues'][1] <= printed['eigenvalues'][0]
-  assert printed['parameters'] == restore.restore(runs / name).experiment.parameters
+  assert printed['parameters'] == restore.restore(runs(name)).experiment.parameters
   assert np.shape(written['surface']['loss']) == (3, 3) and len(written['line']['random']['loss']) == 5
   middles = written['surface']['loss'][1][1], written['line']['sharpest']['loss'][2]
   assert middles == pytest.approx((printed['loss'],) * 2, rel=1e-6)
   assert written['surface']['loss'][1] == pytest.approx(written['line']['random']['loss'][::2], rel=1e-5)
   for figure in ('line', 'surface'):
-    with Image.open(runs / name / 'figures' / f'sharpness_{figure}.png') as picture:
+    with Image.open(runs(name) / 'figures' / f'sharpness_{figure}.png') as picture:
       assert picture.width > 600 and np.asarray(picture.convert('L')).std() > 10
 
 
 def test_the_loss_is_that_of_evaluate_where_training_adds_nothing(run_command, runs, analyzed, capsys):
-  workdir = runs / 'breast_cancer'
+  workdir = runs('breast_cancer')
   printed, _ = analyzed(workdir, '--split=test', '--examples=100000', '--checkpoint=2')
   capsys.readouterr()
   assert run_command('evaluate', f'--workdir={workdir}', '--checkpoint=2') == 0
@@ -113,13 +119,14 @@ def test_the_loss_is_that_of_evaluate_where_training_adds_nothing(run_command, r
 
 
 def test_raw_parameters(runs, analyzed):
-  averaged, _ = analyzed(runs / 'digits')
-  raw, _ = analyzed(runs / 'digits', '--raw')
+  averaged, _ = analyzed(runs('digits'))
+  raw, _ = analyzed(runs('digits'), '--raw')
   assert raw['averaged'] is False and raw['loss'] != averaged['loss'] and raw['trace'] != averaged['trace']
 
 
+@pytest.mark.slow
 def test_many_devices_give_the_same_numbers(runs, analyzed):
-  one, _ = analyzed(runs / 'digits')
+  one, _ = analyzed(runs('digits'))
   environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)}
   environment['XLA_FLAGS'] = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=4'
   command = [
@@ -127,7 +134,7 @@ def test_many_devices_give_the_same_numbers(runs, analyzed):
     '-m',
     'mixer_jax.analyze',
     'sharpness',
-    f'--workdir={runs / "digits"}',
+    f'--workdir={runs("digits")}',
     *QUICK,
     '--batch_size=21',
   ]
@@ -139,7 +146,7 @@ def test_many_devices_give_the_same_numbers(runs, analyzed):
 
 
 def test_a_run_in_bfloat16_is_analysed_in_float32(runs, tmp_path):
-  workdir = shutil.copytree(runs / 'digits', tmp_path / 'run')
+  workdir = shutil.copytree(runs('digits'), tmp_path / 'run')
   config = json.loads((workdir / 'config.json').read_text())
   config['model']['dtype'] = 'bfloat16'
   (workdir / 'config.json').write_text(json.dumps(config))
@@ -166,7 +173,7 @@ def refused_sharpness(refused, workdir, *options, parts):
   ],
 )
 def test_bad_options(options, parts, runs, refused):
-  refused_sharpness(refused, runs / 'digits', *options, parts=parts)
+  refused_sharpness(refused, runs('digits'), *options, parts=parts)
 
 
 def test_no_run_and_no_study(run_command, tmp_path, refused, capsys):
@@ -177,7 +184,7 @@ def test_no_run_and_no_study(run_command, tmp_path, refused, capsys):
 
 
 def test_a_run_directory_that_cannot_be_written(runs, tmp_path, refused):
-  workdir = shutil.copytree(runs / 'digits', tmp_path / 'run')
+  workdir = shutil.copytree(runs('digits'), tmp_path / 'run')
   shutil.rmtree(workdir / 'figures')
   (workdir / 'figures').write_text('in the way')
   refused_sharpness(refused, workdir, *QUICK, parts=['figures', 'cannot write'])
@@ -185,14 +192,14 @@ def test_a_run_directory_that_cannot_be_written(runs, tmp_path, refused):
 
 def test_several_processes_are_refused(runs, refused, monkeypatch):
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
-  refused_sharpness(refused, runs / 'digits', parts=['one process', 'there are 2'])
+  refused_sharpness(refused, runs('digits'), parts=['one process', 'there are 2'])
 
 
 # ---- few shots
 
 
 def test_few_shots_of_the_runs_own_data(runs, tmp_path, run_command, capsys):
-  workdir = shutil.copytree(runs / 'digits', tmp_path / 'run')
+  workdir = shutil.copytree(runs('digits'), tmp_path / 'run')
   options = ('--shots=2,7', '--draws=3')
   assert run_command('analyze', 'few_shot', f'--workdir={workdir}', *options) == 0
   found = json.loads(capsys.readouterr().out)
@@ -207,7 +214,7 @@ def test_few_shots_of_the_runs_own_data(runs, tmp_path, run_command, capsys):
 
 def test_few_shots_of_a_folder_of_images(runs, tmp_path, run_command, capsys):
   """Other data, in colour and of another size, with their own classes."""
-  workdir, random = shutil.copytree(runs / 'digits', tmp_path / 'run'), np.random.default_rng(0)
+  workdir, random = shutil.copytree(runs('digits'), tmp_path / 'run'), np.random.default_rng(0)
   for split in ('train', 'test'):
     for level, name in ((40, 'dark'), (200, 'light'), (120, 'grey')):
       folder = tmp_path / 'images' / split / name
@@ -227,4 +234,4 @@ def test_few_shots_of_a_folder_of_images(runs, tmp_path, run_command, capsys):
   (['--data=mnist'], ['needs --train and --test']), (['--test=nonsense'], ['nonsense']),
 ])  # fmt: skip
 def test_few_shots_bad_options(options, parts, runs, refused):
-  refused('analyze', 'few_shot', f'--workdir={runs / "digits"}', *options, parts=parts)
+  refused('analyze', 'few_shot', f'--workdir={runs("digits")}', *options, parts=parts)

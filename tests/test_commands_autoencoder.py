@@ -197,7 +197,12 @@ def test_the_run_of_a_classifier_has_no_codes(run_command, scans, tmp_path, refu
   small = [
     f'--config.model.{key}' for key in ('blocks=1', 'hidden=8', 'token_mlp=4', 'channel_mlp=6', 'stochastic_depth=0.0')
   ]
-  assert run_command('train', f'--config={CONFIGS}/digits.py', *small, *SHORT, f'--workdir={workdir}') == 0
+  assert (
+    run_command(
+      'train', f'--config={CONFIGS}/digits.py', *small, *SHORT, '--config.eval_every=0', f'--workdir={workdir}'
+    )
+    == 0
+  )
   for flag in ('--encode', '--decode'):
     arguments = (f'--input={scans}', f'--output={tmp_path}/out', flag)
     refused('predict', f'--workdir={workdir}', *arguments, parts=[flag, 'classification'])
@@ -232,7 +237,7 @@ def photographs(folder, count=8, side=(100, 130)):
 
 def of_photographs(folder, workdir, setting='', *overrides):
   data = ('--config.data.train=all[3:]', '--config.data.val=all[:3]', '--config.eval_batch_size=3')
-  narrow = ('--config.model.hidden=8', '--config.model.code=6') if not setting else ()
+  narrow = () if setting else SMALL
   name = f'{folder},{setting}' if setting else folder
   rest = (*narrow, *SHORT, *overrides, f'--workdir={workdir}')
   return 'train', f'--config={CONFIGS}/image_autoencoder.py:{name}', *data, *rest
@@ -243,7 +248,7 @@ def test_a_folder_of_photographs(run_command, tmp_path, capsys):
   Image.fromarray(np.arange(13000, dtype=np.uint16).astype(np.uint8).reshape(130, 100)).save(folder / 'a_grey.png')
   Image.new('RGB', (50, 60)).save(folder / 'a_small.png')
   workdir = tmp_path / 'run'
-  assert run_command(*of_photographs(folder, workdir, '', '--config.batch_size=4')) == 0
+  assert run_command(*of_photographs(folder, workdir, '', '--config.batch_size=4', '--config.eval_every=4 steps')) == 0
   told = capsys.readouterr().out
   assert '1 turned from grey to colour' in told and 'a_grey.png' in told
   assert '1 smaller than 96x96 enlarged' in told and 'a_small.png' in told

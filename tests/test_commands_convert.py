@@ -93,8 +93,8 @@ def test_a_new_run_begins_with_the_arrays(run_command, pretrained, tmp_path):
 
 
 @pytest.mark.parametrize('change', [
-  ('--config.ema=0.9',), ('--config.model.scan=True',),
-  (f'--config.optimizer={SCHEDULE_FREE}', '--config.ema=0'),
+  pytest.param(('--config.ema=0.9',), marks=pytest.mark.slow), ('--config.model.scan=True',),
+  pytest.param((f'--config.optimizer={SCHEDULE_FREE}', '--config.ema=0'), marks=pytest.mark.slow),
 ], ids=['average', 'stacked', 'schedule_free'])  # fmt: skip
 def test_averages_and_stacks_begin_with_the_arrays_too(change, run_command, pretrained, tmp_path):
   workdir = tmp_path / 'run'
@@ -169,15 +169,14 @@ def test_a_folder_of_ones_own(run_command, pretrained, photos, tmp_path, capsys)
   assert json.loads((workdir / 'labels.json').read_text()) == ['round', 'straight']
 
 
-def test_larger_images_with_resized_weights(run_command, pretrained, tmp_path):
-  for name, *change in (
-    ('tokens', '--config.init_from.tokens=interpolate'),
-    ('copies', '--config.init_from.tokens=tile', '--config.model.token_mlp=24'),
-    ('stem', '--config.model.patch=4', '--config.init_from.stem=resize'),
-  ):
-    workdir = tmp_path / name
-    arguments = (f'{FINETUNE}:{pretrained},digits,adamw', *SHORT, '--config.data.image=(16, 16, 1)', *change)
-    assert run_command('train', *arguments, f'--workdir={workdir}') == 0
+@pytest.mark.parametrize('change', [
+  ('--config.init_from.tokens=interpolate',),
+  pytest.param(('--config.init_from.tokens=tile', '--config.model.token_mlp=24'), marks=pytest.mark.slow),
+  pytest.param(('--config.model.patch=4', '--config.init_from.stem=resize'), marks=pytest.mark.slow),
+], ids=['interpolated', 'tiled', 'stem'])  # fmt: skip
+def test_larger_images_with_resized_weights(change, run_command, pretrained, tmp_path):
+  arguments = (f'{FINETUNE}:{pretrained},digits,adamw', *SHORT, '--config.data.image=(16, 16, 1)', *change)
+  assert run_command('train', *arguments, f'--workdir={tmp_path}/run') == 0
 
 
 def test_mistakes(refused, pretrained, finetuned, tmp_path):
@@ -209,7 +208,10 @@ def test_mistakes(refused, pretrained, finetuned, tmp_path):
 
 def test_a_table_goes_on_with_the_same_rows_only(run_command, refused, tmp_path, capsys):
   """Through a model folder, too; other rows teach other scalings, so the weights would mean something else."""
-  small = (f'--config={ROOT}/configs/breast_cancer.py', *SHORT, '--config.model.blocks=1', '--config.model.hidden=4')
+  small = (
+    f'--config={ROOT}/configs/breast_cancer.py', *SHORT, '--config.eval_every=0', '--config.model.blocks=1',
+    '--config.model.hidden=4',
+  )  # fmt: skip
   assert run_command('train', *small, f'--workdir={tmp_path}/first') == 0
   assert run_command('convert', f'--from={tmp_path}/first', f'--to={tmp_path}/folder', '--check') == 0
   assert 'equal in every bit' in capsys.readouterr().err

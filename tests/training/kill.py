@@ -9,6 +9,7 @@ before the kills are used up is compared, and the next one takes the rest. Exit 
 """
 
 import argparse
+import functools
 import json
 import os
 import re
@@ -81,19 +82,25 @@ def log_lines(workdir: Path) -> list[dict]:
   return [{k: v for k, v in line.items() if not k.startswith('time/')} for line in lines]
 
 
+@functools.cache
+def shapes_of(config: str):
+  """The shapes of the state of a config, which is JSON."""
+  from mixer_jax.training import experiment
+
+  built = experiment.build(json.loads(config))
+  return built.init_state(built.optimizer()[0], abstract=True)
+
+
 def last_state(workdir: Path) -> dict[str, np.ndarray]:
   """The arrays of the last checkpoint by name: parameters, optimizer state, average, sums, step."""
   import jax
 
-  from mixer_jax.optim.schedules import Length
-  from mixer_jax.training import checkpoints, experiment
+  from mixer_jax.training import checkpoints
   from mixer_jax.training import workdir as workdirs
 
   config = workdirs.read_config(Path(workdir)) | {'mesh': {'data': -1, 'fsdp': 1}}
-  built = experiment.build(config)
-  shapes = built.init_state(built.optimizer(Length(10**9, 1.0))[0], abstract=True)
   reader = checkpoints.Checkpoints(workdir, read_only=True)
-  state = reader.restore_last(shapes, set_aside=False)
+  state = reader.restore_last(shapes_of(json.dumps(config)), set_aside=False)
   reader.close()
   return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.flatten_with_path(state)[0]}
 

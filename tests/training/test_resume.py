@@ -172,7 +172,7 @@ def test_the_state_of_a_stop_holds_the_sums_so_far(tmp_path, monkeypatch, capfd)
   assert checkpoints.Checkpoints(tmp_path / 'run', read_only=True).steps() == [10, 11]
 
 
-@pytest.mark.parametrize('name', ['look_sam', 'dynamic_sam'])
+@pytest.mark.parametrize('name', ['look_sam', pytest.param('dynamic_sam', marks=pytest.mark.slow)])
 def test_sam_noise_and_schedule_free_go_on_where_they_were(name, tmp_path, monkeypatch, capfd):
   sams = {
     'look_sam': {'every': 4, 'alpha': 0.7}, 'dynamic_sam': {'sparsity': 0.5, 'refresh': 3, 'drop': 0.5}

@@ -64,24 +64,24 @@ def test_one_name_for_two_runs_is_refused(tmp_path):
 
 
 def test_a_bad_run_stops_no_other_and_nothing_is_done_twice(tmp_path, capsys):
-  runs = sweep.plan(DIGITS, SMALL, ['model.patch=3,4,8'], 2, tmp_path)
+  runs = sweep.plan(DIGITS, SMALL, ['model.patch=3,4'], 2, tmp_path)
   failed = sweep.execute(runs, None)
   assert set(failed) == {tmp_path / 'patch=3' / f'seed{i}' for i in range(2)}
   assert all('patch' in reason and '3' in reason for reason in failed.values())
   done = sweep.summaries(sweep.done(runs, failed))
-  assert [(values, seed) for values, seed, _ in done] == [({'model.patch': p}, s) for p in '48' for s in range(2)]
+  assert [(values, seed) for values, seed, _ in done] == [({'model.patch': '4'}, seed) for seed in range(2)]
   before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('summary.json')}
-  assert len(before) == 4
+  assert len(before) == 2
   capsys.readouterr()
   assert sweep.execute(runs, None) == failed
-  assert capsys.readouterr().out.count('done before') == 4
+  assert capsys.readouterr().out.count('done before') == 2
   assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob('summary.json')} == before
 
   table = results.rows(done)
   scores = [s['metrics']['test/accuracy'] for _, _, s in done[:2]]
   assert table[0]['test/accuracy'] == pytest.approx(sum(scores) / 2)
   assert table[0]['test/accuracy deviation'] == pytest.approx(abs(scores[0] - scores[1]) / math.sqrt(2))
-  assert [row['model.patch'] for row in table] == ['4', '8']
+  assert [row['model.patch'] for row in table] == ['4']
 
 
 def test_what_is_no_mistake_of_the_user_stops_no_other_either(tmp_path, monkeypatch):
