@@ -20,8 +20,7 @@ class Source:
 
   Attributes:
     classes: class names; the index is the label.
-    arrays: the whole data set where it is in memory, {'image': uint8 [n, h, w, c], 'label': int32 [n]}, else None; see
-      materialize.
+    arrays: the whole data set where it is in memory, {'image': uint8 [n, h, w, c], 'label': int32 [n]}, else None.
     read: the example at an index from 0 to size - 1; picklable, so that worker processes can have it.
     size: how many examples there are.
     notes: what the user should know of them, a line each: files left out, images converted, unknown cells.
@@ -49,11 +48,7 @@ def stack(examples: Sequence[dict[str, Any]]) -> Arrays:
 
 
 def materialize(source: Source, threads: int | None = None) -> Arrays:
-  """The whole of `source` in memory, by name, [examples, ...].
-
-  `threads` read it at once, one for each core if None.
-  Raises the first error of reading, which names the file.
-  """
+  """The whole of `source` in memory, by name, [examples, ...], read by so many threads, one for each core if None."""
   if source.arrays is not None:
     return source.arrays
   first = {name: np.asarray(value) for name, value in source[0].items()}

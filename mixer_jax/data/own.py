@@ -23,11 +23,7 @@ def is_function(name: str) -> bool:
 
 
 def returns_table(name: str) -> bool:
-  """Whether the function of that name is annotated to return a table.
-
-  Raises:
-    MixerError: a module that cannot be imported, a name that it does not have.
-  """
+  """Whether the function of that name is annotated to return a table; imports its module."""
   function = find(name, {})
   try:
     kind = inspect.signature(function, eval_str=True).return_annotation

@@ -31,9 +31,8 @@ class Files(NamedTuple):
 
 def source(files: Files, part: range, shape: tuple[int, int, int], crop_from: int, *, where: str) -> Source:
   """A part of some files as a data set; see sets.load for `shape` and `crop_from`, `where` is for messages."""
-  paths, labels, notes = files.paths[part.start : part.stop], files.labels[part.start : part.stop], files.notes
-  if files.checked:
-    notes += notes_of(where, paths, shape, crop_from)
+  paths, labels = files.paths[part.start : part.stop], files.labels[part.start : part.stop]
+  notes = files.notes + (notes_of(where, paths, shape, crop_from) if files.checked else ())
   read = functools.partial(_read, paths, labels, shape, crop_from)
   return Source(files.classes, None, read, len(paths), notes)
 
@@ -68,8 +67,7 @@ def read_images(path: str, base: str, data_dir: str | None) -> Files:
   """A folder of images without classes, by name; its split is `all`."""
   if base != 'all':
     raise unknown('split', base, ['all'])
-  root = _find_folder('images', path, '*.jpg', data_dir)
-  left_out: list[str] = []
+  root, left_out = _find_folder('images', path, '*.jpg', data_dir), []
   paths = _image_files(root, left_out)
   if not paths:
     raise MixerError(f'{root}: no images, that is files ending in {" ".join(SUFFIXES)}; add some.')
@@ -82,20 +80,18 @@ def read_image_folder(path: str, base: str, data_dir: str | None) -> Files:
   if base not in _folders(root):
     raise unknown(f'split of {root}', base, _folders(root))
   classes = _folders(root / base)
-  if base != 'train' and (root / 'train').is_dir():
-    differ = sorted(set(classes) ^ set(_folders(root / 'train')))
-    if differ:
-      raise MixerError(
-        f'{root}: the classes of {base!r} and of train differ in {", ".join(differ)} '
-        f'({len(classes)} and {len(_folders(root / "train"))}); give both the same class folders.'
-      )
+  trained = _folders(root / 'train') if (root / 'train').is_dir() else classes
+  if differ := sorted(set(classes) ^ set(trained)):
+    raise MixerError(
+      f'{root}: the classes of {base!r} and of train differ in {", ".join(differ)} '
+      f'({len(classes)} and {len(trained)}); give both the same class folders.'
+    )
   if not classes:
     raise MixerError(f'{root / base}: no class folders; put the images in {root / base}/CLASS/.')
-  paths, labels, left_out = [], [], []
-  left_out += [str(entry) for entry in (root / base).iterdir() if entry.name not in classes]
+  paths, labels = [], []
+  left_out = [str(entry) for entry in (root / base).iterdir() if entry.name not in classes]
   for label, name in enumerate(classes):
-    images = _image_files(root / base / name, left_out)
-    if not images:
+    if not (images := _image_files(root / base / name, left_out)):
       raise MixerError(
         f'{root / base / name}: no images, that is files ending in {" ".join(SUFFIXES)}; add some or remove the folder.'
       )
@@ -112,9 +108,7 @@ READERS = {'image_folder': read_image_folder, 'images': read_images}
 
 
 def _left_out(root: pathlib.Path, left_out: Sequence[str]) -> tuple[str, ...]:
-  if not left_out:
-    return ()
-  return (f'{root}: {len(left_out)} left out that are not images, such as {min(left_out)}',)
+  return (f'{root}: {len(left_out)} left out that are not images, such as {min(left_out)}',) if left_out else ()
 
 
 def _folders(path: pathlib.Path) -> list[str]:

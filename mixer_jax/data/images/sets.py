@@ -32,11 +32,10 @@ def load(
       directory), 'images:PATH' (a folder of images without classes, by name; its split is `all`), 'tfds:NAME' (any data
       set of TFDS that has been prepared as ArrayRecord), or 'module:function': (split, *, data_dir=None) -> WANTED.
     split: as parse_split has it: 'train', 'train[:90%]', 'test[100:200]'.
-    image: (height, width, channels) of every example; see fit_image. Where the data have this shape already, they stay
-      as they are, and those in memory are offered as Source.arrays; others are resized when read.
+    image: (height, width, channels) of every example; images of another shape are resized when read, see fit_image.
     classes: how many classes the config expects.
-    crop_from: 0, or for files of images the side of the canvas on which each is kept with more than a crop of `image`
-      would have: an example then has `size`, see canvas.fit_canvas.
+    crop_from: 0, or the side of the canvas on which image files are kept whole: an example then has `size`, see
+      canvas.fit_canvas.
     data_dir: see data_root. Files are looked for in data_root/NAME. TFDS looks in data_root if this or MIXER_DATA_DIR
       is given, else in its own default (TFDS_DATA_DIR, ~/tensorflow_datasets).
 
@@ -96,11 +95,7 @@ def _native(name: str, base: str, data_dir: str | None) -> Source:
 
 
 def _checked(name: str, arrays: Arrays, classes: int) -> Arrays:
-  """The arrays of a function, labels as int32.
-
-  Raises:
-    MixerError: others than WANTED, by the name of the function.
-  """
+  """The arrays of a function, labels as int32; refuses others than WANTED, by the name of the function."""
   found = {key: np.asarray(value) for key, value in arrays.items()}
   shapes = ', '.join(f'{key!r} {value.dtype} {list(value.shape)}' for key, value in found.items())
   if found.keys() != {'image', 'label'}:

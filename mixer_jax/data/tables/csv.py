@@ -68,7 +68,7 @@ def _reader(file: Iterable[str]) -> Iterator[list[str]]:
 
 
 def read_cells(path: str | Path) -> Iterator[tuple[int, dict[str, list[str]]]]:
-  """(number of the first row, columns of text), rows_at_once at a time; rows count from 1 below the header.
+  """(number of the first row, columns of text), rows_at_once at a time; row 1 is below the header.
 
   Blank lines may end the file.
 
@@ -77,10 +77,9 @@ def read_cells(path: str | Path) -> Iterator[tuple[int, dict[str, list[str]]]]:
   """
   header = read_header(path)
   most = rows_at_once(len(header))
+  in_columns = lambda rows: dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
   with Path(path).open(encoding='utf-8-sig', newline='') as file:
-    rows: list[list[str]] = []
-    number, blank = 0, None
-    reader = _reader(file)
+    rows, number, blank, reader = [], 0, None, _reader(file)
     next(reader)
     try:
       for row in reader:
@@ -88,24 +87,20 @@ def read_cells(path: str | Path) -> Iterator[tuple[int, dict[str, list[str]]]]:
           blank = blank or reader.line_num
           continue
         if blank:
-          raise _blank_line(path, blank, header)
+          empty = ', or write "" where its only cell is empty' if len(header) == 1 else ''
+          raise MixerError(f'{path}, line {blank}: the line is blank, but rows follow; take it out{empty}')
         number += 1
         if len(row) != len(header):
           raise MixerError(f'{path}, row {number}: {len(row)} cells, but the header has {len(header)}')
         rows.append(row)
         if len(rows) == most:
-          yield number - most + 1, dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
+          yield number - most + 1, in_columns(rows)
           rows = []
     except (UnicodeDecodeError, csv.Error) as error:
       quote = ' and close every quote' if isinstance(error, csv.Error) else ''
       raise MixerError(f'{path}, after row {number}: {error}; give a CSV file in UTF-8{quote}') from error
     if rows:
-      yield number - len(rows) + 1, dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
-
-
-def _blank_line(path: str | Path, line: int, header: Sequence[str]) -> MixerError:
-  empty = ', or write "" where its only cell is empty' if len(header) == 1 else ''
-  return MixerError(f'{path}, line {line}: the line is blank, but rows follow; take it out{empty}')
+      yield number - len(rows) + 1, in_columns(rows)
 
 
 def numbers(cells: Sequence[str], *, where: str, first: int, column: str) -> np.ndarray:
@@ -125,10 +120,9 @@ def numbers(cells: Sequence[str], *, where: str, first: int, column: str) -> np.
         ' the column among data.categorical'
       ) from None
     values = values.astype(np.float64)
-  if np.isinf(values).any():
-    bad = int(np.flatnonzero(np.isinf(values))[0])
+  if len(bad := np.flatnonzero(np.isinf(values))):
     raise MixerError(
-      f'{where}, row {first + bad}, column {column!r}: {cells[bad]!r} is infinite; fix it or leave it empty'
+      f'{where}, row {first + bad[0]}, column {column!r}: {cells[bad[0]]!r} is infinite; fix it or leave it empty'
     )
   return values
 
@@ -145,9 +139,8 @@ def infer_categorical(path: str | Path, columns: Sequence[str]) -> list[str]:
   Raises:
     MixerError: a column of numbers with some cells that are text, by the first such row.
   """
-  texts = dict.fromkeys(columns, 0)
+  texts, present = dict.fromkeys(columns, 0), dict.fromkeys(columns, 0)
   first_text: dict[str, tuple[int, str]] = {}
-  present = dict.fromkeys(columns, 0)
   for first, cells in read_cells(path):
     for name in columns:
       try:
@@ -190,8 +183,7 @@ def read_csv(path: str | Path, *, columns: Sequence[str], categorical: Sequence[
   """
   header = read_header(path)
   present = frozenset(header)
-  missing = [name for name in columns if name not in present]
-  if missing:
+  if missing := [name for name in columns if name not in present]:
     raise wrong_delimiter(path, header, missing) or MixerError(
       f'{path} has no column {some(map(repr, missing))}; it has {some(header)}'
     )

@@ -60,9 +60,8 @@ class Schema:
 
   def check_columns(self, where: str | Path, names: Iterable[str]) -> None:
     """Refuses a table that lacks a column, or has one that the training rows had not; their order is free."""
-    names, allowed = list(names), {*self.columns, *self.dropped, self.label}
-    present = frozenset(names)
-    missing = [name for name in self.columns if name not in present]
+    names, allowed = dict.fromkeys(names), {*self.columns, *self.dropped, self.label}
+    missing = [name for name in self.columns if name not in names]
     extra = [name for name in names if name not in allowed]
     if missing or extra:
       raise wrong_delimiter(where, names, missing) or MixerError(
@@ -74,7 +73,7 @@ class Schema:
     """(features, categories), and how often a cell had no value of its own: {'COLUMN: unknown' or 'missing': n}.
 
     Raises:
-      MixerError: a number so far from those of the training rows that, scaled, it is no float32.
+      MixerError: a number so far from those of the training rows that its scaled value overflows float32.
     """
     values, codes, counts = raw_values(table, self.columns, self.categories, self.fill)
     with np.errstate(over='ignore', invalid='ignore'):
@@ -85,11 +84,7 @@ class Schema:
     return {'features': features, 'categories': codes}, counts
 
   def labels(self, table: Table) -> np.ndarray:
-    """int32 [rows].
-
-    Raises:
-      MixerError: a label that no training row has, by row.
-    """
+    """int32 [rows]; refuses a label that no training row has, by row."""
     known = {value: k for k, value in enumerate(self.classes)}
     labels = [known.get(value) for value in label_text(table, self.label)]
     if None in labels:
@@ -115,10 +110,9 @@ def _label(cell: str) -> str:
 
 
 def sorted_classes(labels: Iterable[str]) -> tuple[str, ...]:
-  """The values of a label, by number where all are whole numbers, else by the alphabet."""
+  """The values of a label, in numerical order where all are whole numbers, else in alphabetical."""
   values = set(labels)
-  whole = all(map(WHOLE.fullmatch, values))
-  return tuple(sorted(values, key=int if whole else str))
+  return tuple(sorted(values, key=int if all(map(WHOLE.fullmatch, values)) else str))
 
 
 def fit(
@@ -140,8 +134,7 @@ def fit(
   if column_order:
     columns = tuple(columns[i] for i in np.random.default_rng(column_order).permutation(len(columns)))
   labels = label_text(table, label)
-  empty = [i for i, text in enumerate(labels) if text.strip().lower() in MISSING]
-  if empty:
+  if empty := [i for i, text in enumerate(labels) if text.strip().lower() in MISSING]:
     row = table.numbers[empty[0]]
     raise MixerError(f'{table.where}, row {row}: the label {label!r} is missing; fix it or leave the row out')
   classes = sorted_classes(labels)

@@ -64,9 +64,8 @@ def load(
 ) -> Table:  # fmt: skip
   """The columns of a split: the features in their order, then the label, as text.
 
-  A part such as train[:80%] is cut from the rows in a fixed random order in which equal rows stand together, and never
-  between equal ones: no row of one part is a copy of a row of another. Parts are joined by +, as in
-  train[:20%]+train[40%:].
+  A part such as train[:80%] is cut from the rows in a fixed random order, and never between equal ones: no row of one
+  part is a copy of a row of another. Parts are joined by +, as in train[:20%]+train[40%:].
 
   Args:
     name: `breast_cancer` (bundled with scikit-learn), a key of KNOWN, `csv:PATH`: a file, whose only split is `train`,
@@ -80,12 +79,11 @@ def load(
     MixerError: no such table, split or column; a column known to give the label away that is not dropped; a part
       without rows.
   """
-  settings = {'label': label, 'drop': tuple(drop), 'categorical': categorical, 'data_dir': data_dir, 'schema': schema}
-  parts = [_part(name, part, **settings) for part in split.split('+')]
+  parts = [_part(name, part, label, tuple(drop), categorical, data_dir, schema) for part in split.split('+')]
   return parts[0] if len(parts) == 1 else concatenate(parts)
 
 
-def _part(name: str, split: str, *, label, drop, categorical, data_dir, schema) -> Table:
+def _part(name: str, split: str, label, drop, categorical, data_dir, schema) -> Table:
   base = split_base(split)
   if name in KNOWN or name.startswith('csv:'):
     path = _find(name, base, data_dir)
@@ -98,10 +96,9 @@ def _part(name: str, split: str, *, label, drop, categorical, data_dir, schema) 
     _check_names(name, where, header, drop, categorical or ())
   else:
     schema.check_columns(where, header)
+    categorical = tuple(schema.categories)
   if label not in header:
     raise _unknown_column(f'column of {where}', label, where, header)
-  if schema is not None:
-    categorical = tuple(schema.categories)
   if file:
     categorical = _infer(*file, label, drop) if categorical is None else categorical
     table, groups = _read(name, *file, label, drop, tuple(sorted(categorical)))
@@ -197,11 +194,7 @@ def _grouped(table: Table, label: str) -> tuple[Table, Callable]:
 
 @functools.lru_cache(maxsize=4)
 def _rows(function: Callable, name: str, base: str, data_dir: str | None) -> Table:
-  """What a function gives, as a table of NumPy's columns of any kind.
-
-  Raises:
-    MixerError: no columns, columns of several lengths or dimensions, no rows, by the name of the function.
-  """
+  """What a function gives, as a table of NumPy's columns of any kind; refuses what is no table, by its name."""
   found = own.call(function, base, data_dir)
   names = found if isinstance(found, Mapping) else getattr(found, 'columns', None)
   if names is None:
