@@ -1,8 +1,8 @@
 """Arrays in files that come from strangers: .npz, .safetensors and PyTorch's .pth; nothing in them is run.
 
-A file is opened to a list of what it says it holds, by name. An array is read when it is asked for, so that whoever
-asks can look at names and shapes first, and what is read is exactly what was announced: no more bytes than its shape
-has. NumPy's objects are refused. PyTorch's files are read by torch, where it is installed, and hold tensors alone.
+A file is opened to a list of the arrays that it announces, by name. Each is read when it is asked for, so that names
+and shapes can be looked at first, and no more bytes are read than its shape has. NumPy's objects are refused. PyTorch's
+files are read by torch, where it is installed, and hold tensors alone.
 """
 
 import contextlib
@@ -74,11 +74,7 @@ def read(path: Path) -> Archive:
 
 
 def checksum(path: Path) -> str:
-  """SHA-256 of a file, in hexadecimals.
-
-  Raises:
-    MixerError: no such file, or one that cannot be read.
-  """
+  """SHA-256 of a file, in hexadecimals."""
   with _reported(path), path.open('rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
 
@@ -121,7 +117,7 @@ def _read_npz(path: Path) -> Archive:
           raise ValueError(f'{member.filename} is of version {version}')
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         with warnings.catch_warnings(action='ignore'):  # of headers by Python 2
-          shape, fortran, dtype = header(file)
+          shape, _, dtype = header(file)
         if dtype.hasobject:
           raise MixerError(
             f'{path}: {member.filename} holds Python objects, which only code could read; get a file of plain arrays'
@@ -131,22 +127,19 @@ def _read_npz(path: Path) -> Archive:
         size = math.prod(shape) * dtype.itemsize
         if file.tell() + size != member.file_size:
           raise ValueError(f'{member.filename} has {member.file_size - file.tell():,} bytes for {shape} {dtype}')
-        read = functools.partial(_read_member, path, member, file.tell(), shape, fortran, dtype)
       # NumPy has no bfloat16 and writes two nameless bytes in its place.
       kind = 'bfloat16' if dtype == np.dtype('V2') else dtype.name
       name = member.filename.removesuffix('.npy')
       if name in arrays:
         raise ValueError(f'it has {name} twice')
-      arrays[name] = Array(shape, kind, read)
+      arrays[name] = Array(shape, kind, functools.partial(_read_member, path, member))
   return Archive(arrays, {})
 
 
-def _read_member(path: Path, member, start: int, shape: tuple, fortran: bool, dtype: np.dtype) -> np.ndarray:
-  with zipfile.ZipFile(path) as archive, archive.open(member) as file:
-    data = file.read(member.file_size)
-  kind = np.dtype(ml_dtypes.bfloat16) if dtype == np.dtype('V2') else dtype
-  flat = np.frombuffer(data, kind, offset=start)
-  array = flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
+def _read_member(path: Path, member: zipfile.ZipInfo) -> np.ndarray:
+  with zipfile.ZipFile(path) as archive, archive.open(member) as file, warnings.catch_warnings(action='ignore'):
+    array = np.lib.format.read_array(file, allow_pickle=False)
+  array = array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype('V2') else array
   return array.astype(array.dtype.newbyteorder('='), copy=False)
 
 
@@ -185,7 +178,7 @@ def _read_tensor(path: Path, name: str) -> np.ndarray:
 
 
 def _read_torch(path: Path) -> Archive:
-  """PyTorch's own files, by torch itself, which with weights_only makes tensors and plain values and calls no more."""
+  """PyTorch's own files, by torch itself: weights_only makes tensors and plain values, and calls nothing else."""
   try:
     import torch
   except ImportError as error:
