@@ -78,9 +78,9 @@ def _find(file: str) -> Path:
   path, known = Path(file).expanduser(), bundled()
   if path.is_file():
     return path
-  if path.parent == Path('.') and path.name.removesuffix('.py') in known:
-    return known[path.name.removesuffix('.py')]
   if path.parent == Path('.'):
+    if path.name.removesuffix('.py') in known:
+      return known[path.name.removesuffix('.py')]
     raise unknown('config', file, known, 'or the path of a file')
   near = sorted(p.name for p in path.parent.glob('*.py')) if path.parent.is_dir() else []
   raise MixerError(f'no config file {file!r}' + (f'; the folder {path.parent} has {", ".join(near)}' if near else ''))

@@ -14,10 +14,11 @@ from flax import nnx
 
 from mixer_jax.errors import MixerError
 from mixer_jax.models import layers
+from mixer_jax.models.autoencoder import Autoencoder
 from mixer_jax.models.ops.convolution import Convolution, check_odd, same
 
 
-class CnnAutoencoder(nnx.Module):
+class CnnAutoencoder(Autoencoder):
   """Convolutions without padding, ReLU after each, a linear layer to the code; mirrored by transposed convolutions.
 
   Args:
@@ -57,10 +58,9 @@ class CnnAutoencoder(nnx.Module):
   def encode(self, image: jax.Array) -> jax.Array:
     """[batch, height, width, channels] -> [batch, code]."""
     layers.check_image(self.image, image)
-    x = image
     for layer in self.encoder:
-      x = jax.nn.relu(layer(x))
-    return self.to_code(x.reshape(len(x), -1))
+      image = jax.nn.relu(layer(image))
+    return self.to_code(image.reshape(len(image), -1))
 
   def decode(self, code: jax.Array) -> jax.Array:
     """[batch, code] -> [batch, height, width, channels], not bounded."""
@@ -68,10 +68,6 @@ class CnnAutoencoder(nnx.Module):
     for number, layer in enumerate(self.decoder):
       x = layer(jax.nn.relu(x) if number else x)
     return x
-
-  def __call__(self, image: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-    """The image again; `rngs` is not needed."""
-    return self.decode(self.encode(image))
 
 
 class Down(NamedTuple):
@@ -146,7 +142,7 @@ class ScriptedConv(nnx.Module):
     return x + y if x.shape == y.shape else y
 
 
-class ScriptedAutoencoder(nnx.Module):
+class ScriptedAutoencoder(Autoencoder):
   """Convolutions and pixel-unshuffles as a script says, see read_script; the decoder mirrors them.
 
   The code is the last image, flattened: [batch, height' x width' x channels']. No activation after the last layer of
@@ -200,7 +196,3 @@ class ScriptedAutoencoder(nnx.Module):
       else:
         x = layer(x)
     return x
-
-  def __call__(self, image: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-    """The image again; `rngs` is not needed."""
-    return self.decode(self.encode(image))
