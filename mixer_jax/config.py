@@ -26,8 +26,7 @@ def load(arguments: Sequence[str]) -> dict[str, Any]:
 
   FILE is a path, or the name of a bundled config, with or without .py. What the command line sets are `parts.Text`.
 
-  Raises:
-    MixerError: no such file, a file without get_config, what get_config refuses, an unknown flag.
+  Refuses a missing file, one without get_config, what get_config refuses, an unknown flag.
   """
   place, values = _read_flags(arguments)
   if place is None:

@@ -64,8 +64,7 @@ class Lacking(MixerError):
 def find(name: Any, table: Mapping[str, Callable | str], what: str) -> Callable:
   """What a name stands for: an entry of a table, or `module:name` of anything importable, the current folder included.
 
-  Raises:
-    MixerError: an unknown short name, a module that cannot be imported or lacks the name.
+  Refuses an unknown short name, a module that cannot be imported or lacks the name.
   """
   package = getattr(table, 'package', '')
   if isinstance(name, str) and name in table:

@@ -269,8 +269,7 @@ class Rows:
 
     The rows come rows_at_once at a time, which may be more than the size of a batch.
 
-    Raises:
-      MixerError: a file whose columns are not those of the training rows, cells that cannot be read, no rows.
+    Refuses a file whose columns are not those of the training rows, cells that cannot be read, no rows.
     """
     (path,) = self.find(files)
     header = csv.read_header(path)

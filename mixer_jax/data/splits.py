@@ -27,8 +27,7 @@ def parse_split(split: str, sizes: dict[str, int]) -> tuple[str, range]:
   round(p * n / 100), halves to the even index, as TFDS has it: 'train[:80%]' and 'train[80%:]' never overlap and leave
   nothing out. `sizes` are the numbers of examples of the base splits.
 
-  Raises:
-    MixerError: an unknown base, malformed text, boundaries outside the data, an empty result.
+  Refuses an unknown base, malformed text, boundaries outside the data, an empty result.
   """
   base, _, first, last = _match(split).groups()
   if base not in sizes:

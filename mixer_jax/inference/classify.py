@@ -32,8 +32,7 @@ def make_answers(run: Run) -> Callable[[Arrays, int], Arrays]:
 def features_of(run: Run, source: Source) -> tuple[np.ndarray, np.ndarray]:
   """What stands before the head of a model, [examples, width], of all examples of a source, and their labels.
 
-  Raises:
-    MixerError: a model without `features`.
+  Refuses a model without `features`.
   """
   experiment = run.experiment
   if not callable(getattr(experiment.model, 'features', None)):

@@ -50,8 +50,7 @@ class MixingAutoencoder(Autoencoder):
     encoder_gelu: a GELU after the encoder's mixing layers; the source's earlier networks have none.
     output_gelu: a GELU on the pixels; the source has one where a mixing layer stands behind the first layer.
 
-  Raises:
-    MixerError: a patch that does not divide the image, no widths, an `after` beyond them, what the mixing refuses.
+  Refuses a patch that does not divide the image, no widths, an `after` beyond them, what the mixing refuses.
   """
 
   def __init__(
@@ -127,8 +126,7 @@ class MixerAutoencoder(Autoencoder):
     bottleneck: width of a token next to the code; it keeps the two layers there small.
     bounded: a sigmoid at the end, for pixels in [0, 1]: the many that are exactly black or white then cost no effort.
 
-  Raises:
-    MixerError: a patch that does not divide the image, a size below 1.
+  Refuses a patch that does not divide the image, a size below 1.
   """
 
   def __init__(

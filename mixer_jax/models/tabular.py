@@ -81,8 +81,7 @@ class TabularMixer(nnx.Module):
     pool: `mean` or `flatten`.
     init: `original` or `torch`, see layers.linear.
 
-  Raises:
-    MixerError: a patch that does not divide the columns, `bins` for patches, a `patch` for columns.
+  Refuses a patch that does not divide the columns, `bins` for patches, a `patch` for columns.
   """
 
   def __init__(

@@ -20,8 +20,7 @@ class Binary(Classifier):
   Args:
     positive_weight: what the loss of an example of label 1 counts, beside 1 for label 0; for rare positives.
 
-  Raises:
-    MixerError: other than two classes, a weight that is not positive.
+  Refuses other than two classes, and a weight that is not positive.
   """
 
   outputs = (1,)
@@ -59,14 +58,14 @@ def binary_report(probability: np.ndarray, label: np.ndarray) -> dict[str, float
 
   predicted = probability > 0.5
   precision, recall, f1, _ = metrics.precision_recall_fscore_support(label, predicted, labels=[0, 1], zero_division=0.0)
-  both = len(np.unique(label)) == 2
+  ranks = {'roc_auc': metrics.roc_auc_score, 'average_precision': metrics.average_precision_score}
+  ranks = ranks if len(np.unique(label)) == 2 else {}
   return {
     'precision': precision[1],
     'recall': recall[1],
     'specificity': recall[0],
     'f1': f1[1],
     'macro_f1': f1.mean(),
-    **({'roc_auc': metrics.roc_auc_score(label, probability)} if both else {}),
-    **({'average_precision': metrics.average_precision_score(label, probability)} if both else {}),
+    **{name: rank(label, probability) for name, rank in ranks.items()},
     'calibration_error': calibration_error(probability, label),
   }

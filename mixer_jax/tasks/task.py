@@ -1,7 +1,7 @@
 """What a task is: what it wants of a model, what that costs, what is measured, written and drawn of it.
 
-The rest of the package asks a task and never guesses. One of your own is a subclass that has `outputs` and `scores`,
-or `loss` where the loss needs more than the model's output; see README.
+One of your own is a subclass that has `outputs` and `scores`, or `loss` where the loss needs more than the model's
+output; see README.
 """
 
 import dataclasses
@@ -99,9 +99,13 @@ class Task:
       rngs: of dropout; None for none.
       training: whether this is the loss that is minimised, with label smoothing and weights of classes.
     """
-    output = model(*model_inputs(batch), rngs=rngs)
-    scores = self.scores(output, batch, training=training)
-    return scores['loss'], {name: value for name, value in scores.items() if name != 'loss'}, output
+    output = model(*model_inputs(self.seen(batch, rngs)), rngs=rngs)
+    scores = dict(self.scores(output, batch, training=training))
+    return scores.pop('loss'), scores, output
+
+  def seen(self, batch: Batch, rngs: Any) -> Batch:
+    """What of a batch the model sees, while the target stays; `rngs` as in `loss`."""
+    return batch
 
   def check(self, model: Any, name: str, given: tuple[int, ...]) -> None:
     """Refuses an abstract model that does not give what this task takes; `given` is the shape of one output."""

@@ -51,8 +51,7 @@ class Archive(NamedTuple):
 def read(path: Path) -> Archive:
   """What is in a file of weights, by the end of its name.
 
-  Raises:
-    MixerError: no such file, a name of another end, a file that is damaged, cut off or needs code to be read.
+  Refuses a missing file, another end of its name, a file that is damaged, cut off or needs code to be read.
   """
   reader = READERS.get(path.suffix.lower())
   if reader is None:

@@ -31,8 +31,7 @@ def compare(before: reading.Weights, path: Path, tolerance: float, log: Callable
   Args:
     tolerance: of the largest output; computed with the GELU of `before`, whatever the file stands for.
 
-  Raises:
-    MixerError: they differ by more.
+  Raises MixerError where they differ by more.
   """
   after = reading.read(str(path), trusted=True)  # written just now
   if not before.is_mixer:

@@ -58,8 +58,7 @@ def fit(
     model, data: its config.model and config.data.
     labels: the names of the new data's classes.
 
-  Raises:
-    MixerError: whatever differs and was not asked to be changed; arrays that are missing, too many or misshapen.
+  Refuses whatever differs and was not asked to be changed, and arrays that are missing, too many or misshapen.
   """
   arrays, notes = dict(weights.arrays), list(weights.notes)
   if model['name'] != weights.model['name']:

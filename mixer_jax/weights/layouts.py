@@ -108,8 +108,7 @@ def from_ours(
 ) -> dict[str, np.ndarray]:
   """Our arrays by their names and in their shapes there; patch is (height, width, channels).
 
-  Raises:
-    MixerError: an array that the layout has no place for.
+  Refuses an array that the layout has no place for.
   """
   theirs = names(layout, blocks)
   if extra := sorted(set(arrays) - set(theirs)):

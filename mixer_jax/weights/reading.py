@@ -78,8 +78,7 @@ class Weights:
   def image(self) -> tuple[int, int, int]:
     """(height, width, channels).
 
-    Raises:
-      MixerError: the file does not say it, and its tokens make no square.
+    Raises MixerError where the file does not say it and its tokens make no square.
     """
     if not self.data.get('image'):
       raise MixerError(
@@ -103,9 +102,8 @@ def read(address: str, *, trusted: bool = False) -> Weights:
   Args:
     trusted: whether this is a folder of the user's own, which may name any module; see trust.
 
-  Raises:
-    MixerError: nothing there, not a Mixer in a layout that is known, arrays that are missing, too many, misshapen, no
-      floats or not finite: all of them are named.
+  Refuses a missing file, anything but a Mixer in a known layout, and arrays that are missing, too many, misshapen, no
+  floats or not finite: all of them are named.
   """
   path = remote.fetch(address)
   try:

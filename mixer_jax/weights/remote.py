@@ -33,8 +33,7 @@ def is_address(path: str) -> bool:
 def fetch(address: str) -> Path:
   """The local path of an address; a path is returned as it is.
 
-  Raises:
-    MixerError: an address that cannot be fetched, a library that is missing, a file kept that has changed.
+  Raises MixerError where the address cannot be fetched, a library is missing or a kept file has changed.
   """
   if not is_address(address):
     return Path(os.path.expanduser(address))  # Path.expanduser() raises where there is no such user

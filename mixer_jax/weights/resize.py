@@ -38,8 +38,7 @@ def stem(kernel: np.ndarray, old: tuple[int, int, int], new: tuple[int, int, int
     kernel: [pixels of a patch, width].
     old, new: (height, width, channels) of a patch.
 
-  Raises:
-    MixerError: from several channels to fewer that are not one: which ones is not ours to say.
+  Refuses several channels for fewer that are not one: which ones is not ours to say.
   """
   pixels = kernel.astype(np.float64).reshape(*old, -1)
   if new[2] != old[2]:
@@ -83,8 +82,7 @@ def tile_tokens(arrays: Arrays, old: Grid, new: Grid) -> Arrays:
   The paper's (arXiv 2105.01601, appendix C). The image is seen as m x n images of the old size, each of which has the
   tokens that it had before; so the logits, of a mean over the tokens and a linear head, are the mean of theirs.
 
-  Raises:
-    MixerError: a grid that is no multiple of the old one.
+  Refuses a grid that is no multiple of the old one.
   """
   if new[0] % old[0] or new[1] % old[1]:
     raise MixerError(

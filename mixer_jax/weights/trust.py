@@ -35,8 +35,7 @@ def check(where: str, model: dict[str, Any], known: Collection[str]) -> None:
     model: its settings, with `name`.
     known: the names that `name` may have.
 
-  Raises:
-    MixerError: an unknown name, or `module:name` anywhere whose module is not trusted.
+  Refuses an unknown name, or `module:name` anywhere whose module is not trusted.
   """
   for value in _texts(model):
     if (match := OUTSIDE.fullmatch(value)) and not _is_trusted(match[1]):

@@ -22,8 +22,7 @@ WRITES = "the original's layout to FILE.npz, timm's to FILE.safetensors, a model
 def check_target(target: Path) -> None:
   """Refuses, before any work, a place that cannot be written or holds something else.
 
-  Raises:
-    MixerError: an end that stands for no layout, no folder to write in, a folder that is not a model folder.
+  Refuses an end that stands for no layout, no folder to write in, a folder that is not a model folder.
   """
   if target.suffix not in ('.npz', '.safetensors', ''):
     raise MixerError(f'--to={target}: {WRITES}; not {target.suffix}')
@@ -44,8 +43,7 @@ def write(weights: Weights, target: Path, check: Callable[[Path], None] | None =
   Args:
     check: is given the file before it stands in its place, and raises what it does not like.
 
-  Raises:
-    MixerError: as check_target; a network that the layout has no place for; no space, no permission.
+  Refuses what check_target does, and a network that the layout has no place for.
   """
   check_target(target)
   writer = {'.npz': to_npz, '.safetensors': to_timm, '': to_folder}[target.suffix]

@@ -52,8 +52,7 @@ def make_augment(settings: Mapping[str, Mapping], *, features: Features, classes
     features: what a batch holds, name -> ShapeDtypeStruct, the batch axis first.
     classes: number of classes; `mixup` and `cutmix` turn labels into float32 [batch, classes].
 
-  Raises:
-    MixerError: unknown name or setting, missing setting, wrong value, or data that lack what an augmentation needs.
+  Refuses unknown names and settings, wrong values, and data that lack what an augmentation needs.
   """
   if not isinstance(settings, Mapping):
     raise MixerError(f"augment must be a dict, {{'flip': {{}}, 'crop': {{'padding': 4}}}}, got {settings!r}")

@@ -19,8 +19,7 @@ def to_float(image: jax.Array) -> jax.Array:
 def normalize(image: jax.Array, mean: Sequence[float] | float, std: Sequence[float] | float) -> jax.Array:
   """(image - mean) / std of [..., channels]; mean and std are one number a channel, or one for all.
 
-  Raises:
-    MixerError: a wrong number of channels, a number that is not finite, or a std that is not positive.
+  Refuses a wrong number of channels, a number that is not finite, or a std that is not positive.
   """
   channels = image.shape[-1]
   for name, value in (('mean', mean), ('std', std)):

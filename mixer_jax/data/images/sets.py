@@ -41,9 +41,8 @@ def load(
 
   MNIST, Fashion-MNIST and CIFAR are read from their published files, and where there are none, from TFDS.
 
-  Raises:
-    MixerError: an unknown name or split, missing or damaged files, another number of classes, a function that gives
-      something else.
+  Refuses an unknown name or split, missing or damaged files, another number of classes, a function that gives something
+  else.
   """
   base = split_base(split)
   kind, _, rest = name.partition(':')

@@ -15,8 +15,7 @@ OTHER_DELIMITERS = ';\t|'
 def read_header(path: str | Path) -> list[str]:
   """The names of the columns of a CSV file.
 
-  Raises:
-    MixerError: no file, an empty one, not text, a name twice or missing, another delimiter.
+  Refuses a missing or empty file, one that is not text, a name twice or missing, another delimiter.
   """
   path = Path(path)
   try:
@@ -72,8 +71,7 @@ def read_cells(path: str | Path) -> Iterator[tuple[int, dict[str, list[str]]]]:
 
   Blank lines may end the file.
 
-  Raises:
-    MixerError: as read_header, a row with more or fewer cells than the header, a blank line above a row.
+  Refuses what read_header does, a row with more or fewer cells than the header, a blank line above a row.
   """
   header = read_header(path)
   most = rows_at_once(len(header))
@@ -106,8 +104,7 @@ def read_cells(path: str | Path) -> Iterator[tuple[int, dict[str, list[str]]]]:
 def numbers(cells: Sequence[str], *, where: str, first: int, column: str) -> np.ndarray:
   """Text -> float64, nan where a number is missing.
 
-  Raises:
-    MixerError: a cell that is not a number, or is infinite, by row and column.
+  Refuses a cell that is not a number, or is infinite, by row and column.
   """
   try:
     values = _floats(cells)
@@ -136,8 +133,7 @@ def _floats(cells: Sequence[str]) -> np.ndarray:
 def infer_categorical(path: str | Path, columns: Sequence[str]) -> list[str]:
   """Which of the columns hold categories: those of which most cells are not numbers.
 
-  Raises:
-    MixerError: a column of numbers with some cells that are text, by the first such row.
+  Refuses a column of numbers with some cells that are text, by the first such row.
   """
   texts, present = dict.fromkeys(columns, 0), dict.fromkeys(columns, 0)
   first_text: dict[str, tuple[int, str]] = {}
@@ -178,8 +174,7 @@ def to_columns(cells: Mapping[str, list[str]], categorical: Sequence[str], *, wh
 def read_csv(path: str | Path, *, columns: Sequence[str], categorical: Sequence[str]) -> Table:
   """The whole of some columns of a file, `categorical` of them as text.
 
-  Raises:
-    MixerError: what read_cells and numbers refuse, a missing column, a file without rows.
+  Refuses what read_cells and numbers do, a missing column, a file without rows.
   """
   header = read_header(path)
   present = frozenset(header)

@@ -25,8 +25,7 @@ class Scaling(NamedTuple):
 def find(name: str) -> Scaling:
   """The scaling of that name, a key of SCALINGS or the user's own.
 
-  Raises:
-    MixerError: an unknown name, or of something else.
+  Refuses an unknown name, and what has no fit and scale.
   """
   found = parts.find(name, SCALINGS, 'data.scaling')()
   if not all(callable(getattr(found, method, None)) for method in Scaling._fields):

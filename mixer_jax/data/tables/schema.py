@@ -72,8 +72,7 @@ class Schema:
   def arrays(self, table: Table) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """(features, categories), and how often a cell had no value of its own: {'COLUMN: unknown' or 'missing': n}.
 
-    Raises:
-      MixerError: a number so far from those of the training rows that its scaled value overflows float32.
+    Refuses a number so far from those of the training rows that its scaled value overflows float32.
     """
     values, codes, counts = raw_values(table, self.columns, self.categories, self.fill)
     with np.errstate(over='ignore', invalid='ignore'):
@@ -123,8 +122,7 @@ def fit(
   Args:
     column_order: 0 leaves the columns in the file's order; another number is the seed of a random one.
 
-  Raises:
-    MixerError: an unknown scaling, no columns left, labels that are missing, all the same or mostly different.
+  Refuses an unknown scaling, no columns left, labels that are missing, all the same or mostly different.
   """
   learn = scalings.find(scaling).fit
   unused = {label, *dropped}

@@ -75,9 +75,7 @@ def load(
     categorical: columns of text; None takes those of which most cells are not numbers.
     schema: that of the training rows. The split must have their columns, and those of text are theirs.
 
-  Raises:
-    MixerError: no such table, split or column; a column known to give the label away that is not dropped; a part
-      without rows.
+  Refuses an unknown table, split or column, one known to give the label away that is not dropped, a part without rows.
   """
   parts = [_part(name, part, label, tuple(drop), categorical, data_dir, schema) for part in split.split('+')]
   return parts[0] if len(parts) == 1 else concatenate(parts)

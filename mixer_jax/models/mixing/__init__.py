@@ -60,8 +60,7 @@ def with_hidden(
     key, value: the model's setting of that width.
     unused: what it must be with any other mixing layer.
 
-  Raises:
-    MixerError: a width below 1, a width that is set twice, or for a layer that has none.
+  Refuses a width below 1, a width that is set twice, or for a layer that has none.
   """
   name = _name(settings)
   if not is_token_mlp(settings):

@@ -22,8 +22,7 @@ class Cnn(nnx.Module):
   Args:
     kernel: side of the convolutions, odd.
 
-  Raises:
-    MixerError: an even kernel; with `plane` a width that is not a square; with both also a grid that is not.
+  Refuses an even kernel; with `plane` a width that is not a square; with both also a grid that is not.
   """
 
   plane, flipped = False, False

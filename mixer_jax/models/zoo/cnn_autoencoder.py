@@ -27,8 +27,7 @@ class CnnAutoencoder(Autoencoder):
     kernel: their side.
     code: how many numbers an image becomes.
 
-  Raises:
-    MixerError: a size below 1, an image that the convolutions leave nothing of.
+  Refuses a size below 1, an image that the convolutions leave nothing of.
   """
 
   def __init__(
@@ -90,8 +89,7 @@ def read_script(script: str, image: tuple[int, int, int]) -> list[Down | Conv]:
   Args:
     image: (height, width, channels).
 
-  Raises:
-    MixerError: the first word that cannot be read, that does not fit what is before it or does nothing.
+  Refuses the first word that cannot be read, that does not fit what is before it or does nothing.
   """
   layers_, skips = [], 0
   height, width, channels = image
@@ -154,8 +152,7 @@ class ScriptedAutoencoder(Autoencoder):
     script: such as 'ch=32|down4|ch/2|ch/2|ch/2|ch*1|ch*1|ch=1'.
     kernel: side of the convolutions, odd.
 
-  Raises:
-    MixerError: an even kernel, and what read_script refuses.
+  Refuses an even kernel, and what read_script refuses.
   """
 
   def __init__(self, *, image: tuple[int, int, int], script: str, kernel: int = 3, rngs: nnx.Rngs):
