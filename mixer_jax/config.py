@@ -114,7 +114,9 @@ def _run(place: str) -> ConfigDict | Mapping:
 
 
 def _set(config: dict[str, Any], key: str, value: Text) -> None:
-  *path, last = key.split('.')
+  kind, *rest = key.split('.', 1)
+  # The dots of `package.module:name`, an augmentation, are part of its name.
+  *path, last = [kind, *(re.split(r'\.(?![\w.]*:)', rest[0]) if rest else [])]
   section = config
   for i, name in enumerate(path):
     inner = section.setdefault(name, {})

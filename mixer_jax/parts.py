@@ -25,10 +25,9 @@ FIXED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD, inspec
 class Table(dict):
   """Short names -> parts, or where they are: 'module:name'. Any mapping will do where nothing of this is needed.
 
-  Attributes:
-    context: the arguments of these parts that the run gives, which are never settings.
-    package: a library whose parts may be named with a dot, such as `optax` for `optax.lion`.
-    adapt: (part, its name, what) -> a part, for those that are not in the table: checks them, or wraps them.
+  `context` are the arguments of these parts that the run gives, which are never settings. `package` is a library whose
+  parts may be named with a dot, such as `optax` for `optax.lion`. `adapt` (part, its name, what) -> a part, checks or
+  wraps those that are not in the table.
   """
 
   def __init__(self, names: Mapping[str, Callable | str], *, context=(), package='', adapt=None):
@@ -76,11 +75,6 @@ def find(name: Any, table: Mapping[str, Callable | str], what: str) -> Callable:
   else:
     raise unknown(what, name, table, f'{package}.NAME, or module:name' if package else 'or module:name of your own')
   return table.adapt(part, str(name), what) if isinstance(table, Table) else part
-
-
-def is_outside(name: str, table: Mapping[str, Callable | str]) -> bool:
-  """Whether a name is `module:name`, so that opening it imports a user's module."""
-  return name not in table and ':' in name
 
 
 def import_module(module: str) -> types.ModuleType:
@@ -152,9 +146,8 @@ def resolve(
     context: the names of arguments that are not settings.
     notes: gets a line for whatever is left out, see `without_leftovers`.
 
-  Raises:
-    Missing: settings without a default that are not given.
-    MixerError: an unknown key, or a value of another type, by name as `what.key`.
+  Raises Missing for settings without a default that are not given; refuses an unknown key, or a value of another type,
+  by name as `what.key`.
   """
   takes = {k: p for k, p in parameters(function).items() if k not in context}
   for key in settings:
@@ -214,12 +207,7 @@ def _has_text(value: Any) -> bool:
 def call(function: Callable, settings: Mapping[str, Any], what: str, /, *, context: Collection[str] = (), **given: Any):
   """function(**settings, **given): settings resolved, of what is given that which the function takes.
 
-  Args:
-    context: further names that are not settings.
-
-  Raises:
-    Lacking: an argument of the context that the function needs and that is not given.
-    MixerError: what `resolve` refuses.
+  `context` are further names that are not settings. Raises Lacking for one that the function needs and does not get.
   """
   settings = resolve(function, settings, what, {*context, *given})
   takes = parameters(function)

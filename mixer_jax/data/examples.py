@@ -17,20 +17,13 @@ class Source:
   """A random-access data set: source[i] -> {'image': uint8 [height, width, channels], 'label': int32 scalar}.
 
   Rows of a table have 'features' and 'categories' in place of 'image'.
-
-  Attributes:
-    classes: class names; the index is the label.
-    arrays: the whole data set where it is in memory, {'image': uint8 [n, h, w, c], 'label': int32 [n]}, else None.
-    read: the example at an index from 0 to size - 1; picklable, so that worker processes can have it.
-    size: how many examples there are.
-    notes: what the user should know of them, a line each: files left out, images converted, unknown cells.
   """
 
-  classes: tuple[str, ...]
-  arrays: Arrays | None
-  read: Callable[[int], dict[str, Any]]
+  classes: tuple[str, ...]  # class names; the index is the label
+  arrays: Arrays | None  # the whole data set where it is in memory, {'image': uint8 [n, h, w, c], 'label': int32 [n]}
+  read: Callable[[int], dict[str, Any]]  # the example at an index from 0 to size - 1; picklable, for worker processes
   size: int
-  notes: tuple[str, ...] = ()
+  notes: tuple[str, ...] = ()  # for the user, a line each: files left out, images converted, unknown cells
 
   def __len__(self) -> int:
     return self.size

@@ -127,12 +127,9 @@ class TabularMixer(nnx.Module):
     self.head = layers.linear(width, outputs, init=init, dtype=jnp.float32, rngs=rngs, zero=True)
 
   def features(self, features: jax.Array, categories: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-    """What the head sees, [batch, width], of rows.
+    """What the head sees, [batch, width], of rows; training gives rngs with a `dropout` stream.
 
-    Args:
-      features: [batch, columns], float32, scaled.
-      categories: [batch, categorical columns], int32, 0 for an unknown value.
-      rngs: with a `dropout` stream in training; None means evaluation.
+    `features` are float32 [batch, columns], scaled; `categories` int32 [batch, categorical columns], 0 for unknown.
     """
     if isinstance(self.stem, ColumnTokens):
       x = self.stem(features, categories)

@@ -7,8 +7,7 @@ import optax
 from scipy import special
 
 from mixer_jax.errors import MixerError
-from mixer_jax.tasks.classification import Classifier
-from mixer_jax.tasks.reports import calibration_error
+from mixer_jax.tasks.classification import Classifier, calibration_error
 from mixer_jax.tasks.task import Batch, Report, Scores
 
 

@@ -10,7 +10,6 @@ import optax
 from scipy import special
 
 from mixer_jax.errors import MixerError, unknown
-from mixer_jax.tasks.reports import calibration_error, draw_report
 from mixer_jax.tasks.task import Batch, Report, Scores, Task, View
 
 LOSSES = {
@@ -40,8 +39,17 @@ class Classifier(Task):
     return [value for k in best for value in (classes[k], f'{probability[k]:.6f}')]
 
   def draw(self, view: View) -> None:
-    if view.last and view.kept is not None:
-      draw_report(view, self.report)
+    """The confusion matrix of a split, and for two classes what any threshold would give."""
+    if not view.last or view.kept is None:
+      return
+    from mixer_jax.analysis import classes
+
+    outputs, label = view.kept[:, :-1], view.kept[:, -1].astype(int)
+    predicted = self.report.predicted(outputs)
+    classes.draw_confusion(label, predicted, view.classes, view.folder / f'confusion_{view.split}.png')
+    if self.report.probability and len(np.unique(label)) == 2:
+      score = self.report.probability(outputs)
+      classes.draw_thresholds(label, score, view.folder / f'thresholds_{view.split}.png')
 
 
 class Classification(Classifier):
@@ -85,6 +93,13 @@ class Classification(Classifier):
 
   def probabilities(self, logits: jax.Array) -> jax.Array:
     return jax.nn.sigmoid(logits) if self._loss == 'sigmoid' else jax.nn.softmax(logits)
+
+
+def calibration_error(probability: np.ndarray, label: np.ndarray, bins: int = 15) -> float:
+  """Distance of probability from frequency, over equal bins of probability, weighted by size (Naeini et al. 2015)."""
+  place = np.minimum((probability * bins).astype(int), bins - 1)
+  gap = np.bincount(place, weights=probability - label, minlength=bins)
+  return float(np.abs(gap).sum() / len(label))
 
 
 def classes_report(probability: np.ndarray, predicted: np.ndarray, label: np.ndarray) -> dict[str, float]:

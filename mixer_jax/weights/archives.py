@@ -166,14 +166,14 @@ def _read_safetensors(path: Path) -> Archive:
     slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
     shapes = {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
     notes = file.metadata() or {}
-  read = lambda name: functools.partial(_read_tensor, path, name)
   kind = lambda dtype: SAFETENSORS.get(dtype, dtype.lower().replace('i', 'int').replace('u', 'uint'))
-  return Archive({name: Array(shape, kind(dtype), read(name)) for name, (shape, dtype) in shapes.items()}, notes)
 
+  def read(name):
+    with safetensors.safe_open(path, 'numpy') as file:
+      return file.get_tensor(name)
 
-def _read_tensor(path: Path, name: str) -> np.ndarray:
-  with safetensors.safe_open(path, 'numpy') as file:
-    return file.get_tensor(name)
+  arrays = {name: Array(shape, kind(dtype), functools.partial(read, name)) for name, (shape, dtype) in shapes.items()}
+  return Archive(arrays, notes)
 
 
 def _read_torch(path: Path) -> Archive:
@@ -192,21 +192,15 @@ def _read_torch(path: Path) -> Archive:
     raise MixerError(
       f'{path} is damaged or holds more than weights ({reason}), so it is not read; {CONVERT}'
     ) from error
-  tensors = _tensors(path, content, torch.Tensor)
-  return Archive({name: _announced(tensor.detach()) for name, tensor in tensors.items()}, {})
-
-
-def _tensors(path: Path, content: Any, kind: type) -> dict[str, Any]:
-  """The named tensors, which may lie in 'state_dict' or 'model' of what was saved."""
-  for key in ('state_dict', 'model'):
+  for key in ('state_dict', 'model'):  # where the named tensors may lie
     if isinstance(content, dict) and isinstance(content.get(key), dict):
       content = content[key]
-  if not isinstance(content, dict) or not any(isinstance(value, kind) for value in content.values()):
+  if not isinstance(content, dict) or not any(isinstance(value, torch.Tensor) for value in content.values()):
     raise MixerError(f'{path} does not hold a state dict, names and their tensors; save model.state_dict()')
   for name, value in content.items():
-    if not isinstance(name, str) or not isinstance(value, kind):
+    if not isinstance(name, str) or not isinstance(value, torch.Tensor):
       raise MixerError(f'{path}: {name!r:.80} is not a tensor; save model.state_dict() and nothing else')
-  return dict(content)
+  return Archive({name: _announced(tensor.detach()) for name, tensor in content.items()}, {})
 
 
 def _announced(tensor: Any) -> Array:

@@ -26,12 +26,9 @@ def outputs(weights: reading.Weights, image: np.ndarray, gelu: str) -> dict[str,
 
 
 def compare(before: reading.Weights, path: Path, tolerance: float, log: Callable[[str], None]) -> None:
-  """Reads `path` again and compares: outputs for random images for a Mixer, else the arrays.
+  """Reads `path` again and compares the arrays, or of a Mixer the outputs for random images with the GELU of `before`.
 
-  Args:
-    tolerance: of the largest output; computed with the GELU of `before`, whatever the file stands for.
-
-  Raises MixerError where they differ by more.
+  Raises MixerError where these differ by more than `tolerance` times the largest.
   """
   after = reading.read(str(path), trusted=True)  # written just now
   if not before.is_mixer:

@@ -30,29 +30,17 @@ PUBLISHED = {'mean': [0.5, 0.5, 0.5], 'std': [0.5, 0.5, 0.5]}  # pixels to [-1, 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Weights:
-  """A network without the code that made it.
+  """A network without the code that made it."""
 
-  Attributes:
-    arrays: float32 by dotted names, see models/params; those of the head may be missing.
-    model: `name` and the settings of config.model, as far as they are known.
-    data: `image`, `classes`, `mean` and `std` of config.data, as far as they are known.
-    labels: the names of the classes; None where they are not known.
-    schema: of a table's columns; None for images.
-    source: the address or path.
-    kind: `original`, `older original`, `timm`, `model folder` or `run`.
-    sha256: of the file that holds the arrays; '' for a run.
-    notes: what the user should know.
-  """
-
-  arrays: dict[str, np.ndarray]
-  model: dict[str, Any]
-  data: dict[str, Any]
-  labels: list[str] | None = None
-  schema: dict | None = None
-  source: str
-  kind: str
-  sha256: str = ''
-  notes: tuple[str, ...] = ()
+  arrays: dict[str, np.ndarray]  # float32 by dotted names, see models/params; those of the head may be missing
+  model: dict[str, Any]  # `name` and the settings of config.model, as far as they are known
+  data: dict[str, Any]  # `image`, `classes`, `mean` and `std` of config.data, as far as they are known
+  labels: list[str] | None = None  # the names of the classes
+  schema: dict | None = None  # of a table's columns
+  source: str  # the address or path
+  kind: str  # `original`, `older original`, `timm`, `model folder` or `run`
+  sha256: str = ''  # of the file that holds the arrays; '' for a run
+  notes: tuple[str, ...] = ()  # for the user
 
   @property
   def is_mixer(self) -> bool:
@@ -76,10 +64,7 @@ class Weights:
 
   @property
   def image(self) -> tuple[int, int, int]:
-    """(height, width, channels).
-
-    Raises MixerError where the file does not say it and its tokens make no square.
-    """
+    """(height, width, channels); raises MixerError where the file does not say it and its tokens make no square."""
     if not self.data.get('image'):
       raise MixerError(
         f'{self.source} does not say how its {self.tokens} tokens lie, and they make no square; give a model folder, or'
@@ -99,9 +84,7 @@ def _is_mixer(model: Mapping[str, Any]) -> bool:
 def read(address: str, *, trusted: bool = False) -> Weights:
   """Weights of a file (.npz, .safetensors, .pth, .pt, .bin), a model folder, or one of these at an address.
 
-  Args:
-    trusted: whether this is a folder of the user's own, which may name any module; see trust.
-
+  A `trusted` folder is the user's own and may name any module; see trust.
   Refuses a missing file, anything but a Mixer in a known layout, and arrays that are missing, too many, misshapen, no
   floats or not finite: all of them are named.
   """
@@ -149,7 +132,8 @@ def _read_file(path: Path, address: str) -> Weights:
   shapes = {ours: layouts.shape_of_ours(layout, ours, array.shape) for ours, array in given.items()}
   model, data, tokens = _describe(address, patch, shapes, blocks)
   about = _about(address, archive.notes)
-  model['gelu'], notes = _gelu(layout, about)
+  model['gelu'] = about.get('gelu', 'exact' if layout == 'timm' else 'tanh')
+  notes = [] if 'gelu' in about else [f'gelu: {model["gelu"]}, as {layout} weights have it; the file does not say']
   data |= {key: about[key] for key in ('image', 'mean', 'std') if key in about}
   _check_data(address, data, about.get('labels'), patch, tokens)
   convert = lambda ours, value: layouts.to_ours(layout, ours, value)
@@ -174,14 +158,6 @@ def _about(address: str, notes: dict[str, str]) -> dict[str, Any]:
       f'{address} says of itself {notes["mixer_jax"][:200]!r}, which cannot be understood; get another file'
     )
   return about
-
-
-def _gelu(layout: str, about: dict[str, Any]) -> tuple[str, list[str]]:
-  """The GELU that a file was trained with, and what is assumed about it."""
-  if 'gelu' in about:
-    return about['gelu'], []
-  kind = 'exact' if layout == 'timm' else 'tanh'
-  return kind, [f'gelu: {kind}, as {layout} weights have it; the file does not say']
 
 
 def _describe(

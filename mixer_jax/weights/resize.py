@@ -34,10 +34,7 @@ def stem(kernel: np.ndarray, old: tuple[int, int, int], new: tuple[int, int, int
   that a grey image gives what it gave with its channel repeated; from one, equal parts, which keeps the same; to more,
   zeros for the new ones, which then start unseen.
 
-  Args:
-    kernel: [pixels of a patch, width].
-    old, new: (height, width, channels) of a patch.
-
+  The kernel is [pixels of a patch, width]; `old` and `new` are (height, width, channels) of a patch.
   Refuses several channels for fewer that are not one: which ones is not ours to say.
   """
   pixels = kernel.astype(np.float64).reshape(*old, -1)

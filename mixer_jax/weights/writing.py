@@ -40,9 +40,7 @@ def check_target(target: Path) -> None:
 def write(weights: Weights, target: Path, check: Callable[[Path], None] | None = None) -> tuple[str, ...]:
   """Writes weights in the layout that the end of the name stands for; returns notes for the user.
 
-  Args:
-    check: is given the file before it stands in its place, and raises what it does not like.
-
+  `check` gets the file before it stands in its place, and raises what it does not like.
   Refuses what check_target does, and a network that the layout has no place for.
   """
   check_target(target)

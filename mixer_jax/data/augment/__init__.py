@@ -29,19 +29,8 @@ from mixer_jax.errors import MixerError
 
 __all__ = ['AUGMENTATIONS', 'Augment', 'Batch', 'Features', 'make_augment', 'make_optional']
 
-AUGMENTATIONS: dict[str, Callable[..., Augment]] = {
-  'flip': flip,
-  'resized_crop': resized_crop,
-  'crop': crop,
-  'rotation': rotation,
-  'affine': affine,
-  'elastic': elastic,
-  'color_jitter': color_jitter,
-  'erasing': erasing,
-  'cutmix': cutmix,
-  'mixup': mixup,
-  'noise': noise,
-}
+_IN_ORDER = (flip, resized_crop, crop, rotation, affine, elastic, color_jitter, erasing, cutmix, mixup, noise)
+AUGMENTATIONS: dict[str, Callable[..., Augment]] = {maker.__name__: maker for maker in _IN_ORDER}
 
 
 def make_augment(settings: Mapping[str, Mapping], *, features: Features, classes: int | None) -> Augment:

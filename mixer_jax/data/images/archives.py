@@ -23,7 +23,7 @@ FASHION = (
   'T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot',
 )  # fmt: skip
 IDX_PREFIX = {'train': 'train', 'test': 't10k'}
-FILES = {
+FILES = {  # in words
   **dict.fromkeys(('mnist', 'fashion_mnist'), '{idx}-images-idx3-ubyte[.gz] and {idx}-labels-idx1-ubyte[.gz]'),
   'cifar10': '{split} files of cifar-10-batches-bin, cifar-10-batches-py or their .tar.gz archives',
   'cifar100': '{split} files of cifar-100-binary, cifar-100-python or their .tar.gz archives',
@@ -70,11 +70,6 @@ CHECKSUMS = {
     'meta': '7973b15100ade9c7d40fb424638fde48',
   },
 }
-
-
-def files_of(name: str, split: str) -> str:
-  """Which files a data set has for a split, in words."""
-  return FILES[name].format(split=split, idx=IDX_PREFIX[split])
 
 
 def read_mnist(name: str, split: str, root: pathlib.Path) -> Native | None:
@@ -213,10 +208,7 @@ def _batch(name: str, layout: dict[str, Any], data: bytes, where: str) -> tuple[
 
 
 def _unpickle(name: str, data: bytes, where: str) -> dict[str, Any]:
-  """A published pickle, with its keys as str.
-
-  Raises MixerError for any other file: opening it could run code.
-  """
+  """A published pickle, with its keys as str; raises MixerError for any other file: opening it could run code."""
   file = where.rpartition('/')[2]
   found, published = hashlib.md5(data, usedforsecurity=False).hexdigest(), CHECKSUMS[name][file]
   if found != published:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mixer_jax import parts
 from mixer_jax.data import own
 from mixer_jax.data.examples import Arrays, Source, materialize
 from mixer_jax.data.images import archives, folder, tfds
@@ -76,7 +77,7 @@ def _native(name: str, base: str, data_dir: str | None) -> Source:
   if name not in SOURCES and not own.is_function(name):
     known = [*SOURCES, *(form for form in own.FORMS if not form.startswith('csv'))]
     raise unknown('data set', name, known, 'or module:function of your own')
-  found = own.call(own.find(name, SOURCES), base, data_dir)
+  found = own.call(parts.find(name, SOURCES, 'data.name'), base, data_dir)
   if isinstance(found, Source):
     arrays, classes, notes = found.arrays, found.classes, found.notes
   elif isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], dict):
@@ -155,8 +156,9 @@ def _published(name: str, read: Callable, split: str, *, data_dir: str | None = 
   if importlib.util.find_spec('tensorflow_datasets') and (builder := tfds.prepared(name, data_dir)):
     source = tfds.source(builder, name, split, data_dir)
     return materialize(source), source.classes
+  files = archives.FILES[name].format(split=split, idx=archives.IDX_PREFIX[split])
   raise MixerError(
-    f'{name}: no {archives.files_of(name, split)} in {root}, and no copy prepared by '
+    f'{name}: no {files} in {root}, and no copy prepared by '
     f'TFDS in {tfds.folder(data_dir) or "its default directory"}; put the files there, say where they are with '
     f'--data_dir or MIXER_DATA_DIR, or prepare them: {tfds.how_to_prepare(name, data_dir)}'
   )

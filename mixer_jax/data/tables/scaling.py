@@ -23,14 +23,11 @@ class Scaling(NamedTuple):
 
 
 def find(name: str) -> Scaling:
-  """The scaling of that name, a key of SCALINGS or the user's own.
-
-  Refuses an unknown name, and what has no fit and scale.
-  """
+  """The scaling of that name, a key of SCALINGS or the user's own; refuses what has no fit and scale."""
   found = parts.find(name, SCALINGS, 'data.scaling')()
   if not all(callable(getattr(found, method, None)) for method in Scaling._fields):
     raise MixerError(f'data.scaling is {name!r}, which lacks fit(values) or scale(values, statistics); give it both')
-  return Scaling(found.fit, found.scale)
+  return found
 
 
 def _fit_global(values: np.ndarray) -> dict:

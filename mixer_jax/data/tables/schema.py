@@ -24,27 +24,16 @@ def no_columns(where: str, label: str) -> MixerError:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schema:
-  """How the columns of a table become numbers; made by `fit`, kept as JSON.
+  """How the columns of a table become numbers; made by `fit`, kept as JSON."""
 
-  Attributes:
-    label: the column to predict.
-    classes: its values; their index is the label.
-    columns: the columns that are used, in the order in which a model sees them.
-    dropped: those that are there, but not used.
-    categories: of each categorical column the values of the training rows; number i + 1 is value i.
-    scaling: a key of SCALINGS.
-    statistics: what the scaling learnt, by name, a list with one entry a column.
-    fill: what stands for a missing number, by column: the median of the training rows.
-  """
-
-  label: str
-  classes: tuple[str, ...]
-  columns: tuple[str, ...]
+  label: str  # the column to predict
+  classes: tuple[str, ...]  # its values; their index is the label
+  columns: tuple[str, ...]  # those that are used, in the order in which a model sees them
   dropped: tuple[str, ...]
-  categories: dict[str, tuple[str, ...]]
-  scaling: str
-  statistics: dict[str, list]
-  fill: dict[str, float]
+  categories: dict[str, tuple[str, ...]]  # values of each categorical column in training; number i + 1 is value i
+  scaling: str  # a key of SCALINGS, or module:name
+  statistics: dict[str, list]  # what the scaling learnt, by name, a list with one entry a column
+  fill: dict[str, float]  # what stands for a missing number, by column: the median of the training rows
 
   def to_json(self) -> dict[str, Any]:
     return dataclasses.asdict(self)
@@ -117,10 +106,7 @@ def sorted_classes(labels: Iterable[str]) -> tuple[str, ...]:
 def fit(
   table: Table, *, label: str, dropped: Sequence[str], categorical: Sequence[str], scaling: str, column_order: int = 0
 ) -> Schema:
-  """The schema of training rows.
-
-  Args:
-    column_order: 0 leaves the columns in the file's order; another number is the seed of a random one.
+  """The schema of training rows; a column_order other than 0, for that of the file, is the seed of a random one.
 
   Refuses an unknown scaling, no columns left, labels that are missing, all the same or mostly different.
   """

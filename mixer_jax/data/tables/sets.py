@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mixer_jax import parts
 from mixer_jax.data import own
 from mixer_jax.data.splits import data_root, parse_split, split_base
 from mixer_jax.data.tables import checks, csv
@@ -77,8 +78,8 @@ def load(
 
   Refuses an unknown table, split or column, one known to give the label away that is not dropped, a part without rows.
   """
-  parts = [_part(name, part, label, tuple(drop), categorical, data_dir, schema) for part in split.split('+')]
-  return parts[0] if len(parts) == 1 else concatenate(parts)
+  tables = [_part(name, part, label, tuple(drop), categorical, data_dir, schema) for part in split.split('+')]
+  return tables[0] if len(tables) == 1 else concatenate(tables)
 
 
 def _part(name: str, split: str, label, drop, categorical, data_dir, schema) -> Table:
@@ -88,10 +89,13 @@ def _part(name: str, split: str, label, drop, categorical, data_dir, schema) -> 
     where, header = path, csv.read_header(path)
     file = path, path.stat().st_mtime_ns, path.stat().st_size
   else:
-    rows = _rows(own.find(name, FUNCTIONS), name, base, data_dir)
+    rows = _rows(parts.find(name, FUNCTIONS, 'data.name'), name, base, data_dir)
     where, header, file = rows.where, list(rows.columns), None
   if schema is None:
-    _check_names(name, where, header, drop, categorical or ())
+    leaks = KNOWN[name].leaks if name in KNOWN else ()  # only some copies of a known table have these
+    for what, columns in (('data.drop', drop), ('data.categorical', categorical or ())):
+      if unknown_columns := [column for column in columns if column not in header and column not in leaks]:
+        raise _unknown_column(f'column of {what}', unknown_columns[0], where, header)
   else:
     schema.check_columns(where, header)
     categorical = tuple(schema.categories)
@@ -126,16 +130,6 @@ def count_classes(path: Path, label: str) -> int | None:
 
 def _unknown_column(kind: str, column: str, where: str | Path, header: Sequence[str]) -> MixerError:
   return csv.wrong_delimiter(where, header, [column]) or unknown(kind, column, header)
-
-
-def _check_names(
-  name: str, where: str | Path, header: Sequence[str], drop: Sequence[str], categorical: Sequence[str]
-) -> None:
-  for what, columns in (('data.drop', drop), ('data.categorical', categorical)):
-    for column in columns:
-      # Only some copies of a known table have the columns that give its label away.
-      if column not in header and not (name in KNOWN and column in KNOWN[name].leaks):
-        raise _unknown_column(f'column of {what}', column, where, header)
 
 
 # ---- files

@@ -86,9 +86,6 @@ class Conv(NamedTuple):
 def read_script(script: str, image: tuple[int, int, int]) -> list[Down | Conv]:
   """'ch=32|down4|ch/2' -> layers. `ch=N`, `ch*N`, `ch/N`: a convolution to so many channels; `downN`; `scl=N`.
 
-  Args:
-    image: (height, width, channels).
-
   Refuses the first word that cannot be read, that does not fit what is before it or does nothing.
   """
   layers_, skips = [], 0
@@ -151,8 +148,6 @@ class ScriptedAutoencoder(Autoencoder):
     image: (height, width, channels).
     script: such as 'ch=32|down4|ch/2|ch/2|ch/2|ch*1|ch*1|ch=1'.
     kernel: side of the convolutions, odd.
-
-  Refuses an even kernel, and what read_script refuses.
   """
 
   def __init__(self, *, image: tuple[int, int, int], script: str, kernel: int = 3, rngs: nnx.Rngs):
