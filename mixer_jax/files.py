@@ -31,7 +31,7 @@ def reported(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def removed(part: Path) -> Iterator[None]:
-  """Removes a file or a folder in the end, whatever happens."""
+  """Removes a file or a folder on leaving, whatever happens."""
   try:
     yield
   finally:
@@ -43,7 +43,7 @@ def removed(part: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def whole(path: Path, part: Path | None = None) -> Iterator[Path]:
-  """A place beside `path` to write a file or a folder to; it becomes `path` in the end, or is removed on an error."""
+  """A place beside `path` to write a file or a folder to; it becomes `path` at the end, or is removed on an error."""
   part = path.with_name(f'{path.name}.part') if part is None else part
   with removed(part):
     yield part

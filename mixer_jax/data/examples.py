@@ -1,4 +1,4 @@
-"""Examples of any kind: a data set that is read one by one, or side by side as a batch."""
+"""Examples of any kind: a random-access data set, and batches of them."""
 
 import concurrent.futures
 import dataclasses

@@ -1,4 +1,4 @@
-"""config.data -> which examples there are, what they look like, how they become what a model sees: images or rows."""
+"""config.data -> the examples, their shapes, and how they become what a model sees: images or rows."""
 
 import dataclasses
 import functools
@@ -49,7 +49,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def defaults(name: str) -> dict[str, Any]:
-  """Keys of config.data that a known data set implies; {} for others."""
+  """The keys of config.data that a data set implies."""
   return {'classes': 1, 'train': 'all'} if name.startswith('images:') else dict(DEFAULTS.get(name, {}))
 
 
@@ -100,13 +100,12 @@ class Images:
       )
 
   def fit(self, data_dir: str | None) -> None:
-    """Nothing is learnt from images."""
+    """Images have no schema."""
 
   def with_schema(self, schema: None) -> 'Images':
     return self
 
   def report(self, data_dir: str | None) -> list[str]:
-    """Nothing is reported of images."""
     return []
 
   def without_crop(self) -> 'Images':
@@ -146,12 +145,12 @@ class Images:
 
   @property
   def for_model(self) -> dict[str, Any]:
-    """What a model gets from the data when it is made."""
+    """Arguments of a model that the data give."""
     return {'image': self.image, 'classes': self.classes}
 
   @property
   def for_task(self) -> dict[str, Any]:
-    """What a task gets from the data."""
+    """Arguments of a task that the data give."""
     return {**self.for_model, 'inputs': self.inputs, 'mean': self.mean, 'std': self.std}
 
   def batch(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -207,7 +206,7 @@ class Rows:
   written: ClassVar = ('row', 'prediction', 1)
 
   def fit(self, data_dir: str | None) -> Schema:
-    """The schema of the training rows; refuses a wrong table, or another number of classes."""
+    """The schema of the training rows; refuses another number of classes than `classes`."""
     if not 0 <= self.column_order < 2**32:
       raise MixerError(f'data.column_order is {self.column_order}, but must be 0 or a seed in [1, 2**32)')
     table = self.table(self.train, data_dir)
@@ -267,9 +266,7 @@ class Rows:
   def pieces(self, files: Sequence[str]) -> tuple[int, Pieces]:
     """(size of a batch, rows of a CSV file, scaled, with their numbers and counts of unknown cells).
 
-    The rows come rows_at_once at a time, which may be more than the size of a batch.
-
-    Refuses a file whose columns are not those of the training rows, cells that cannot be read, no rows.
+    The rows come rows_at_once at a time, which may be more than a batch. Refuses other columns than in training.
     """
     (path,) = self.find(files)
     header = csv.read_header(path)

@@ -50,7 +50,7 @@ class MixingAutoencoder(Autoencoder):
     encoder_gelu: a GELU after the encoder's mixing layers; the source's earlier networks have none.
     output_gelu: a GELU on the pixels; the source has one where a mixing layer stands behind the first layer.
 
-  Refuses a patch that does not divide the image, no widths, an `after` beyond them, what the mixing refuses.
+  Refuses a patch that does not divide the image, no widths, and an `after` beyond them.
   """
 
   def __init__(

@@ -1,4 +1,4 @@
-"""What several models share: patches, GELUs, linear layers with a chosen initialiser."""
+"""Shared by the models: patches, GELUs, linear layers with a chosen initialiser."""
 
 import math
 
@@ -45,7 +45,7 @@ def patch_grid(image: tuple[int, int, int], patch: int | tuple[int, int]) -> tup
 
 
 def pixels(image: tuple[int, int, int], patch: int | tuple[int, int]) -> int:
-  """How many numbers a patch has."""
+  """How many numbers a patch holds."""
   return math.prod(patch_grid(image, patch)[1]) * image[2]
 
 

@@ -52,7 +52,7 @@ def sigmoid(logit: np.ndarray) -> np.ndarray:
 
 
 def binary_report(probability: np.ndarray, label: np.ndarray) -> dict[str, float]:
-  """What a table of results says of a binary classifier; positive is label 1, above probability one half."""
+  """Metrics of a binary classifier; positive is label 1, above probability one half."""
   from sklearn import metrics
 
   predicted = probability > 0.5

@@ -19,7 +19,7 @@ LOSSES = {
 
 
 class Classifier(Task):
-  """What the tasks of classes share: probabilities, the lines of a file of predictions, figures of the report."""
+  """Shared by the classifying tasks: probabilities, the rows of a file of predictions, figures of the report."""
 
   def probabilities(self, logits: jax.Array) -> jax.Array:
     """Logits [batch, logits] -> [batch, classes]."""
@@ -96,14 +96,14 @@ class Classification(Classifier):
 
 
 def calibration_error(probability: np.ndarray, label: np.ndarray, bins: int = 15) -> float:
-  """Distance of probability from frequency, over equal bins of probability, weighted by size (Naeini et al. 2015)."""
+  """Expected calibration error over equal bins of probability (Naeini et al. 2015)."""
   place = np.minimum((probability * bins).astype(int), bins - 1)
   gap = np.bincount(place, weights=probability - label, minlength=bins)
   return float(np.abs(gap).sum() / len(label))
 
 
 def classes_report(probability: np.ndarray, predicted: np.ndarray, label: np.ndarray) -> dict[str, float]:
-  """What a table of results says of a classifier of several classes; probability is [examples, classes].
+  """Metrics of a classifier of several classes; probability is [examples, classes].
 
   Precision, recall, specificity and F1 are means over the classes, each against all others, with 0 for what a class
   without examples leaves undefined; so are ROC AUC and average precision, over the classes that some examples have

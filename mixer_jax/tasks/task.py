@@ -1,4 +1,4 @@
-"""What a task is: what it wants of a model, what that costs, what is measured, written and drawn of it.
+"""What a task is: the outputs it wants of a model, the loss, and what is measured, written and drawn.
 
 One of your own is a subclass that has `outputs` and `scores`, or `loss` where the loss needs more than the model's
 output; see README.
@@ -25,7 +25,7 @@ def model_inputs(batch: Batch) -> tuple[jax.Array, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What is said of a whole evaluated split, beside means over its examples; outputs are [examples, outputs]."""
+  """Metrics of a whole split, beside the means over its examples; outputs are [examples, outputs]."""
 
   predicted: Callable[[np.ndarray], np.ndarray]  # outputs -> classes, int [examples]
   numbers: Callable[[np.ndarray, np.ndarray], dict[str, float]]  # (outputs, labels) -> {name: number}
@@ -36,7 +36,7 @@ class Report:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class View:
-  """What a task draws from: a run at an evaluation."""
+  """A run at an evaluation, as a task sees it to draw figures."""
 
   split: str  # `val` or `test`
   examples: Callable[
@@ -52,7 +52,7 @@ class View:
 
 
 class Task:
-  """What a model is asked."""
+  """What a model is trained for."""
 
   outputs: tuple[int, ...]  # shape of what a model gives for one example: (logits,) or (height, width, channels)
   report: Report | None = None  # where means over the examples do not say all
@@ -80,7 +80,7 @@ class Task:
     return scores.pop('loss'), scores, output
 
   def seen(self, batch: Batch, rngs: Any) -> Batch:
-    """What of a batch the model sees, while the target stays; `rngs` as in `loss`."""
+    """The batch as the model sees it, while the targets are those of `batch`; `rngs` as in `loss`."""
     return batch
 
   def check(self, model: Any, name: str, given: tuple[int, ...]) -> None:

@@ -49,10 +49,7 @@ class Archive(NamedTuple):
 
 
 def read(path: Path) -> Archive:
-  """What is in a file of weights, by the end of its name.
-
-  Refuses a missing file, another end of its name, a file that is damaged, cut off or needs code to be read.
-  """
+  """The contents of a file of weights; refuses an unknown suffix, and a file that is missing, damaged or needs code."""
   reader = READERS.get(path.suffix.lower())
   if reader is None:
     raise unknown('kind of weights, by the end of the name,', path.suffix or path.name, READERS)

@@ -1,4 +1,4 @@
-"""Whether two sets of weights are one network, by what it gives."""
+"""Checks that two sets of weights are one network, by its outputs."""
 
 from collections.abc import Callable
 from pathlib import Path

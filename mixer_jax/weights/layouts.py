@@ -17,7 +17,7 @@ from mixer_jax.errors import MixerError
 
 
 class Layout(NamedTuple):
-  """Where blocks are, what may stand before all names, and the axes of arrays."""
+  """How blocks are named, what prefixes names may have, and the axes of arrays."""
 
   block: str
   prefixes: tuple[str, ...]
@@ -67,7 +67,7 @@ HEAD = ('head.kernel', 'head.bias')
 
 
 def names(layout: str, blocks: int) -> dict[str, str]:
-  """Ours -> theirs, of a Mixer of so many blocks."""
+  """Our names -> theirs, for a Mixer of so many blocks."""
   which, block = list(LAYOUTS).index(layout), LAYOUTS[layout].block
   of_blocks = {
     f'blocks.{i}.{ours}': block.format(i) + theirs[which] for i in range(blocks) for ours, theirs in OF_BLOCK.items()
@@ -76,19 +76,19 @@ def names(layout: str, blocks: int) -> dict[str, str]:
 
 
 def find(given: Iterable[str]) -> tuple[str, str, int] | None:
-  """(layout, prefix, blocks) of names in a file; None where they are not those of a Mixer that is known here."""
+  """(layout, prefix, blocks) of the names in a file; None where no layout fits."""
   given = set(given)
   for which, (layout, (block, prefixes, *_)) in enumerate(LAYOUTS.items()):
     for prefix in prefixes:
       if prefix + ENDS['stem.kernel'][which] in given and any(n.startswith(prefix + block.format(0)) for n in given):
         pattern = re.compile(re.escape(prefix + block).replace(r'\{\}', r'(\d{1,6})'))
-        # Blocks are counted: a number that is far out is an array too many, and no million blocks are missing.
+        # Counted, so that one number that is far out is one extra array, not a million missing blocks.
         return layout, prefix, len({match[1] for name in given if (match := pattern.match(name))})
   return None
 
 
 def to_ours(layout: str, name: str, array: np.ndarray) -> np.ndarray:
-  """An array of that layout as ours of the name `name`."""
+  """An array of that layout in the shape of ours, which is called `name`."""
   there = LAYOUTS[layout]
   ours = einops.rearrange(array, f'{there.stem} -> (p q c) h') if name == 'stem.kernel' else there.rest(array)
   return np.ascontiguousarray(ours)

@@ -1,6 +1,6 @@
-"""Weights from a file or a model folder, in our names and shapes, with what is known of them; and from where they came.
+"""Weights from a file or a model folder, in our names and shapes, with what is known of them.
 
-Every array is float32 and finite; what was converted to that is noted.
+Every array is float32 and finite; what was converted is noted.
 """
 
 import collections
@@ -54,12 +54,12 @@ class Weights:
 
   @property
   def channels(self) -> int:
-    """Of the pixels that a Mixer's stem takes."""
+    """How many channels a Mixer's stem takes."""
     return len(self.arrays['stem.kernel']) // math.prod(self.patch)
 
   @property
   def tokens(self) -> int:
-    """How many a Mixer mixes."""
+    """How many tokens a Mixer mixes."""
     return len(self.arrays['blocks.0.token_mixing.fc2.bias'])
 
   @property
@@ -100,7 +100,7 @@ def read(address: str, *, trusted: bool = False) -> Weights:
 
 
 def with_gelu(weights: Weights, kind: str) -> Weights:
-  """The weights of a Mixer, said to have been trained with another GELU than their file says or stands for."""
+  """The weights of a Mixer, with another GELU than their file says or implies."""
   notes = tuple(note for note in weights.notes if not note.startswith('gelu: '))
   return dataclasses.replace(weights, model=weights.model | {'gelu': kind}, notes=notes)
 
@@ -163,7 +163,7 @@ def _about(address: str, notes: dict[str, str]) -> dict[str, Any]:
 def _describe(
   address: str, patch: tuple[int, int, int], shapes: dict[str, tuple], blocks: int
 ) -> tuple[dict, dict, int]:
-  """What shapes, by our names, say of a Mixer, with every one of them checked: (model, data, number of tokens)."""
+  """(model, data, number of tokens) of a Mixer with these shapes, by our names; every shape is checked."""
   side = lambda name, axis: dict(enumerate(shapes.get(name, (1, 1)))).get(axis, 0)
   tokens, token_mlp = (side('blocks.0.token_mixing.fc1.kernel', axis) for axis in (0, 1))
   classes, channel_mlp = side('head.kernel', 1), side('blocks.0.channel_mixing.fc1.kernel', 1)
@@ -234,7 +234,7 @@ def _read_folder(path: Path, address: str, trusted: bool) -> Weights:
 
 
 def _read_config(config: Path) -> Any:
-  """What a config.json holds; None where there is none."""
+  """The contents of a config.json; None where there is none."""
   try:
     return json.loads(config.read_text()) if config.is_file() else None
   except (OSError, ValueError, RecursionError) as error:
@@ -246,7 +246,7 @@ def _has_format(about: Any) -> bool:
 
 
 def _check_mixer(address: str, config: Path, about: dict, shapes: dict[str, tuple]) -> None:
-  """Refuses a Mixer whose config.json makes none, or one of other arrays."""
+  """Refuses a Mixer whose config.json describes none, or one with other arrays."""
   model, data = about['model'], about['data']
   for key in ('hidden', 'blocks', 'token_mlp', 'channel_mlp'):
     if not _is_size(model.get(key)):
@@ -278,9 +278,9 @@ def _is_size(value: Any) -> bool:
 def _check_data(
   where: str, data: dict, labels: Any, patch: tuple[int, ...] | None = None, tokens: int | None = None
 ) -> None:
-  """Refuses an image, numbers of a normalisation or names of classes that are none, or that contradict each other.
+  """Refuses image, classes, mean, std or labels that are invalid or contradict each other.
 
-  `patch` and `tokens` are a Mixer's: (height, width), or with the channels where these are known.
+  A Mixer's `patch` is (height, width), or with the channels where these are known.
   """
   image, classes, mean, std = (data.get(key) for key in ('image', 'classes', 'mean', 'std'))
   is_numbers = lambda value: (

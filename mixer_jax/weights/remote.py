@@ -31,10 +31,7 @@ def is_address(path: str) -> bool:
 
 
 def fetch(address: str) -> Path:
-  """The local path of an address; a path is returned as it is.
-
-  Raises MixerError where the address cannot be fetched, a library is missing or a kept file has changed.
-  """
+  """The local path of an address, fetched where it is not kept yet; a path is returned as it is."""
   if not is_address(address):
     return Path(os.path.expanduser(address))  # Path.expanduser() raises where there is no such user
   scheme, _, rest = address.partition('://')

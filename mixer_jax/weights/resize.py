@@ -1,7 +1,4 @@
-"""A Mixer's weights for another grid of tokens, another patch, another number of channels.
-
-What each keeps exactly, and for which images, is in its docstring and tested.
-"""
+"""A Mixer's weights for another grid of tokens, another patch, another number of channels."""
 
 import einops
 import jax

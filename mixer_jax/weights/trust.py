@@ -29,7 +29,7 @@ def add_option(options: argparse.ArgumentParser) -> None:
 
 
 def check(where: str, model: dict[str, Any], known: Collection[str]) -> None:
-  """Refuses a model folder whose model has a name that is not known, or names code that is not trusted anywhere."""
+  """Refuses the model of a model folder if its name is not known, or any setting names code that is not trusted."""
   for value in _texts(model):
     match = OUTSIDE.fullmatch(value)
     if match and not any(f'{match[1]}.'.startswith(f'{name}.') for name in TRUSTED):

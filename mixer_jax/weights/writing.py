@@ -20,10 +20,7 @@ WRITES = "the original's layout to FILE.npz, timm's to FILE.safetensors, a model
 
 
 def check_target(target: Path) -> None:
-  """Refuses, before any work, a place that cannot be written or holds something else.
-
-  Refuses an end that stands for no layout, no folder to write in, a folder that is not a model folder.
-  """
+  """Refuses, before any work, an unknown suffix, a missing folder, and a place that holds something else."""
   if target.suffix not in ('.npz', '.safetensors', ''):
     raise MixerError(f'--to={target}: {WRITES}; not {target.suffix}')
   if not target.absolute().parent.is_dir():

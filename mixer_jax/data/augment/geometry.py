@@ -53,10 +53,7 @@ def resized_crop(features: Features, *, min_area: float = 0.08, max_aspect: floa
 
 
 def crop(features: Features, *, padding: int) -> Augment:
-  """Moves an image by up to `padding` pixels along each side; what comes in is zero.
-
-  He et al. 2016, "Deep residual learning for image recognition".
-  """
+  """Moves an image by up to `padding` pixels along each side, zero outside (He et al. 2016, arXiv 1512.03385)."""
   height, width, _ = image_shape('crop', features)
   check('crop.padding', padding, 0, min(height, width) - 1, note=f'; the images are {height} x {width}')
 
@@ -141,7 +138,7 @@ def _affine_warp(image, *, degrees, down, right, scale, shear):
   """Shear, scale, turn counter-clockwise about the centre, shift in pixels; one number [b] an image."""
   height, width = image.shape[1:3]
   column = lambda value: rearrange(value, 'b -> b 1 1')
-  # Every output pixel asks where it comes from: the steps undone, the last one first.
+  # From each output pixel back to its source: the steps undone, the last one first.
   y = jnp.arange(height)[:, None] - (height - 1) / 2 - column(down)
   x = jnp.arange(width) - (width - 1) / 2 - column(right)
   cos, sin = jnp.cos(jnp.radians(column(degrees))), jnp.sin(jnp.radians(column(degrees)))

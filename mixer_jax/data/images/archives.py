@@ -73,10 +73,7 @@ CHECKSUMS = {
 
 
 def read_mnist(name: str, split: str, root: pathlib.Path) -> Native | None:
-  """MNIST or Fashion-MNIST from IDX files, gzipped or not, or None where `root` has none of them.
-
-  Raises MixerError for missing or damaged files.
-  """
+  """MNIST or Fashion-MNIST from IDX files, gzipped or not; None where `root` has none, an error where it lacks one."""
   files = [f'{IDX_PREFIX[split]}-{part}-ubyte' for part in ('images-idx3', 'labels-idx1')]
   paths = [next((p for p in (root / f, root / f'{f}.gz') if p.is_file()), None) for f in files]
   if paths == [None, None]:
@@ -122,10 +119,7 @@ def read_idx(path: pathlib.Path, ndim: int) -> np.ndarray:
 
 
 def checked(images: np.ndarray, labels: np.ndarray, classes: int, where: object) -> dict[str, np.ndarray]:
-  """The arrays {'image': uint8 [n, h, w, c], 'label': int32 [n]}, counts and label range checked.
-
-  Raises MixerError naming `where` the data come from.
-  """
+  """{'image': uint8 [n, h, w, c], 'label': int32 [n]}, counts and labels checked; `where` is for messages."""
   if len(images) != len(labels) or not len(labels):
     raise MixerError(
       f'{where}: expected as many labels as images and at least one, found {len(images)} images and '
@@ -208,7 +202,7 @@ def _batch(name: str, layout: dict[str, Any], data: bytes, where: str) -> tuple[
 
 
 def _unpickle(name: str, data: bytes, where: str) -> dict[str, Any]:
-  """A published pickle, with its keys as str; raises MixerError for any other file: opening it could run code."""
+  """A published pickle, with its keys as str; refuses any other file: opening it could run code."""
   file = where.rpartition('/')[2]
   found, published = hashlib.md5(data, usedforsecurity=False).hexdigest(), CHECKSUMS[name][file]
   if found != published:

@@ -41,7 +41,7 @@ def _scaled(size: tuple[int, int], crop: tuple[int, int], side: int) -> tuple[fl
 def crop(image: jax.Array, size: jax.Array, shape: tuple[int, int], key: jax.Array | None) -> jax.Array:
   """Windows of `shape` of canvases [batch, side, side, channels], at random, or with no key in the middle.
 
-  `size` [batch, 2] is the (height, width) that is filled of each, from its first corner on.
+  `size` [batch, 2] is the filled (height, width) of each, from its first corner on.
   """
   room = size - jnp.array(shape)
   return cut(image, room // 2 if key is None else jax.random.randint(key, size.shape, 0, room + 1), shape)

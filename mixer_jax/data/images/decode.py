@@ -1,4 +1,4 @@
-"""Image files and arrays -> uint8 pixels of the shape that is wanted. Pillow decodes and resizes."""
+"""Image files and arrays -> uint8 pixels of the wanted shape. Pillow decodes and resizes."""
 
 import contextlib
 import os
@@ -43,11 +43,11 @@ def read_pixels(path: str | os.PathLike, channels: int) -> np.ndarray:
 
 
 class Header(NamedTuple):
-  """What an image file holds, as it will be read: (height, width), 1 or 3 channels, whether any may be transparent."""
+  """What an image file holds, as it will be read."""
 
-  size: tuple[int, int]
-  channels: int
-  transparent: bool
+  size: tuple[int, int]  # (height, width)
+  channels: int  # 1 or 3
+  transparent: bool  # whether any pixel may be
 
 
 def read_header(path: str | os.PathLike) -> Header:

@@ -17,16 +17,13 @@ SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff')
 
 
 class Files(NamedTuple):
-  """Image files in the order of their examples, [n].
-
-  `checked`: their headers are read at once, for notes of what becomes of them; for a large data set that takes long.
-  """
+  """Image files in the order of their examples, [n]."""
 
   classes: tuple[str, ...]
   paths: Sequence[str]
   labels: np.ndarray
   notes: tuple[str, ...]
-  checked: bool
+  checked: bool  # whether all headers are read first, for further notes; that takes long for a large data set
 
 
 def source(files: Files, part: range, shape: tuple[int, int, int], crop_from: int, *, where: str) -> Source:
@@ -44,10 +41,7 @@ def _read(
 
 
 def notes_of(where: str, files: Sequence[str], shape: tuple[int, int, int], crop_from: int) -> tuple[str, ...]:
-  """How many images are converted, enlarged or cut when they are read, by their headers; a line for each kind.
-
-  Raises MixerError naming the file for one that is missing, damaged or not an image.
-  """
+  """How many images are converted, enlarged or cut when they are read, by their headers; a line for each kind."""
   headers = {file: decode.read_header(file) for file in files}
   kinds = {
     f'turned from grey to colour or back ({shape[2]} channels)': lambda header: header.channels != shape[2],

@@ -17,10 +17,7 @@ def to_float(image: jax.Array) -> jax.Array:
 
 
 def normalize(image: jax.Array, mean: Sequence[float] | float, std: Sequence[float] | float) -> jax.Array:
-  """(image - mean) / std of [..., channels]; mean and std are one number a channel, or one for all.
-
-  Refuses a wrong number of channels, a number that is not finite, or a std that is not positive.
-  """
+  """(image - mean) / std of [..., channels]; mean and std are finite, std positive, one a channel or one for all."""
   channels = image.shape[-1]
   for name, value in (('mean', mean), ('std', std)):
     if np.shape(value) not in ((), (channels,)):

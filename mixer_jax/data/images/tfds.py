@@ -18,7 +18,7 @@ def folder(data_dir: str | None) -> str | None:
 
 
 def how_to_prepare(name: str, data_dir: str | None) -> str:
-  """The command that does."""
+  """The command that prepares a data set."""
   where = f", data_dir='{folder(data_dir)}'" if folder(data_dir) else ''
   return (
     "pip install 'mixer-jax[tfds]' && python -c \"import tensorflow_datasets as tfds; "

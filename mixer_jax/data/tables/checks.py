@@ -1,4 +1,4 @@
-"""What is worth knowing of a table before trusting a result: equal rows, columns that predict the label."""
+"""Checks of a table before its results are trusted: equal rows, columns that predict the label."""
 
 import hashlib
 from collections import Counter, defaultdict

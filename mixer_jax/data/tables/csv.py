@@ -46,7 +46,7 @@ def _delimited(path: str | Path, header: Sequence[str], delimiter: str) -> Mixer
 
 
 def wrong_delimiter(path: str | Path, header: Sequence[str], missing: Iterable[str]) -> MixerError | None:
-  """The error for a header that lacks columns because it is cut by something else than commas, if it seems so."""
+  """The error for a header that lacks columns since its delimiter is not a comma, if it seems so."""
   line, missing = ','.join(header), frozenset(missing)
   for delimiter in OTHER_DELIMITERS:
     if delimiter in line and not missing.isdisjoint(name.strip() for name in line.split(delimiter)):
@@ -69,9 +69,7 @@ def _reader(file: Iterable[str]) -> Iterator[list[str]]:
 def read_cells(path: str | Path) -> Iterator[tuple[int, dict[str, list[str]]]]:
   """(number of the first row, columns of text), rows_at_once at a time; row 1 is below the header.
 
-  Blank lines may end the file.
-
-  Refuses what read_header does, a row with more or fewer cells than the header, a blank line above a row.
+  Blank lines may end the file. Refuses a row with more or fewer cells than the header, a blank line above a row.
   """
   header = read_header(path)
   most = rows_at_once(len(header))
@@ -102,10 +100,7 @@ def read_cells(path: str | Path) -> Iterator[tuple[int, dict[str, list[str]]]]:
 
 
 def numbers(cells: Sequence[str], *, where: str, first: int, column: str) -> np.ndarray:
-  """Text -> float64, nan where a number is missing.
-
-  Refuses a cell that is not a number, or is infinite, by row and column.
-  """
+  """Text -> float64, nan where a number is missing; refuses text and infinite numbers, by row and column."""
   try:
     values = _floats(cells)
   except ValueError:
@@ -131,10 +126,7 @@ def _floats(cells: Sequence[str]) -> np.ndarray:
 
 
 def infer_categorical(path: str | Path, columns: Sequence[str]) -> list[str]:
-  """Which of the columns hold categories: those of which most cells are not numbers.
-
-  Refuses a column of numbers with some cells that are text, by the first such row.
-  """
+  """The columns of which most cells are not numbers; refuses a column of numbers with some text, by its first row."""
   texts, present = dict.fromkeys(columns, 0), dict.fromkeys(columns, 0)
   first_text: dict[str, tuple[int, str]] = {}
   for first, cells in read_cells(path):
@@ -172,10 +164,7 @@ def to_columns(cells: Mapping[str, list[str]], categorical: Sequence[str], *, wh
 
 
 def read_csv(path: str | Path, *, columns: Sequence[str], categorical: Sequence[str]) -> Table:
-  """The whole of some columns of a file, `categorical` of them as text.
-
-  Refuses what read_cells and numbers do, a missing column, a file without rows.
-  """
+  """Some columns of a whole file, `categorical` of them as text; refuses a missing column, a file without rows."""
   header = read_header(path)
   present = frozenset(header)
   if missing := [name for name in columns if name not in present]:

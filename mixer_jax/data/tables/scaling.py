@@ -16,7 +16,7 @@ QUANTILES = 256
 
 
 class Scaling(NamedTuple):
-  """What training rows teach, and what is made of it."""
+  """How a scaling is learnt from training rows, and applied."""
 
   fit: Callable[[np.ndarray], dict[str, Any]]
   scale: Callable[[np.ndarray, Mapping[str, Any]], np.ndarray]
