@@ -71,10 +71,9 @@ def check_empty(folder: Path) -> None:
 
 
 def _read(run: Run, files: Sequence[str]) -> Iterator[tuple[Sequence[str], np.ndarray]]:
-  """(names, images as the model takes them), BATCH at a time."""
-  for start in range(0, len(files), BATCH):
-    names = files[start : start + BATCH]
-    yield names, np.asarray(run.experiment.preprocess(run.experiment.data.read(names))['image'])
+  """(names, images as the model takes them), some at a time."""
+  for names, arrays, _ in run.experiment.data.pieces(files)[1]:
+    yield names, np.asarray(run.experiment.preprocess(arrays)['image'])
 
 
 def _write(images: np.ndarray, names: Sequence[str], folder: Path) -> None:

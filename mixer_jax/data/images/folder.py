@@ -62,9 +62,7 @@ def read_images(path: str, base: str, data_dir: str | None) -> Files:
   if base != 'all':
     raise unknown('split', base, ['all'])
   root, left_out = _find_folder('images', path, '*.jpg', data_dir), []
-  paths = _image_files(root, left_out)
-  if not paths:
-    raise MixerError(f'{root}: no images, that is files ending in {" ".join(SUFFIXES)}; add some.')
+  paths = _image_files(root, left_out, 'add some.')
   return Files(('image',), paths, np.zeros(len(paths), np.int32), _left_out(root, left_out), checked=True)
 
 
@@ -85,10 +83,7 @@ def read_image_folder(path: str, base: str, data_dir: str | None) -> Files:
   paths, labels = [], []
   left_out = [str(entry) for entry in (root / base).iterdir() if entry.name not in classes]
   for label, name in enumerate(classes):
-    if not (images := _image_files(root / base / name, left_out)):
-      raise MixerError(
-        f'{root / base / name}: no images, that is files ending in {" ".join(SUFFIXES)}; add some or remove the folder.'
-      )
+    images = _image_files(root / base / name, left_out, 'add some or remove the folder.')
     paths += images
     labels += [label] * len(images)
   order = np.random.default_rng(0).permutation(len(paths))
@@ -121,7 +116,7 @@ def _find_folder(name: str, path: str, holds: str, data_dir: str | None) -> path
   return root
 
 
-def _image_files(folder: pathlib.Path, left_out: list[str]) -> list[str]:
+def _image_files(folder: pathlib.Path, left_out: list[str], way_out: str) -> list[str]:
   images = []
   for parent, folders, files in os.walk(folder):
     # Links are not followed, they could lead back up.
@@ -131,4 +126,6 @@ def _image_files(folder: pathlib.Path, left_out: list[str]) -> list[str]:
       keep = file.lower().endswith(SUFFIXES) and not file.startswith('.')
       (images if keep else left_out).append(os.path.join(parent, file))
     left_out += [os.path.join(parent, f) for f in skipped]
+  if not images:
+    raise MixerError(f'{folder}: no images, that is files ending in {" ".join(SUFFIXES)}; {way_out}')
   return sorted(images)

@@ -147,9 +147,8 @@ def _find(name: str, base: str, data_dir: str | None) -> Path:
     if place.is_file() and base != 'train':
       raise unknown(f'split of the file {place}', base, ['train'])
     paths = [place if place.is_file() else place / f'{base}.csv']
-  for path in paths:
-    if path.is_file():
-      return path
+  if found := next(filter(Path.is_file, paths), None):
+    return found
   raise MixerError(
     f'{name}: no {" nor ".join(map(str, paths))}; put it there, or say where it is with --data_dir or MIXER_DATA_DIR'
   )
@@ -168,8 +167,7 @@ def _read(
   """The rows, and a function that gives their groups; kept, unless the file changes."""
   unused = {label, *drop}
   used = [column for column in csv.read_header(path) if column not in unused]
-  given_away = [column for column in used if name in KNOWN and column in KNOWN[name].leaks]
-  if given_away:
+  if given_away := [column for column in used if name in KNOWN and column in KNOWN[name].leaks]:
     raise MixerError(f'{name}: {", ".join(given_away)} gives the label away; put it into data.drop')
   return _grouped(csv.read_csv(path, columns=[*used, label], categorical=[*categorical, label]), label)
 
