@@ -35,8 +35,8 @@ def load(
     split: as parse_split has it: 'train', 'train[:90%]', 'test[100:200]'.
     image: (height, width, channels) of every example; images of another shape are resized when read, see fit_image.
     classes: how many classes the config expects.
-    crop_from: 0, or the side of the canvas on which image files are kept whole: an example then has `size`, see
-      canvas.fit_canvas.
+    crop_from: 0, or the side of a canvas that keeps more of each image file than `image`: an example then has `size`,
+      see canvas.fit_canvas.
     data_dir: see data_root. Files are looked for in data_root/NAME. TFDS looks in data_root if this or MIXER_DATA_DIR
       is given, else in its own default (TFDS_DATA_DIR, ~/tensorflow_datasets).
 
