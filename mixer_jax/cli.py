@@ -15,13 +15,9 @@ HUGE_PAGES = 'glibc.malloc.hugetlb=1'
 
 
 def parser(
-  command: str,
-  text: str,
-  *,
-  data: bool = False,
-  prints_result: bool = False,
+  command: str, text: str, *, data: bool = False, prints_result: bool = False,
   make: Callable[..., argparse.ArgumentParser] = argparse.ArgumentParser,
-) -> argparse.ArgumentParser:
+) -> argparse.ArgumentParser:  # fmt: skip
   """Options of `python -m mixer_jax.COMMAND`: --debug, and --data_dir for those that read data sets.
 
   Args:
@@ -83,8 +79,8 @@ def config_arguments(known: argparse.Namespace, rest: list[str]) -> list[str]:
 def use_huge_pages() -> None:
   """Starts this process again with a malloc that asks for huge pages; must come before jax is imported.
 
-  On CPUs a train step gets its temporaries page by page, and so spends much of its time on page faults. glibc reads
-  this setting only as a process starts. A GLIBC_TUNABLES that is set already, even to nothing, stays.
+  On CPUs a train step otherwise spends much of its time on page faults. glibc reads this setting only as a process
+  starts. A GLIBC_TUNABLES that is set already, even to nothing, stays.
   """
   if platform.libc_ver()[0] == 'glibc' and 'GLIBC_TUNABLES' not in os.environ:
     os.environ['GLIBC_TUNABLES'] = HUGE_PAGES

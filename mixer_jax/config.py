@@ -26,8 +26,7 @@ def load(arguments: Sequence[str]) -> dict[str, Any]:
 
   FILE is a path, or the name of a bundled config, with or without .py. What the command line sets are `parts.Text`.
 
-  Raises:
-    MixerError: no such file, a file without get_config, what get_config refuses, an unknown flag.
+  Refuses a missing file, one without get_config, what get_config refuses, an unknown flag.
   """
   place, values = _read_flags(arguments)
   if place is None:
@@ -78,9 +77,9 @@ def _find(file: str) -> Path:
   path, known = Path(file).expanduser(), bundled()
   if path.is_file():
     return path
-  if path.parent == Path('.') and path.name.removesuffix('.py') in known:
-    return known[path.name.removesuffix('.py')]
   if path.parent == Path('.'):
+    if path.name.removesuffix('.py') in known:
+      return known[path.name.removesuffix('.py')]
     raise unknown('config', file, known, 'or the path of a file')
   near = sorted(p.name for p in path.parent.glob('*.py')) if path.parent.is_dir() else []
   raise MixerError(f'no config file {file!r}' + (f'; the folder {path.parent} has {", ".join(near)}' if near else ''))
@@ -115,7 +114,9 @@ def _run(place: str) -> ConfigDict | Mapping:
 
 
 def _set(config: dict[str, Any], key: str, value: Text) -> None:
-  *path, last = key.split('.')
+  kind, *rest = key.split('.', 1)
+  # The dots of `package.module:name`, an augmentation, are part of its name.
+  *path, last = [kind, *(re.split(r'\.(?![\w.]*:)', rest[0]) if rest else [])]
   section = config
   for i, name in enumerate(path):
     inner = section.setdefault(name, {})

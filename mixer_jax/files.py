@@ -30,17 +30,24 @@ def reported(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def whole(path: Path, part: Path | None = None) -> Iterator[Path]:
-  """A place beside `path` to write a file or a folder to; it becomes `path` in the end, or is removed on an error."""
-  part = path.with_name(f'{path.name}.part') if part is None else part
+def removed(part: Path) -> Iterator[None]:
+  """Removes a file or a folder on leaving, whatever happens."""
   try:
-    yield part
-    os.replace(part, path)
+    yield
   finally:
     if part.is_dir():
       shutil.rmtree(part)
     else:
       part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole(path: Path, part: Path | None = None) -> Iterator[Path]:
+  """A place beside `path` to write a file or a folder to; it becomes `path` at the end, or is removed on an error."""
+  part = path.with_name(f'{path.name}.part') if part is None else part
+  with removed(part):
+    yield part
+    os.replace(part, path)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,7 +8,6 @@ import ast
 import importlib
 import inspect
 import os
-import pkgutil
 import re
 import sys
 import types
@@ -19,16 +18,16 @@ from typing import Any
 from mixer_jax.errors import MixerError, unknown
 
 NAME = re.compile(r'[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*')  # module:name, each with dots or without
+UNIONS = (typing.Union, types.UnionType)
 FIXED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
 
 
 class Table(dict):
   """Short names -> parts, or where they are: 'module:name'. Any mapping will do where nothing of this is needed.
 
-  Attributes:
-    context: the arguments of these parts that the run gives, which are never settings.
-    package: a library whose parts may be named with a dot, such as `optax` for `optax.lion`.
-    adapt: (part, its name, what) -> a part, for those that are not in the table: checks them, or wraps them.
+  `context` are the arguments of these parts that the run gives, which are never settings. `package` is a library whose
+  parts may be named with a dot, such as `optax` for `optax.lion`. `adapt` (part, its name, what) -> a part, checks or
+  wraps those that are not in the table.
   """
 
   def __init__(self, names: Mapping[str, Callable | str], *, context=(), package='', adapt=None):
@@ -64,8 +63,7 @@ class Lacking(MixerError):
 def find(name: Any, table: Mapping[str, Callable | str], what: str) -> Callable:
   """What a name stands for: an entry of a table, or `module:name` of anything importable, the current folder included.
 
-  Raises:
-    MixerError: an unknown short name, a module that cannot be imported, a name that it does not have.
+  Refuses an unknown short name, a module that cannot be imported or lacks the name.
   """
   package = getattr(table, 'package', '')
   if isinstance(name, str) and name in table:
@@ -77,11 +75,6 @@ def find(name: Any, table: Mapping[str, Callable | str], what: str) -> Callable:
   else:
     raise unknown(what, name, table, f'{package}.NAME, or module:name' if package else 'or module:name of your own')
   return table.adapt(part, str(name), what) if isinstance(table, Table) else part
-
-
-def is_outside(name: str, table: Mapping[str, Callable | str]) -> bool:
-  """Whether a name is `module:name`, so that opening it imports a user's module."""
-  return name not in table and ':' in name
 
 
 def import_module(module: str) -> types.ModuleType:
@@ -99,29 +92,25 @@ def _imported(target: str, what: str) -> Callable:
     raise MixerError(f'{what} is {target!r}, but must be like module:name')
   target = str(target)
   module, _, name = target.partition(':')
-  here = os.getcwd()
   try:
     import_module(module)
   except ModuleNotFoundError as error:
     if error.name and (module == error.name or module.startswith(f'{error.name}.')):
       raise MixerError(
-        f'{what} is {target!r}, but there is no module {error.name!r} in {here} or on the path of Python; run this in'
-        ' the folder of the module, or set PYTHONPATH to it'
+        f'{what} is {target!r}, but there is no module {error.name!r} in {os.getcwd()} or on the path of Python; run'
+        ' this in the folder of the module, or set PYTHONPATH to it'
       ) from error
     raise MixerError(f'{what} is {target!r}, but {module} needs {error.name}, which is not installed') from error
   except (Exception, SystemExit) as error:  # A module of the user's raises what it likes.
-    raise MixerError(f'{what} is {target!r}, but importing {module} fails: {_one_line(error)}') from error
-  try:
-    found = pkgutil.resolve_name(target)
-  except (AttributeError, ImportError) as error:
-    owner, _, last = name.rpartition('.')
+    reason = f'{type(error).__name__}: {" ".join(str(error).split())}'
+    raise MixerError(f'{what} is {target!r}, but importing {module} fails: {reason}') from error
+  found, place = sys.modules[module], module
+  for entry in name.split('.'):
     try:
-      parent = pkgutil.resolve_name(f'{module}:{owner}')
-    except (AttributeError, ImportError):
-      parent, owner, last = sys.modules[module], '', name
-    place = f'{module}.{owner}' if owner else module
-    public = [entry for entry in vars(parent) if not entry.startswith('_')] if hasattr(parent, '__dict__') else []
-    raise unknown(f'{what}: {place} has no', last, public) from error
+      found, place = getattr(found, entry), f'{place}.{entry}'
+    except (AttributeError, ImportError) as error:
+      public = [known for known in getattr(found, '__dict__', ()) if not known.startswith('_')]
+      raise unknown(f'{what}: {place} has no', entry, public) from error
   if not callable(found):
     raise MixerError(f'{what} is {target!r}, which is a {type(found).__name__} and cannot be called')
   return found
@@ -149,22 +138,21 @@ def resolve(
 ) -> dict[str, Any]:  # fmt: skip
   """All settings of a part, checked against its signature: those given, and the defaults of the others.
 
-  A parameter annotated `Annotated[dict, table]` is a part itself, `{'name': ...}`, and resolved likewise. One whose
-  default is more than text and numbers, a function say, keeps it where the config says nothing.
+  A parameter annotated `Annotated[dict, table]` is a part itself, `{'name': ...}`, and resolved likewise. A default
+  that JSON cannot hold, a function say, is left to the part.
 
   Args:
     what: the name of the section in the config, for messages.
     context: the names of arguments that are not settings.
-    notes: is given a line for whatever is left out, see `without_leftovers`.
+    notes: gets a line for whatever is left out, see `without_leftovers`.
 
-  Raises:
-    Missing: settings without a default that are not given.
-    MixerError: an unknown key, or a value of another type, by name as `what.key`.
+  Raises Missing for settings without a default that are not given; refuses an unknown key, or a value of another type,
+  by name as `what.key`.
   """
   takes = {k: p for k, p in parameters(function).items() if k not in context}
-  unknown_keys = [key for key in settings if key not in takes]
-  if unknown_keys:
-    raise unknown(f'key {what}.{unknown_keys[0]}: there is no', unknown_keys[0], takes)
+  for key in settings:
+    if key not in takes:
+      raise unknown(f'key {what}.{key}: there is no', key, takes)
   result, missing = {}, []
   for key, parameter in takes.items():
     if key not in settings and parameter.default is parameter.empty:
@@ -202,7 +190,7 @@ def resolve_named(
 def without_leftovers(
   settings: Mapping[str, Any], takes: Collection[str], what: str, notes: list[str] | None
 ) -> dict[str, Any]:
-  """Settings less what a config file has for a part that the command line replaced by another, which does not take it.
+  """Settings less those of the config file that a part named on the command line does not take.
 
   What the command line itself gives stays, to be refused.
   """
@@ -219,28 +207,21 @@ def _has_text(value: Any) -> bool:
 def call(function: Callable, settings: Mapping[str, Any], what: str, /, *, context: Collection[str] = (), **given: Any):
   """function(**settings, **given): settings resolved, of what is given that which the function takes.
 
-  Args:
-    context: further names that are not settings.
-
-  Raises:
-    Lacking: an argument of the context that the function needs and that is not given.
-    MixerError: what `resolve` refuses.
+  `context` are further names that are not settings. Raises Lacking for one that the function needs and does not get.
   """
   settings = resolve(function, settings, what, {*context, *given})
   takes = parameters(function)
-  lacking = [k for k in context if k in takes and k not in given and takes[k].default is inspect.Parameter.empty]
-  if lacking:
+  needed = {k for k, p in takes.items() if p.default is p.empty}
+  if lacking := [k for k in context if k in needed and k not in given]:
     raise Lacking(what, lacking)
   return function(**{k: _tuples(v) for k, v in settings.items()}, **{k: v for k, v in given.items() if k in takes})
 
 
 def named(table: Mapping[str, Callable | str], settings: Any, what: str, /, **given: Any) -> Any:
   """call() of the part that settings['name'] names; a bare name is a part with its defaults."""
-  context = getattr(table, 'context', ())
   settings = resolve_named(table, settings, what, given)
-  function = find(settings['name'], table, f'{what}.name')
-  rest = {k: v for k, v in settings.items() if k != 'name'}
-  return call(function, rest, what, context=context, **given)
+  function = find(settings.pop('name'), table, f'{what}.name')
+  return call(function, settings, what, context=getattr(table, 'context', ()), **given)
 
 
 def _tuples(value: Any) -> Any:
@@ -272,13 +253,10 @@ def _checked(value: Any, parameter: inspect.Parameter, what: str, notes: list[st
   return value
 
 
-def _options(kind: Any) -> tuple:
-  return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
-
-
 def _typed(text: Text, kind: Any) -> Any:
   """Text of the command line as a value of that kind, if it can be one."""
-  options, value = _options(kind), _read(text)
+  options = typing.get_args(kind) if typing.get_origin(kind) in UNIONS else (kind,)
+  value = _read(text)
   tuples = [k for k in options if tuple in (k, typing.get_origin(k))]
   if tuples and len(text.given) > 1:  # given again and again, for one entry each
     return tuple(entry for part in text.given for entry in _entries(part, tuples[0]))
@@ -318,7 +296,7 @@ def _fits(value: Any, kind: Any) -> bool:
   origin = typing.get_origin(kind)
   if kind is inspect.Parameter.empty or kind is Any or isinstance(kind, (str, typing.TypeVar)):
     return True
-  if origin in (typing.Union, types.UnionType):
+  if origin in UNIONS:
     return any(_fits(value, k) for k in typing.get_args(kind))
   if origin is typing.Literal:
     return value in typing.get_args(kind)
@@ -344,7 +322,3 @@ def _kind(kind: Any) -> str:
   if typing.get_origin(kind) is typing.Annotated:
     kind = typing.get_args(kind)[0]
   return kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
-
-
-def _one_line(error: BaseException) -> str:
-  return f'{type(error).__name__}: {" ".join(str(error).split())}'

@@ -13,6 +13,7 @@ Codes: float32 [images, code], one row an image, in the order of the files. Pict
 the order of the images or codes; values outside [0, 1] become black or white.
 """
 
+import collections
 import csv
 import os
 from pathlib import Path
@@ -28,7 +29,7 @@ def write_rows(run, inputs: list[str], path: Path) -> str:
 
   data, task, classes = run.experiment.data, run.experiment.task, run.classes
   answer, (example, kind, most) = make_answers(run), data.written
-  count, met = 0, {}
+  count, met = 0, collections.Counter()
   with path.open('w', newline='') as file:
     write = csv.writer(file).writerow
     write([example, *task.header(classes, kind, most)])
@@ -38,7 +39,7 @@ def write_rows(run, inputs: list[str], path: Path) -> str:
       for i, name in enumerate(names):
         write([name, *task.row({key: value[i] for key, value in answers.items()}, classes, most)])
       count += len(names)
-      met = {what: met.get(what, 0) + counts.get(what, 0) for what in [*met, *counts]}
+      met.update(counts)
   for what, number in met.items():
     logger.info(f'{", ".join(inputs)}: {number:,} cells of {what}')
   return f'{count:,} {"rows" if example == "row" else "images"}'

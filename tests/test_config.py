@@ -80,6 +80,11 @@ def test_a_literal_replaces_a_section_before_single_keys_are_set(small):
   assert load(small, '--config.model={}')['model'] == {}
 
 
+def test_a_module_of_a_package_keeps_its_dots(small):
+  config = load(small, *(f'--config.augment.{name}.below=0.5' for name in ('package.module:name', 'module:name')))
+  assert config['augment'] == {'package.module:name': {'below': '0.5'}, 'module:name': {'below': '0.5'}}
+
+
 def test_a_bare_name_is_a_section(small):
   config = load(small, '--config.sam=asam', '--config.model=tabular', '--config.model.blocks=2')
   assert config['sam'] == 'asam' and config['model'] == {'name': 'tabular', 'blocks': '2'}

@@ -71,11 +71,6 @@ def test_anything_importable_and_the_current_folder(module):
   assert parts.find(f'{name}:Net.Inner', TABLE, 'x').__name__ == 'Inner'
 
 
-def test_what_is_outside():
-  assert parts.is_outside('mine:Net', TABLE) and not parts.is_outside('shape', TABLE)
-  assert not parts.is_outside('optax.lion', TABLE)
-
-
 @pytest.mark.parametrize(
   'name, words',
   [

@@ -1,4 +1,4 @@
-"""Examples of any kind: a data set that is read one by one, or side by side as a batch."""
+"""Examples of any kind: a random-access data set, and batches of them."""
 
 import concurrent.futures
 import dataclasses
@@ -17,21 +17,13 @@ class Source:
   """A random-access data set: source[i] -> {'image': uint8 [height, width, channels], 'label': int32 scalar}.
 
   Rows of a table have 'features' and 'categories' in place of 'image'.
-
-  Attributes:
-    classes: class names; the index is the label.
-    arrays: the whole data set where it is in memory, {'image': uint8 [n, h, w, c], 'label': int32 [n]}, else None; see
-      materialize.
-    read: the example at an index from 0 to size - 1; picklable, so that worker processes can have it.
-    size: how many examples there are.
-    notes: what the user should know of them, a line each: files left out, images converted, unknown cells.
   """
 
-  classes: tuple[str, ...]
-  arrays: Arrays | None
-  read: Callable[[int], dict[str, Any]]
+  classes: tuple[str, ...]  # class names; the index is the label
+  arrays: Arrays | None  # the whole data set where it is in memory, {'image': uint8 [n, h, w, c], 'label': int32 [n]}
+  read: Callable[[int], dict[str, Any]]  # the example at an index from 0 to size - 1; picklable, for worker processes
   size: int
-  notes: tuple[str, ...] = ()
+  notes: tuple[str, ...] = ()  # for the user, a line each: files left out, images converted, unknown cells
 
   def __len__(self) -> int:
     return self.size
@@ -49,11 +41,7 @@ def stack(examples: Sequence[dict[str, Any]]) -> Arrays:
 
 
 def materialize(source: Source, threads: int | None = None) -> Arrays:
-  """The whole of `source` in memory, by name, [examples, ...].
-
-  `threads` read it at once, one for each core if None.
-  Raises the first error of reading, which names the file.
-  """
+  """The whole of `source` in memory, by name, [examples, ...], read by so many threads, one for each core if None."""
   if source.arrays is not None:
     return source.arrays
   first = {name: np.asarray(value) for name, value in source[0].items()}

@@ -1,4 +1,4 @@
-"""config.data -> which examples there are, what they look like, how they become what a model sees: images or rows."""
+"""config.data -> the examples, their shapes, and how they become what a model sees: images or rows."""
 
 import dataclasses
 import functools
@@ -29,43 +29,32 @@ AT_ONCE = 64  # images
 ROWS = 256  # of a batch: what a Mixer makes of more does not stay in a CPU's cache, and takes almost twice as long
 
 # What a data set implies, where a config does not say otherwise.
+_BOTH = {'train': 'train', 'test': 'test'}
 DEFAULTS: dict[str, dict[str, Any]] = {
   'digits': {
     'image': (8, 8, 1), 'classes': 10, 'mean': (0.305,), 'std': (0.376,), 'train': 'train[:80%]',
     'test': 'train[80%:]',
   },
-  'mnist': {'image': (28, 28, 1), 'classes': 10, 'mean': (0.1307,), 'std': (0.3081,), 'train': 'train', 'test': 'test'},
-  'fashion_mnist': {
-    'image': (28, 28, 1), 'classes': 10, 'mean': (0.286,), 'std': (0.353,), 'train': 'train', 'test': 'test',
-  },
+  'mnist': {'image': (28, 28, 1), 'classes': 10, 'mean': (0.1307,), 'std': (0.3081,), **_BOTH},
+  'fashion_mnist': {'image': (28, 28, 1), 'classes': 10, 'mean': (0.286,), 'std': (0.353,), **_BOTH},
   'cifar10': {
-    'image': (32, 32, 3), 'classes': 10, 'mean': (0.4914, 0.4822, 0.4465), 'std': (0.2470, 0.2435, 0.2616),
-    'train': 'train', 'test': 'test',
+    'image': (32, 32, 3), 'classes': 10, 'mean': (0.4914, 0.4822, 0.4465), 'std': (0.2470, 0.2435, 0.2616), **_BOTH,
   },
   'cifar100': {
-    'image': (32, 32, 3), 'classes': 100, 'mean': (0.5071, 0.4865, 0.4409), 'std': (0.2673, 0.2564, 0.2762),
-    'train': 'train', 'test': 'test',
+    'image': (32, 32, 3), 'classes': 100, 'mean': (0.5071, 0.4865, 0.4409), 'std': (0.2673, 0.2564, 0.2762), **_BOTH,
   },
   'breast_cancer': {'classes': 2, 'categorical': (), 'drop': ()},
-  'unsw_nb15': {
-    'classes': 2, 'categorical': ('proto', 'service', 'state'), 'drop': ('id',), 'train': 'train', 'test': 'test',
-  },
+  'unsw_nb15': {'classes': 2, 'categorical': ('proto', 'service', 'state'), 'drop': ('id',), **_BOTH},
 }  # fmt: skip
 
 
 def defaults(name: str) -> dict[str, Any]:
-  """Keys of config.data that a known data set implies; {} for others."""
-  if name.startswith('images:'):
-    return {'classes': 1, 'train': 'all'}
-  return dict(DEFAULTS.get(name, {}))
+  """The keys of config.data that a data set implies."""
+  return {'classes': 1, 'train': 'all'} if name.startswith('images:') else dict(DEFAULTS.get(name, {}))
 
 
 def kind_of(name: str) -> 'type[Images] | type[Rows]':
-  """What class has the keys of config.data for that data set.
-
-  Raises:
-    MixerError: an unknown name, a function of the user's that cannot be imported.
-  """
+  """The class that has the keys of config.data for that data set; refuses an unknown name."""
   if table_sets.is_table(name):
     return Rows
   if name in image_sets.SOURCES or own.is_function(name) or own.is_form(name):
@@ -78,10 +67,9 @@ def kind_of(name: str) -> 'type[Images] | type[Rows]':
 class Images:
   """The keys of config.data for images.
 
-  `crop_from`: 0, or for files of images a side in pixels: each is shrunk until its longer side is that long and its
-  shorter one still long enough for `image`; a crop of the size of `image` is cut out of it, at random in training, in
-  the middle otherwise. `mean` and `std` have a number for each channel, or one for all; by default pixels become
-  [-1, 1].
+  `crop_from`: 0, or for image files a side in pixels: each is shrunk until its longer side is that long and its shorter
+  one still long enough for `image`; a crop of the size of `image` is cut out of it, at random in training, else in the
+  middle. `mean` and `std` have a number for each channel, or one for all; by default pixels become [-1, 1].
   """
 
   name: str
@@ -112,13 +100,12 @@ class Images:
       )
 
   def fit(self, data_dir: str | None) -> None:
-    """Nothing is learnt from images."""
+    """Images have no schema."""
 
   def with_schema(self, schema: None) -> 'Images':
     return self
 
   def report(self, data_dir: str | None) -> list[str]:
-    """Nothing is reported of images."""
     return []
 
   def without_crop(self) -> 'Images':
@@ -131,11 +118,7 @@ class Images:
     )
 
   def find(self, inputs: Sequence[str]) -> list[str]:
-    """Files, the images in folders, and what patterns match, in order.
-
-    Raises:
-      MixerError: an input that leads to no file.
-    """
+    """Files, the images in folders, and what patterns match, in order; refuses an input that leads to no file."""
     files: list[str] = []
     for item in inputs:
       if Path(item).is_dir():
@@ -148,7 +131,7 @@ class Images:
     return files
 
   def notes_of(self, files: Sequence[str]) -> tuple[str, ...]:
-    """How many of these files are converted, enlarged or cut for the model; a line for each kind."""
+    """How many of these files are converted, enlarged or cut for the model, a line for each kind."""
     return folder.notes_of('--input', files, self.image, self.crop_from)
 
   def read(self, files: Sequence[str]) -> Arrays:
@@ -156,21 +139,19 @@ class Images:
     return stack([decode.read_file(file, self.image, self.crop_from) for file in files])
 
   def pieces(self, files: Sequence[str]) -> tuple[int, Pieces]:
-    """Raw batches of files, with their names: (the size of all but the last, the batches)."""
+    """(size of all raw batches but the last, the batches with the names of their files)."""
     parts = (files[start : start + AT_ONCE] for start in range(0, len(files), AT_ONCE))
     return AT_ONCE, ((part, self.read(part), {}) for part in parts)
 
   @property
   def for_model(self) -> dict[str, Any]:
-    """What a model gets from the data when it is made."""
+    """Arguments of a model that the data give."""
     return {'image': self.image, 'classes': self.classes}
 
   @property
   def for_task(self) -> dict[str, Any]:
-    """What a task gets from the data."""
-    return {
-      'classes': self.classes, 'inputs': self.inputs, 'image': self.image, 'mean': self.mean, 'std': self.std
-    }  # fmt: skip
+    """Arguments of a task that the data give."""
+    return {**self.for_model, 'inputs': self.inputs, 'mean': self.mean, 'std': self.std}
 
   def batch(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """A raw batch, as it reaches the device."""
@@ -184,8 +165,7 @@ class Images:
 
     `augmenting` is True, or a traced bool: then both ways are compiled.
     """
-    features = self.batch(batch_size)
-    features['image'] = jax.ShapeDtypeStruct((batch_size, *self.image), jnp.float32)
+    features = self.batch(batch_size) | {'image': jax.ShapeDtypeStruct((batch_size, *self.image), jnp.float32)}
     augmented = augment.make_optional(augmentations, features=features, classes=self.classes)
 
     def preprocess(batch: Batch, key: jax.Array | None = None, augmenting: jax.Array | bool = True) -> Batch:
@@ -226,11 +206,7 @@ class Rows:
   written: ClassVar = ('row', 'prediction', 1)
 
   def fit(self, data_dir: str | None) -> Schema:
-    """The schema of the training rows.
-
-    Raises:
-      MixerError: what is wrong with the table, another number of classes.
-    """
+    """The schema of the training rows; refuses another number of classes than `classes`."""
     if not 0 <= self.column_order < 2**32:
       raise MixerError(f'data.column_order is {self.column_order}, but must be 0 or a seed in [1, 2**32)')
     table = self.table(self.train, data_dir)
@@ -288,26 +264,24 @@ class Rows:
     return {name: np.concatenate([part[name] for part in parts]) for name in self.inputs}
 
   def pieces(self, files: Sequence[str]) -> tuple[int, Pieces]:
-    """Rows of a CSV file, scaled, with their numbers and counts of unknown cells: (the size of a batch, the rows).
+    """(size of a batch, rows of a CSV file, scaled, with their numbers and counts of unknown cells).
 
-    They are read rows_at_once at a time, which may be more than the size of a batch.
-
-    Raises:
-      MixerError: a file whose columns are not those of the training rows, cells that cannot be read, no rows.
+    The rows come rows_at_once at a time, which may be more than a batch. Refuses other columns than in training.
     """
     (path,) = self.find(files)
     header = csv.read_header(path)
     self.schema.check_columns(path, header)
-    return min(ROWS, rows_at_once(len(header))), self._read_rows(path)
 
-  def _read_rows(self, path: str) -> Pieces:
-    first = None
-    for first, cells in csv.read_cells(path):
-      used = {name: cells[name] for name in self.schema.columns}
-      table = csv.to_columns(used, self.schema.categories, where=str(path), first=first)
-      yield (table.numbers.tolist(), *self.schema.arrays(table))
-    if first is None:
-      raise csv.no_rows(path)
+    def rows():
+      first = None
+      for first, cells in csv.read_cells(path):
+        used = {name: cells[name] for name in self.schema.columns}
+        table = csv.to_columns(used, self.schema.categories, where=str(path), first=first)
+        yield (table.numbers.tolist(), *self.schema.arrays(table))
+      if first is None:
+        raise csv.no_rows(path)
+
+    return min(ROWS, rows_at_once(len(header))), rows()
 
   @property
   def for_model(self) -> dict[str, Any]:

@@ -63,27 +63,18 @@ class Loader:
   """
 
   def __init__(
-    self,
-    source: Source,
-    *,
-    seed: int,
-    batch_size: int,
-    mesh: jax.sharding.Mesh,
-    resident_mib: float,
-    workers: int,
+    self, source: Source, *, seed: int, batch_size: int, mesh: jax.sharding.Mesh, resident_mib: float, workers: int
   ):
     self.source, self.seed, self.batch_size, self.size = source, seed, batch_size, len(source)
     self.workers = workers
     axes = jax.sharding.PartitionSpec
     self._over_batch = jax.sharding.NamedSharding(mesh, axes(None, ('data', 'fsdp')))
-    first = source[0]
-    size = self.size * sum(np.asarray(v).nbytes for v in first.values())
+    size = self.size * sum(np.asarray(v).nbytes for v in source[0].values())
     self.resident = size <= resident_mib * 2**20
     self._stream, self._position, self._next = None, -1, None
     if self.resident:
-      arrays = source.arrays if source.arrays is not None else materialize(source)
       everywhere = jax.sharding.NamedSharding(mesh, axes())
-      self._data = {name: _put(array, everywhere) for name, array in arrays.items()}
+      self._data = {name: _put(array, everywhere) for name, array in materialize(source).items()}
 
   def train(self, step: int, count: int) -> dict:
     """The feed of steps step, ..., step + count - 1; count is at most `chunk`."""

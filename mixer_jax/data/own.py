@@ -1,7 +1,7 @@
 """Data sets that are a function (split, *, data_dir=None): the bundled ones, and the user's own, `module:function`."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from mixer_jax import parts
@@ -23,22 +23,13 @@ def is_function(name: str) -> bool:
 
 
 def returns_table(name: str) -> bool:
-  """Whether the function of that name is annotated to return a table.
-
-  Raises:
-    MixerError: a module that cannot be imported, a name that it does not have.
-  """
-  function = find(name, {})
+  """Whether the function of that name is annotated to return a table; imports its module."""
+  function = parts.find(name, {}, 'data.name')
   try:
     kind = inspect.signature(function, eval_str=True).return_annotation
   except NameError:  # annotations for type checkers alone
     kind = inspect.signature(function).return_annotation
   return str(getattr(kind, '__name__', kind)).rpartition('.')[2] in TABLES
-
-
-def find(name: str, table: Mapping[str, Callable]) -> Callable:
-  """The function of that name: of `table`, or the user's own."""
-  return parts.find(name, table, 'data.name')
 
 
 def call(function: Callable, split: str, data_dir: str | None) -> Any:

@@ -21,25 +21,18 @@ def split_base(split: str) -> str:
 
 
 def parse_split(split: str, sizes: dict[str, int]) -> tuple[str, range]:
-  """The base split that `split` names and the indices it takes of it, in order.
+  """The base that a split, 'BASE' or 'BASE[FROM:TO]', names and the indices that it takes of it, in order.
 
-  A boundary is an index or a percentage, negative ones count from the end. A percentage p of n examples is the index
+  A boundary is an index or a percentage; negative ones count from the end. A percentage p of n examples is the index
   round(p * n / 100), halves to the even index, as TFDS has it: 'train[:80%]' and 'train[80%:]' never overlap and leave
-  nothing out.
+  nothing out. `sizes` are the numbers of examples of the base splits.
 
-  Args:
-    split: 'BASE' or 'BASE[FROM:TO]'.
-    sizes: the number of examples of each base split.
-
-  Raises:
-    MixerError: an unknown base, malformed text, boundaries outside the data, an empty result.
+  Refuses an unknown base, malformed text, boundaries outside the data, an empty result.
   """
-  match = _match(split)
-  base = match['base']
+  base, _, first, last = _match(split).groups()
   if base not in sizes:
     raise unknown('split', base, sizes)
   size = sizes[base]
-  _, _, first, last = match.groups()
   start = 0 if first is None else _boundary(first, size, split)
   stop = size if last is None else _boundary(last, size, split)
   if start >= stop:

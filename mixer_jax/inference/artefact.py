@@ -20,23 +20,15 @@ MEANINGS = {
   'features': "numbers, scaled as the run's schema.json says",
   'categories': "numbers of the categories in the run's schema.json, 0 for unknown",
 }
-
-
 TOLERANCE = 1e-4  # of ONNX, relative to the largest output
 
 
 def export_run(run: Run, platforms: tuple[str, ...]) -> tuple[bytes, dict[str, Any]]:
-  """The StableHLO artefact, and what is to be known of it.
+  """The StableHLO artefact for some of PLATFORMS, and what is to be known of it.
 
   The function takes raw examples, [batch, ...] for any batch, in the order of `inputs`: uint8 pixels of images, scaled
   columns of tables. It gives the task's answers as a dict: `logits` and `probabilities` [batch, classes], or of an
   auto-encoder `image`, [batch, height, width, channels], pixels as the model gives them, in [0, 1] but for overshoots.
-
-  Args:
-    platforms: for which it is compiled when it is called, of PLATFORMS.
-
-  Raises:
-    MixerError: an unknown platform.
   """
   for name in platforms:
     if name not in PLATFORMS:
@@ -47,18 +39,14 @@ def export_run(run: Run, platforms: tuple[str, ...]) -> tuple[bytes, dict[str, A
   (batch,) = export.symbolic_shape('batch')
   given = [jax.ShapeDtypeStruct((batch, *shape.shape[1:]), shape.dtype) for shape in shapes.values()]
   exported = export.export(jax.jit(forward), platforms=platforms)(*given)
-  about = {
-    **_about(run, forward, shapes), 'platforms': list(platforms),
-    'calling_convention_version': exported.calling_convention_version,
-  }  # fmt: skip
-  return exported.serialize(), about
+  version = {'calling_convention_version': exported.calling_convention_version}
+  return exported.serialize(), {**_about(run, forward, shapes), 'platforms': list(platforms), **version}
 
 
 def export_onnx(run: Run) -> tuple[bytes, dict[str, Any]]:
   """As export_run, as an ONNX model, run once beside jax, on random examples; an auto-encoder's output is `decoded`.
 
-  Raises:
-    MixerError: jax2onnx, which converts, is not installed; it cannot convert the model or changes what it gives.
+  Raises MixerError where jax2onnx is not installed, cannot convert the model or changes what it gives.
   """
   try:
     import jax2onnx
@@ -128,7 +116,7 @@ def _about(run: Run, forward: Callable, shapes: dict[str, jax.ShapeDtypeStruct])
 
 
 def _random(random: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-  """Pixels, numbers, or categories, of which every column has 0 at least."""
+  """Pixels, numbers, or the category 0, which every column has."""
   if dtype == np.uint8:
     return random.integers(0, 256, shape, np.uint8)
   return random.normal(size=shape).astype(dtype) if np.issubdtype(dtype, np.floating) else np.zeros(shape, dtype)

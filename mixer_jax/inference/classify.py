@@ -1,4 +1,4 @@
-"""What a finished run says of examples, and the features by which it does."""
+"""The predictions of a finished run, and the features behind them."""
 
 from collections.abc import Callable
 
@@ -15,10 +15,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def make_answers(run: Run) -> Callable[[Arrays, int], Arrays]:
-  """(arrays, size) -> the task's answers for all examples, computed for `size` of them at a time, the last padded.
-
-  The arrays are those of a raw batch, without labels.
-  """
+  """(raw arrays without labels, size) -> the task's answers for all examples, computed `size` at a time, padded."""
   experiment = run.experiment
 
   @jax.jit
@@ -30,11 +27,7 @@ def make_answers(run: Run) -> Callable[[Arrays, int], Arrays]:
 
 
 def features_of(run: Run, source: Source) -> tuple[np.ndarray, np.ndarray]:
-  """What stands before the head of a model, [examples, width], of all examples of a source, and their labels.
-
-  Raises:
-    MixerError: a model without `features`.
-  """
+  """What a model gives before its head, [examples, width], for all examples of a source, and their labels."""
   experiment = run.experiment
   if not callable(getattr(experiment.model, 'features', None)):
     raise MixerError(

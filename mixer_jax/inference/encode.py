@@ -25,8 +25,7 @@ def encode_images(run: Run, files: Sequence[str], output: Path) -> str:
 def decode_codes(run: Run, files: Sequence[str], folder: Path) -> str:
   """Writes what a file of codes becomes, as NUMBER.png.
 
-  Raises:
-    MixerError: several files, one that holds no codes, codes of another width.
+  Refuses several files, one that holds no codes, codes of another width.
   """
   if len(files) != 1:
     raise MixerError(f'--input names {len(files)} files, but codes come from one .npy file')
@@ -52,11 +51,7 @@ def decode_codes(run: Run, files: Sequence[str], folder: Path) -> str:
 
 
 def reconstruct_images(run: Run, files: Sequence[str], folder: Path) -> str:
-  """Writes what becomes of images, as NUMBER_NAME.png; returns how many there were, in words.
-
-  Raises:
-    MixerError: a file that is no image.
-  """
+  """Writes what becomes of images, as NUMBER_NAME.png; returns how many there were, in words."""
   count = 0
   for names, image in _read(run, files):
     numbered = [f'{i:06d}_{Path(name).stem}.png' for i, name in enumerate(names, start=count)]
@@ -76,10 +71,9 @@ def check_empty(folder: Path) -> None:
 
 
 def _read(run: Run, files: Sequence[str]) -> Iterator[tuple[Sequence[str], np.ndarray]]:
-  """(names, images as the model takes them), BATCH at a time."""
-  for start in range(0, len(files), BATCH):
-    names = files[start : start + BATCH]
-    yield names, np.asarray(run.experiment.preprocess(run.experiment.data.read(names))['image'])
+  """(names, images as the model takes them), some at a time."""
+  for names, arrays, _ in run.experiment.data.pieces(files)[1]:
+    yield names, np.asarray(run.experiment.preprocess(arrays)['image'])
 
 
 def _write(images: np.ndarray, names: Sequence[str], folder: Path) -> None:

@@ -32,13 +32,8 @@ def stack_examples(
 ) -> dict[str, jax.Array]:
   """Examples on the devices, each array [batches, batch, ...], with a `mask` that is 0 where the last one is padded.
 
-  They are the first of a fixed random order, for some sources come class by class; `count` of them, or all.
-
-  Args:
-    batch_size: None for that of evaluation; made larger where the devices do not divide it.
-
-  Raises:
-    MixerError: less than one of something.
+  They are the first `count` in a fixed random order, for some sources come class by class. The batch size is that of
+  evaluation by default, and made larger where the devices do not divide it.
   """
   batch_size = experiment.settings.eval_batch_size if batch_size is None else batch_size
   for what, value in (('examples', count), ('batch_size', batch_size)):

@@ -23,27 +23,34 @@ from mixer_jax.models.ops.products import from_right
 CNN = {'name': 'cnn', 'kernel': 3}
 
 
-class MixingAutoencoder(nnx.Module):
+class Autoencoder(nnx.Module):
+  """A module with `encode`, `decode` and `code`, how many numbers an image becomes."""
+
+  def __call__(self, image: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+    """The image again; `rngs` is not needed."""
+    return self.decode(self.encode(image))
+
+
+class MixingAutoencoder(Autoencoder):
   """Linear layers that see one patch each, mixing layers after some of them, one linear layer to the code; mirrored.
 
   A layer whose input and output have the same shape has a residual connection around layer and GELU. The linear layers
   to the code, from it and to the pixels have no GELU, the decoder's mixing layers always have one.
 
-  Source: https://github.com/defgsus/nn-experiments, "MLP-Mixer re-invented for auto-encoding", which notes the widths
-  as 64,64,64,16 with a code of 16 and as 64,64,64,32,564 where 564 is the code's: here the code has a key of its own.
+  Source: https://github.com/defgsus/nn-experiments, "MLP-Mixer re-invented for auto-encoding". Its notes count the code
+  among the widths; here it has a key of its own.
 
   Args:
     image: (height, width, channels).
     patch: side of a patch in pixels, or (height, width); must divide the image.
     widths: of the linear layers of the encoder.
     code: how many numbers an image becomes.
-    mixing: the mixing layers, see models/mixing; the source has `mlp`, `cnn`, `cnnf`, `cnn2d` and `cnn2df`.
+    mixing: the mixing layers, see models/mixing; the source has all but `token_mlp`.
     after: behind which linear layers, counted from 1, a mixing layer stands; the decoder mirrors them.
     encoder_gelu: a GELU after the encoder's mixing layers; the source's earlier networks have none.
-    output_gelu: a GELU on the pixels; the source's code has one where a mixing layer stands behind the first layer.
+    output_gelu: a GELU on the pixels; the source has one where a mixing layer stands behind the first layer.
 
-  Raises:
-    MixerError: a patch that does not divide the image, no widths, an `after` beyond them, what the mixing refuses.
+  Refuses a patch that does not divide the image, no widths, and an `after` beyond them.
   """
 
   def __init__(
@@ -63,9 +70,8 @@ class MixingAutoencoder(nnx.Module):
     parts.resolve_named(mixings.MIXINGS, mixing, 'model.mixing')  # checked also where no layer is made
     each = {'init': 'torch', 'dtype': jnp.float32, 'rngs': rngs}
     linear = lambda i, o: layers.linear(i, o, **each)
-    mix = lambda width: mixings.make(
-      mixing, grid=self.grid, width=width, activation=layers.exact_gelu, dropout=0.0, **each
-    )
+    context = {'grid': self.grid, 'activation': layers.exact_gelu, 'dropout': 0.0, **each}
+    mix = lambda width: mixings.make(mixing, width=width, **context)
     patches, inputs = math.prod(self.grid), layers.pixels(image, patch)
     encoder, decoder = [], []
     for number, width in enumerate(widths, start=1):
@@ -95,10 +101,6 @@ class MixingAutoencoder(nnx.Module):
     x = _residual(last, x, gelu=self.output_gelu)
     return layers.unpatchify(einops.rearrange(x, 'b t p -> t b p'), self.grid, self.patch)
 
-  def __call__(self, image: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-    """The image again; `rngs` is not needed."""
-    return self.decode(self.encode(image))
-
 
 def _residual(layer, x: jax.Array, *, gelu: bool) -> jax.Array:
   if isinstance(layer, nnx.Linear):
@@ -110,7 +112,7 @@ def _residual(layer, x: jax.Array, *, gelu: bool) -> jax.Array:
   return x + y if x.shape == y.shape else y
 
 
-class MixerAutoencoder(nnx.Module):
+class MixerAutoencoder(Autoencoder):
   """Patches -> linear stem -> Mixer blocks -> LayerNorm -> linear over everything -> code -> the mirror image.
 
   Ours: the original's blocks around a code of the same size as MixingAutoencoder's.
@@ -121,12 +123,10 @@ class MixerAutoencoder(nnx.Module):
     encoder_blocks, decoder_blocks: how many Mixer blocks on each side.
     token_mlp, channel_mlp: hidden widths of the two MLPs.
     mixing: what mixes the tokens, see models/mixing; with another than the paper's MLP leave token_mlp out.
-    bottleneck: width that a token is brought to before all of them become the code, and after it; this is what
-      keeps those two layers small.
+    bottleneck: width of a token next to the code; it keeps the two layers there small.
     bounded: a sigmoid at the end, for pixels in [0, 1]: the many that are exactly black or white then cost no effort.
 
-  Raises:
-    MixerError: a patch that does not divide the image, a size below 1.
+  Refuses a patch that does not divide the image, a size below 1.
   """
 
   def __init__(
@@ -167,7 +167,3 @@ class MixerAutoencoder(nnx.Module):
     x, _ = stack.run(self.decoder, self.widen(x), len(self.decoder))
     x = self.head(self.decoder_norm(x))
     return layers.unpatchify(jax.nn.sigmoid(x) if self.bounded else x, self.grid, self.patch)
-
-  def __call__(self, image: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-    """The image again; `rngs` is not needed."""
-    return self.decode(self.encode(image))

@@ -1,4 +1,4 @@
-"""What several models share: patches, GELUs, linear layers with a chosen initialiser."""
+"""Shared by the models: patches, GELUs, linear layers with a chosen initialiser."""
 
 import math
 
@@ -45,7 +45,7 @@ def patch_grid(image: tuple[int, int, int], patch: int | tuple[int, int]) -> tup
 
 
 def pixels(image: tuple[int, int, int], patch: int | tuple[int, int]) -> int:
-  """How many numbers a patch has."""
+  """How many numbers a patch holds."""
   return math.prod(patch_grid(image, patch)[1]) * image[2]
 
 
@@ -66,19 +66,12 @@ def check_image(wanted: tuple[int, int, int], image: jax.Array) -> None:
 
 
 def linear(
-  inputs: int,
-  outputs: int,
-  *,
-  init: str,
-  dtype: jnp.dtype,
-  rngs: nnx.Rngs,
-  zero: bool = False,
-  bias: float = 0.0,
+  inputs: int, outputs: int, *, init: str, dtype: jnp.dtype, rngs: nnx.Rngs, zero: bool = False, bias: float = 0.0
 ) -> nnx.Linear:
   """A linear layer with float32 parameters that computes in `dtype`.
 
   Args:
-    init: `original`: LeCun-normal kernel and constant bias, Flax's default and so the published Mixers';
+    init: `original`: LeCun-normal kernel and constant bias, the defaults of Flax and so of the published Mixers;
       `torch`: kernel and bias uniform in +-1/sqrt(inputs), torch.nn.Linear's default.
     zero: start `original` from a zero kernel, as the published Mixers' head does.
     bias: the constant that the bias of `original` starts from.

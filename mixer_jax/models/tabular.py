@@ -27,16 +27,14 @@ class ColumnTokens(nnx.Module):
   """features [batch, columns] and categories [batch, categorical columns] -> tokens [columns, batch, hidden].
 
   A number x becomes x * weight + bias, with a weight and a bias for every column; with `bins`, x is first spread over
-  that many pieces of [-1, 1] (each from 0 to 1 as x goes through it, the outer two on beyond it), so that a column can
-  bend. A category is a row of a table, where each column has rows of its own; that of the unknown values starts from
-  zero and stays there, since no training row has one.
+  that many pieces of [-1, 1] (each from 0 to 1 as x goes through it, the outer two on beyond it), so that the map can
+  bend. A category is a row of an embedding; that of unknown values starts from zero and stays there, since no training
+  row has one.
   """
 
   def __init__(self, columns: int, vocabularies: tuple[tuple[int, int], ...], hidden: int, *, bins: int, rngs):
-    of_category = dict(vocabularies)
-    self.numbers = tuple(i for i in range(columns) if i not in of_category)
-    self.places = tuple(of_category)
-    self.bins = bins
+    of_category, self.bins = dict(vocabularies), bins
+    self.numbers, self.places = tuple(i for i in range(columns) if i not in of_category), tuple(of_category)
     bound = 1 / jnp.sqrt(max(1, bins))
     draw = lambda shape: jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
     if self.numbers:  # no parameters of size 0, which no checkpoint takes
@@ -49,7 +47,7 @@ class ColumnTokens(nnx.Module):
       self.table.embedding[...] = self.table.embedding[...].at[jnp.array(self.starts)].set(0)
 
   def __call__(self, features: jax.Array, categories: jax.Array) -> jax.Array:
-    parts = []
+    tokens = []
     if self.numbers:
       x = jnp.take(features, jnp.array(self.numbers), axis=1)[..., None]
       if self.bins:
@@ -57,12 +55,10 @@ class ColumnTokens(nnx.Module):
         inner = jnp.arange(self.bins)
         lowest, highest = jnp.where(inner == 0, -jnp.inf, 0), jnp.where(inner == self.bins - 1, jnp.inf, 1)
         x = jnp.clip((x - edges) * (self.bins / 2), lowest, highest)
-      parts.append(jnp.einsum('bnk,nkc->nbc', x, self.kernel[...]) + self.bias[...][:, None])
+      tokens.append(jnp.einsum('bnk,nkc->nbc', x, self.kernel[...]) + self.bias[...][:, None])
     if self.places:
-      parts.append(einops.rearrange(self.table(categories + jnp.array(self.starts)), 'b n c -> n b c'))
-    # Back into the order of the file.
-    order = jnp.argsort(jnp.array([*self.numbers, *self.places]))
-    return jnp.concatenate(parts)[order]
+      tokens.append(einops.rearrange(self.table(categories + jnp.array(self.starts)), 'b n c -> n b c'))
+    return jnp.concatenate(tokens)[jnp.argsort(jnp.array([*self.numbers, *self.places]))]  # in the order of the file
 
 
 class TabularMixer(nnx.Module):
@@ -78,17 +74,14 @@ class TabularMixer(nnx.Module):
       the quantile scaling.
     hidden, blocks: width of a token, number of Mixer blocks.
     token_expansion, channel_expansion: hidden widths of the two MLPs, as multiples of tokens and of `hidden`.
-    mixing: what mixes the tokens, a grid of one row, see models/mixing; with another than the paper's MLP leave
-      token_expansion out.
+    mixing: what mixes the tokens, a grid of one row, see models/mixing; only for the paper's MLP set token_expansion.
     activation: `gelu` (exact) or `tanh`, the hyperbolic tangent in its place.
     dropout: rate after every linear layer of the MLPs.
     stochastic_depth: rate of the last block; it rises linearly from 0. Kept branches are divided by their probability.
     pool: `mean` or `flatten`.
     init: `original` or `torch`, see layers.linear.
 
-  Raises:
-    MixerError: a patch that does not divide the columns, an unknown choice, a rate outside [0, 1), a size below 1,
-      `bins` for patches, a `patch` for columns.
+  Refuses a patch that does not divide the columns, `bins` for patches, a `patch` for columns.
   """
 
   def __init__(
@@ -134,12 +127,9 @@ class TabularMixer(nnx.Module):
     self.head = layers.linear(width, outputs, init=init, dtype=jnp.float32, rngs=rngs, zero=True)
 
   def features(self, features: jax.Array, categories: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-    """What the head sees, [batch, width], of rows.
+    """What the head sees, [batch, width], of rows; training gives rngs with a `dropout` stream.
 
-    Args:
-      features: [batch, columns], float32, scaled.
-      categories: [batch, categorical columns], int32, 0 for an unknown value.
-      rngs: with a `dropout` stream in training; None means evaluation.
+    `features` are float32 [batch, columns], scaled; `categories` int32 [batch, categorical columns], 0 for unknown.
     """
     if isinstance(self.stem, ColumnTokens):
       x = self.stem(features, categories)

@@ -7,8 +7,7 @@ import optax
 from scipy import special
 
 from mixer_jax.errors import MixerError
-from mixer_jax.tasks.classification import Classifier
-from mixer_jax.tasks.reports import calibration_error
+from mixer_jax.tasks.classification import Classifier, calibration_error
 from mixer_jax.tasks.task import Batch, Report, Scores
 
 
@@ -20,8 +19,7 @@ class Binary(Classifier):
   Args:
     positive_weight: what the loss of an example of label 1 counts, beside 1 for label 0; for rare positives.
 
-  Raises:
-    MixerError: other than two classes, a weight that is not positive.
+  Refuses other than two classes, and a weight that is not positive.
   """
 
   outputs = (1,)
@@ -54,19 +52,19 @@ def sigmoid(logit: np.ndarray) -> np.ndarray:
 
 
 def binary_report(probability: np.ndarray, label: np.ndarray) -> dict[str, float]:
-  """What a table of results says of a binary classifier; positive is label 1, above probability one half."""
+  """Metrics of a binary classifier; positive is label 1, above probability one half."""
   from sklearn import metrics
 
   predicted = probability > 0.5
   precision, recall, f1, _ = metrics.precision_recall_fscore_support(label, predicted, labels=[0, 1], zero_division=0.0)
-  both = len(np.unique(label)) == 2
+  ranks = {'roc_auc': metrics.roc_auc_score, 'average_precision': metrics.average_precision_score}
+  ranks = ranks if len(np.unique(label)) == 2 else {}
   return {
     'precision': precision[1],
     'recall': recall[1],
     'specificity': recall[0],
     'f1': f1[1],
     'macro_f1': f1.mean(),
-    **({'roc_auc': metrics.roc_auc_score(label, probability)} if both else {}),
-    **({'average_precision': metrics.average_precision_score(label, probability)} if both else {}),
+    **{name: rank(label, probability) for name, rank in ranks.items()},
     'calibration_error': calibration_error(probability, label),
   }

@@ -10,7 +10,6 @@ import optax
 from scipy import special
 
 from mixer_jax.errors import MixerError, unknown
-from mixer_jax.tasks.reports import calibration_error, draw_report
 from mixer_jax.tasks.task import Batch, Report, Scores, Task, View
 
 LOSSES = {
@@ -20,7 +19,7 @@ LOSSES = {
 
 
 class Classifier(Task):
-  """What the tasks of classes share: probabilities, the lines of a file of predictions, figures of the report."""
+  """Shared by the classifying tasks: probabilities, the rows of a file of predictions, figures of the report."""
 
   def probabilities(self, logits: jax.Array) -> jax.Array:
     """Logits [batch, logits] -> [batch, classes]."""
@@ -40,8 +39,17 @@ class Classifier(Task):
     return [value for k in best for value in (classes[k], f'{probability[k]:.6f}')]
 
   def draw(self, view: View) -> None:
-    if view.last and view.kept is not None:
-      draw_report(view, self.report)
+    """The confusion matrix of a split, and for two classes what any threshold would give."""
+    if not view.last or view.kept is None:
+      return
+    from mixer_jax.analysis import classes
+
+    outputs, label = view.kept[:, :-1], view.kept[:, -1].astype(int)
+    predicted = self.report.predicted(outputs)
+    classes.draw_confusion(label, predicted, view.classes, view.folder / f'confusion_{view.split}.png')
+    if self.report.probability and len(np.unique(label)) == 2:
+      score = self.report.probability(outputs)
+      classes.draw_thresholds(label, score, view.folder / f'thresholds_{view.split}.png')
 
 
 class Classification(Classifier):
@@ -87,8 +95,15 @@ class Classification(Classifier):
     return jax.nn.sigmoid(logits) if self._loss == 'sigmoid' else jax.nn.softmax(logits)
 
 
+def calibration_error(probability: np.ndarray, label: np.ndarray, bins: int = 15) -> float:
+  """Expected calibration error over equal bins of probability (Naeini et al. 2015)."""
+  place = np.minimum((probability * bins).astype(int), bins - 1)
+  gap = np.bincount(place, weights=probability - label, minlength=bins)
+  return float(np.abs(gap).sum() / len(label))
+
+
 def classes_report(probability: np.ndarray, predicted: np.ndarray, label: np.ndarray) -> dict[str, float]:
-  """What a table of results says of a classifier of several classes; probability is [examples, classes].
+  """Metrics of a classifier of several classes; probability is [examples, classes].
 
   Precision, recall, specificity and F1 are means over the classes, each against all others, with 0 for what a class
   without examples leaves undefined; so are ROC AUC and average precision, over the classes that some examples have

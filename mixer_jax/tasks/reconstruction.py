@@ -23,8 +23,7 @@ class Reconstruction(Task):
       target stays as it is: a denoising auto-encoder (Vincent et al. 2008, "Extracting and composing robust features
       with denoising autoencoders").
 
-  Raises:
-    MixerError: pixels that are not left in [0, 1], an unknown loss, a model without encode() and decode().
+  Refuses pixels that are not left in [0, 1], an unknown loss, a model without encode() and decode().
   """
 
   best, highest = 'mse', False
@@ -45,14 +44,11 @@ class Reconstruction(Task):
       )
     self.outputs, self._loss, self._noise = tuple(image), loss, noise
 
-  def loss(self, model, batch: Batch, *, rngs=None, training: bool = False):
-    seen = batch
-    if self._noise and rngs is not None:
-      noise = jax.random.normal(rngs.dropout(), batch['image'].shape, batch['image'].dtype)
-      seen = batch | {'image': batch['image'] + self._noise * noise}
-    output = model(seen['image'], rngs=rngs)
-    scores = self.scores(output, batch, training=training)
-    return scores['loss'], {name: value for name, value in scores.items() if name != 'loss'}, output
+  def seen(self, batch: Batch, rngs) -> Batch:
+    if not self._noise or rngs is None:
+      return batch
+    noise = jax.random.normal(rngs.dropout(), batch['image'].shape, batch['image'].dtype)
+    return batch | {'image': batch['image'] + self._noise * noise}
 
   def scores(self, output: jax.Array, batch: Batch, *, training: bool = False) -> Scores:
     target = batch['image']

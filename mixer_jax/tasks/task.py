@@ -1,7 +1,7 @@
-"""What a task is: what it wants of a model, what that costs, what is measured, written and drawn of it.
+"""What a task is: the outputs it wants of a model, the loss, and what is measured, written and drawn.
 
-The rest of the package asks a task and never guesses. One of your own is a subclass that has `outputs` and `scores`,
-or `loss` where the loss needs more than the model's output; see README.
+One of your own is a subclass that has `outputs` and `scores`, or `loss` where the loss needs more than the model's
+output; see README.
 """
 
 import dataclasses
@@ -25,68 +25,44 @@ def model_inputs(batch: Batch) -> tuple[jax.Array, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What is said of a whole evaluated split, beside means over its examples.
+  """Metrics of a whole split, beside the means over its examples; outputs are [examples, outputs]."""
 
-  Attributes:
-    predicted: outputs [examples, outputs] -> classes, int [examples].
-    numbers: (outputs, labels) -> {name: number}.
-    probability: outputs -> probability of label 1; None where there are more than two classes.
-  """
-
-  predicted: Callable[[np.ndarray], np.ndarray]
-  numbers: Callable[[np.ndarray, np.ndarray], dict[str, float]]
-  probability: Callable[[np.ndarray], np.ndarray] | None = None
+  predicted: Callable[[np.ndarray], np.ndarray]  # outputs -> classes, int [examples]
+  numbers: Callable[[np.ndarray, np.ndarray], dict[str, float]]  # (outputs, labels) -> {name: number}
+  probability: Callable[[np.ndarray], np.ndarray] | None = (
+    None  # outputs -> that of label 1, where there are two classes
+  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class View:
-  """What a task draws from: a run at an evaluation.
+  """A run at an evaluation, as a task sees it to draw figures."""
 
-  Attributes:
-    split: `val` or `test`.
-    examples: preprocessed examples from the first on, at most so many: (count) -> a batch.
-    apply: (method of the model, arrays) -> arrays.
-    kept: for tasks with a report, outputs and label of every example, [examples, outputs + 1].
-    classes: their names.
-    folder: where figures lie.
-    step: of the run.
-    last: whether the run ends here.
-    first_split: whether `split` is the first of those that are evaluated.
-  """
-
-  split: str
-  examples: Callable[[int], dict[str, np.ndarray]]
-  apply: Callable[..., np.ndarray]
-  kept: np.ndarray | None
+  split: str  # `val` or `test`
+  examples: Callable[
+    [int], dict[str, np.ndarray]
+  ]  # (count) -> a batch of the first preprocessed examples, at most count
+  apply: Callable[..., np.ndarray]  # (method of the model, arrays) -> arrays
+  kept: np.ndarray | None  # for tasks with a report: outputs and label of every example, [examples, outputs + 1]
   classes: Sequence[str]
-  folder: Path
+  folder: Path  # where figures lie
   step: int
-  last: bool
-  first_split: bool
+  last: bool  # whether the run ends here
+  first_split: bool  # whether `split` is the first of those that are evaluated
 
 
 class Task:
-  """What a model is asked.
+  """What a model is trained for."""
 
-  Attributes:
-    outputs: shape of what a model gives for one example: (logits,) or (height, width, channels).
-    report: None where means over the examples say all.
-    best: the score that chooses the best checkpoint.
-    highest: whether the best score is the highest.
-    panels: what is drawn into curves.png, see curves.draw.
-    draws_with_model: whether `draw` calls the model, whose parameters are then gathered from all hosts.
-    has_code: whether its models have `encode` and `decode`, so that `predict --encode` and `--decode` work.
-    writes: what `predict` makes, `rows` of a CSV file or a folder of `pictures`.
-  """
-
-  outputs: tuple[int, ...]
-  report: Report | None = None
-  best: str = 'accuracy'
-  highest: bool = True
+  outputs: tuple[int, ...]  # shape of what a model gives for one example: (logits,) or (height, width, channels)
+  report: Report | None = None  # where means over the examples do not say all
+  best: str = 'accuracy'  # the score that chooses the best checkpoint
+  highest: bool = True  # whether the best score is the highest
+  # What is drawn into curves.png, see curves.draw.
   panels: tuple[tuple[str, str, str], ...] = (('loss', 'loss (nats)', 'log'), ('accuracy', 'error (%)', 'log'))
-  draws_with_model: bool = False
-  has_code: bool = False
-  writes: str = 'rows'
+  draws_with_model: bool = False  # whether `draw` calls the model, whose parameters are then gathered from all hosts
+  has_code: bool = False  # whether its models have `encode` and `decode`, for `predict --encode` and `--decode`
+  writes: str = 'rows'  # what `predict` makes: `rows` of a CSV file, or a folder of `pictures`
 
   def scores(self, output: jax.Array, batch: Batch, *, training: bool = False) -> Scores:
     """{'loss', and what else is measured: [batch], float32} of an output [batch, ...] and a preprocessed batch."""
@@ -99,9 +75,13 @@ class Task:
       rngs: of dropout; None for none.
       training: whether this is the loss that is minimised, with label smoothing and weights of classes.
     """
-    output = model(*model_inputs(batch), rngs=rngs)
-    scores = self.scores(output, batch, training=training)
-    return scores['loss'], {name: value for name, value in scores.items() if name != 'loss'}, output
+    output = model(*model_inputs(self.seen(batch, rngs)), rngs=rngs)
+    scores = dict(self.scores(output, batch, training=training))
+    return scores.pop('loss'), scores, output
+
+  def seen(self, batch: Batch, rngs: Any) -> Batch:
+    """The batch as the model sees it, while the targets are those of `batch`; `rngs` as in `loss`."""
+    return batch
 
   def check(self, model: Any, name: str, given: tuple[int, ...]) -> None:
     """Refuses an abstract model that does not give what this task takes; `given` is the shape of one output."""

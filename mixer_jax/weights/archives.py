@@ -1,8 +1,8 @@
 """Arrays in files that come from strangers: .npz, .safetensors and PyTorch's .pth; nothing in them is run.
 
-A file is opened to a list of what it says it holds, by name. An array is read when it is asked for, so that whoever
-asks can look at names and shapes first, and what is read is exactly what was announced: no more bytes than its shape
-has. NumPy's objects are refused. PyTorch's files are read by torch, where it is installed, and hold tensors alone.
+A file is opened to a list of the arrays that it announces, by name. Each is read when it is asked for, so that names
+and shapes can be looked at first, and no more bytes are read than its shape has. NumPy's objects are refused. PyTorch's
+files are read by torch, where it is installed, and hold tensors alone.
 """
 
 import contextlib
@@ -49,11 +49,7 @@ class Archive(NamedTuple):
 
 
 def read(path: Path) -> Archive:
-  """What is in a file of weights, by the end of its name.
-
-  Raises:
-    MixerError: no such file, a name of another end, a file that is damaged, cut off or needs code to be read.
-  """
+  """The contents of a file of weights; refuses an unknown suffix, and a file that is missing, damaged or needs code."""
   reader = READERS.get(path.suffix.lower())
   if reader is None:
     raise unknown('kind of weights, by the end of the name,', path.suffix or path.name, READERS)
@@ -74,11 +70,7 @@ def read(path: Path) -> Archive:
 
 
 def checksum(path: Path) -> str:
-  """SHA-256 of a file, in hexadecimals.
-
-  Raises:
-    MixerError: no such file, or one that cannot be read.
-  """
+  """SHA-256 of a file, in hexadecimals."""
   with _reported(path), path.open('rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
 
@@ -121,7 +113,7 @@ def _read_npz(path: Path) -> Archive:
           raise ValueError(f'{member.filename} is of version {version}')
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         with warnings.catch_warnings(action='ignore'):  # of headers by Python 2
-          shape, fortran, dtype = header(file)
+          shape, _, dtype = header(file)
         if dtype.hasobject:
           raise MixerError(
             f'{path}: {member.filename} holds Python objects, which only code could read; get a file of plain arrays'
@@ -131,22 +123,19 @@ def _read_npz(path: Path) -> Archive:
         size = math.prod(shape) * dtype.itemsize
         if file.tell() + size != member.file_size:
           raise ValueError(f'{member.filename} has {member.file_size - file.tell():,} bytes for {shape} {dtype}')
-        read = functools.partial(_read_member, path, member, file.tell(), shape, fortran, dtype)
       # NumPy has no bfloat16 and writes two nameless bytes in its place.
       kind = 'bfloat16' if dtype == np.dtype('V2') else dtype.name
       name = member.filename.removesuffix('.npy')
       if name in arrays:
         raise ValueError(f'it has {name} twice')
-      arrays[name] = Array(shape, kind, read)
+      arrays[name] = Array(shape, kind, functools.partial(_read_member, path, member))
   return Archive(arrays, {})
 
 
-def _read_member(path: Path, member, start: int, shape: tuple, fortran: bool, dtype: np.dtype) -> np.ndarray:
-  with zipfile.ZipFile(path) as archive, archive.open(member) as file:
-    data = file.read(member.file_size)
-  kind = np.dtype(ml_dtypes.bfloat16) if dtype == np.dtype('V2') else dtype
-  flat = np.frombuffer(data, kind, offset=start)
-  array = flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
+def _read_member(path: Path, member: zipfile.ZipInfo) -> np.ndarray:
+  with zipfile.ZipFile(path) as archive, archive.open(member) as file, warnings.catch_warnings(action='ignore'):
+    array = np.lib.format.read_array(file, allow_pickle=False)
+  array = array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype('V2') else array
   return array.astype(array.dtype.newbyteorder('='), copy=False)
 
 
@@ -174,18 +163,18 @@ def _read_safetensors(path: Path) -> Archive:
     slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
     shapes = {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
     notes = file.metadata() or {}
-  read = lambda name: functools.partial(_read_tensor, path, name)
   kind = lambda dtype: SAFETENSORS.get(dtype, dtype.lower().replace('i', 'int').replace('u', 'uint'))
-  return Archive({name: Array(shape, kind(dtype), read(name)) for name, (shape, dtype) in shapes.items()}, notes)
 
+  def read(name):
+    with safetensors.safe_open(path, 'numpy') as file:
+      return file.get_tensor(name)
 
-def _read_tensor(path: Path, name: str) -> np.ndarray:
-  with safetensors.safe_open(path, 'numpy') as file:
-    return file.get_tensor(name)
+  arrays = {name: Array(shape, kind(dtype), functools.partial(read, name)) for name, (shape, dtype) in shapes.items()}
+  return Archive(arrays, notes)
 
 
 def _read_torch(path: Path) -> Archive:
-  """PyTorch's own files, by torch itself, which with weights_only makes tensors and plain values and calls no more."""
+  """PyTorch's own files, by torch itself: weights_only makes tensors and plain values, and calls nothing else."""
   try:
     import torch
   except ImportError as error:
@@ -200,21 +189,15 @@ def _read_torch(path: Path) -> Archive:
     raise MixerError(
       f'{path} is damaged or holds more than weights ({reason}), so it is not read; {CONVERT}'
     ) from error
-  tensors = _tensors(path, content, torch.Tensor)
-  return Archive({name: _announced(tensor.detach()) for name, tensor in tensors.items()}, {})
-
-
-def _tensors(path: Path, content: Any, kind: type) -> dict[str, Any]:
-  """The named tensors, which may lie in 'state_dict' or 'model' of what was saved."""
-  for key in ('state_dict', 'model'):
+  for key in ('state_dict', 'model'):  # where the named tensors may lie
     if isinstance(content, dict) and isinstance(content.get(key), dict):
       content = content[key]
-  if not isinstance(content, dict) or not any(isinstance(value, kind) for value in content.values()):
+  if not isinstance(content, dict) or not any(isinstance(value, torch.Tensor) for value in content.values()):
     raise MixerError(f'{path} does not hold a state dict, names and their tensors; save model.state_dict()')
   for name, value in content.items():
-    if not isinstance(name, str) or not isinstance(value, kind):
+    if not isinstance(name, str) or not isinstance(value, torch.Tensor):
       raise MixerError(f'{path}: {name!r:.80} is not a tensor; save model.state_dict() and nothing else')
-  return dict(content)
+  return Archive({name: _announced(tensor.detach()) for name, tensor in content.items()}, {})
 
 
 def _announced(tensor: Any) -> Array:

@@ -2,14 +2,14 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from flax import nnx
 
 from mixer_jax.errors import MixerError, unknown
-from mixer_jax.models import params as network
+from mixer_jax.models import params
 from mixer_jax.models.layers import patch_grid
 from mixer_jax.weights import resize
 from mixer_jax.weights.reading import Weights, mixer_defaults
@@ -24,10 +24,10 @@ class InitFrom:
   """The keys of config.init_from.
 
   `weights` is '' for none, or a run directory, a file (.npz, .safetensors, .pth), a model folder, or the address of one
-  (hf://, gs://). `checkpoint` is which of a run: `last`, `best` or a step. `head` is `keep`, or `new` for one as the
-  new model starts it, hidden layers too: all parameters whose first name is `head` or begins with `head_`. `tokens` is
-  `keep` for the same grid, or `interpolate` or `tile` token mixing to another; `stem` is `keep`, or `resize` to another
-  patch or other channels: see resize. These two are for Mixers.
+  (hf://, gs://). `checkpoint` is which of a run: `last`, `best` or a step. `head` is `keep`, or `new` for the new
+  model's own: all parameters whose first name is `head` or begins with `head_`. For Mixers alone, `tokens` is `keep`
+  for the same grid, or `interpolate` or `tile` token mixing to another, and `stem` is `keep`, or `resize` to another
+  patch or other channels: see resize.
   """
 
   weights: str = ''
@@ -48,18 +48,17 @@ class InitFrom:
 
 
 def fit(
-  weights: Weights, params: nnx.State, model: Mapping[str, Any], data: Mapping[str, Any], init_from: InitFrom,
+  weights: Weights, state: nnx.State, model: Mapping[str, Any], data: Mapping[str, Any], init_from: InitFrom,
   labels: Sequence[str],
 ) -> tuple[dict[str, np.ndarray], list[str]]:  # fmt: skip
-  """The arrays of `weights` for a model of these parameters, by dotted names, and a note for each change.
+  """The arrays of `weights` for a new model, by dotted names, and a note for each change.
 
   Args:
-    params: of the new model, in memory or abstract.
+    state: the new model's parameters, in memory or abstract.
     model, data: its config.model and config.data.
     labels: the names of the new data's classes.
 
-  Raises:
-    MixerError: whatever differs and was not asked to be changed; arrays that are missing, too many or misshapen.
+  Refuses whatever differs and was not asked to be changed, and arrays that are missing, too many or misshapen.
   """
   arrays, notes = dict(weights.arrays), list(weights.notes)
   if model['name'] != weights.model['name']:
@@ -71,7 +70,7 @@ def fit(
       if (value := getattr(init_from, key)) != 'keep':
         raise MixerError(f"init_from.{key} is {value!r}, but a {weights.model['name']} keeps its own; set it to 'keep'")
     _compare_models(weights, model, {}, {'head'} if init_from.head == 'new' else ())
-  wanted = network.shapes(params)
+  wanted = params.shapes(state)
   arrays = _fit_head(weights, arrays, wanted, data, init_from, labels, notes)
   if init_from.head == 'new':
     wanted = {name: shape for name, shape in wanted.items() if not _is_head(name)}
@@ -88,13 +87,13 @@ def _fit_tokens_and_stem(weights, arrays, model, data, init_from, notes) -> dict
   tokens, stem = init_from.tokens, init_from.stem
   image, patch = tuple(data['image']), model['patch']
   grid, patch = patch_grid(image, tuple(patch) if isinstance(patch, list) else patch)
-  old_patch, new_patch = (*weights.patch, _channels(weights)), (*patch, image[2])
-  same_tokens = len(arrays['blocks.0.token_mixing.fc2.bias']) == grid[0] * grid[1]
+  old_patch, new_patch = (*weights.patch, weights.channels), (*patch, image[2])
+  same_tokens = weights.tokens == grid[0] * grid[1]
   # The grid matters where it changes, or where it is known to be another with as many tokens.
   known = weights.data.get('image')
   old_grid = patch_grid(tuple(weights.image), weights.patch)[0] if known or not same_tokens else grid
   factors = (grid[0] // old_grid[0]) * (grid[1] // old_grid[1]) if tokens == 'tile' else 1
-  changed = {'patch'} | ({'head'} if init_from.head == 'new' else set())
+  changed = {'patch', 'head'} if init_from.head == 'new' else {'patch'}
   expected = {'token_mlp': weights.model['token_mlp'] * factors}
   if tokens == 'tile' and old_grid != grid and model['token_mlp'] != expected['token_mlp'] and factors:
     raise MixerError(
@@ -125,7 +124,7 @@ def _fit_tokens_and_stem(weights, arrays, model, data, init_from, notes) -> dict
 def _fit_head(weights, arrays, wanted, data, init_from, labels, notes) -> dict[str, np.ndarray]:
   """The arrays without their head where it is to be new, else with it, checked against the classes here.
 
-  Models without a parameter of the head, such as auto-encoders, have nothing to keep or to replace.
+  Models without parameters of a head, such as auto-encoders, have nothing to keep or to replace.
   """
   theirs, ours = (any(map(_is_head, names)) for names in (arrays, wanted))
   if init_from.head == 'new':
@@ -170,27 +169,21 @@ def _compare_models(weights: Weights, model: Mapping, expected: Mapping, changed
 
 
 def _compare(source: str, wanted: Mapping[str, tuple], arrays: Mapping[str, np.ndarray]) -> None:
-  lists: dict[str, Callable] = {
-    'missing': lambda: sorted(set(wanted) - set(arrays)),
-    'extra': lambda: sorted(set(arrays) - set(wanted)),
-    'misshapen': lambda: [
-      f'{name} {arrays[name].shape} for {wanted[name]}' for name in sorted(set(wanted) & set(arrays))
+  lists = {
+    'missing': sorted(wanted.keys() - arrays.keys()),
+    'extra': sorted(arrays.keys() - wanted.keys()),
+    'misshapen': [
+      f'{name} {arrays[name].shape} for {wanted[name]}' for name in sorted(wanted.keys() & arrays.keys())
       if arrays[name].shape != wanted[name]
     ],
   }  # fmt: skip
-  found = [f'{what}: {", ".join(names)}' for what, make in lists.items() if (names := make())]
-  if found:
+  if found := [f'{what}: {", ".join(names)}' for what, names in lists.items() if names]:
     raise MixerError(f'{source} does not fit the model of this config; {"; ".join(found)}')
 
 
 def _is_head(name: str) -> bool:
   first = name.partition('.')[0]
   return first == 'head' or first.startswith('head_')
-
-
-def _channels(weights: Weights) -> int:
-  height, width = weights.patch
-  return len(weights.arrays['stem.kernel']) // (height * width)
 
 
 def _by(sides: tuple) -> str:

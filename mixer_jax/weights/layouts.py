@@ -2,10 +2,10 @@
 
 Our names are those of an unrolled models/mixer.py: `blocks.0.token_mixing.fc1.kernel`. Kernels are [inputs, outputs]
 here and in the original, [outputs, inputs] in timm. The stem is [pixels of a patch, width of a token] here, pixels row
-by row with their channels last; [height, width, channels, width of a token] in the original; [width of a token,
-channels, height, width] in timm.
+by row with their channels last; it has four axes elsewhere, see `Layout.stem`.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
@@ -17,37 +17,25 @@ from mixer_jax.errors import MixerError
 
 
 class Layout(NamedTuple):
-  """`stem` and `rest` make ours of theirs; `stem_back(ours, (height, width, channels))` and `rest_back` undo that."""
+  """How blocks are named, what prefixes names may have, and the axes of arrays."""
 
   block: str
   prefixes: tuple[str, ...]
-  stem: Callable[[np.ndarray], np.ndarray]
-  rest: Callable[[np.ndarray], np.ndarray]
-  stem_back: Callable[[np.ndarray, tuple[int, int, int]], np.ndarray]
-  rest_back: Callable[[np.ndarray], np.ndarray]
-  patch: Callable[[tuple[int, ...]], tuple[int, ...]]  # the stem's shape -> (height, width, channels)
+  stem: str  # its axes for einops: p rows and q columns of a patch, c channels, h numbers of a token
+  rest: Callable[[np.ndarray], np.ndarray]  # any other array as ours, and of timm ours as theirs
 
+  def patch(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """(height, width, channels) of a patch, by the shape of the stem."""
+    sides = dict(zip(self.stem.split(), shape, strict=True))
+    return sides['p'], sides['q'], sides['c']
 
-_from_image = lambda stem: einops.rearrange(stem, 'p q c h -> (p q c) h')
-_to_image = lambda stem, patch: stem.reshape(*patch, -1)
-_from_torch = lambda stem: einops.rearrange(stem, 'h c p q -> (p q c) h')
-_to_torch = lambda stem, patch: einops.rearrange(stem.reshape(*patch, -1), 'p q c h -> h c p q')
 
 LAYOUTS = {
-  'original': Layout(
-    'MixerBlock_{}/', ('', 'params/', 'target/', 'opt/target/'),
-    _from_image, lambda x: x, _to_image, lambda x: x, lambda shape: shape[:3],
-  ),
+  'original': Layout('MixerBlock_{}/', ('', 'params/', 'target/', 'opt/target/'), 'p q c h', lambda x: x),
   # Its dense layers have axes of one.
-  'older original': Layout(
-    'Mixer/encoderblock_{}/', ('', 'target/', 'opt/target/'),
-    _from_image, np.squeeze, _to_image, lambda x: x, lambda shape: shape[:3],
-  ),
-  'timm': Layout(
-    'blocks.{}.', ('', 'module.', 'model.'), _from_torch, np.transpose, _to_torch, np.transpose,
-    lambda shape: (shape[2], shape[3], shape[1]),
-  ),
-}  # fmt: skip
+  'older original': Layout('Mixer/encoderblock_{}/', ('', 'target/', 'opt/target/'), 'p q c h', np.squeeze),
+  'timm': Layout('blocks.{}.', ('', 'module.', 'model.'), 'h c p q', np.transpose),
+}
 # Ours, and what they are called in each of these.
 ENDS = {
   'stem.kernel': ('stem/kernel', 'embedding/kernel', 'stem.proj.weight'),
@@ -79,7 +67,7 @@ HEAD = ('head.kernel', 'head.bias')
 
 
 def names(layout: str, blocks: int) -> dict[str, str]:
-  """Ours -> theirs, of a Mixer of so many blocks."""
+  """Our names -> theirs, for a Mixer of so many blocks."""
   which, block = list(LAYOUTS).index(layout), LAYOUTS[layout].block
   of_blocks = {
     f'blocks.{i}.{ours}': block.format(i) + theirs[which] for i in range(blocks) for ours, theirs in OF_BLOCK.items()
@@ -88,36 +76,48 @@ def names(layout: str, blocks: int) -> dict[str, str]:
 
 
 def find(given: Iterable[str]) -> tuple[str, str, int] | None:
-  """(layout, prefix, blocks) of names in a file; None where they are not those of a Mixer that is known here."""
+  """(layout, prefix, blocks) of the names in a file; None where no layout fits."""
   given = set(given)
   for which, (layout, (block, prefixes, *_)) in enumerate(LAYOUTS.items()):
     for prefix in prefixes:
       if prefix + ENDS['stem.kernel'][which] in given and any(n.startswith(prefix + block.format(0)) for n in given):
         pattern = re.compile(re.escape(prefix + block).replace(r'\{\}', r'(\d{1,6})'))
-        # A number that is far out is an array too many, not a reason to expect all blocks before it.
+        # Counted, so that one number that is far out is one extra array, not a million missing blocks.
         return layout, prefix, len({match[1] for name in given if (match := pattern.match(name))})
   return None
 
 
 def to_ours(layout: str, name: str, array: np.ndarray) -> np.ndarray:
-  """An array of that layout as ours of the name `name`."""
-  made = LAYOUTS[layout]
-  return np.ascontiguousarray(made.stem(array) if name == 'stem.kernel' else made.rest(array))
+  """An array of that layout in the shape of ours, which is called `name`."""
+  there = LAYOUTS[layout]
+  ours = einops.rearrange(array, f'{there.stem} -> (p q c) h') if name == 'stem.kernel' else there.rest(array)
+  return np.ascontiguousarray(ours)
+
+
+def shape_of_ours(layout: str, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+  """The shape of to_ours(layout, name, array) for an array of that shape."""
+  if name == 'stem.kernel':
+    return math.prod(LAYOUTS[layout].patch(shape)), shape[LAYOUTS[layout].stem.split().index('h')]
+  if layout == 'older original':
+    return tuple(n for n in shape if n != 1)
+  return shape[::-1] if layout == 'timm' else shape
 
 
 def from_ours(
   layout: str, arrays: Mapping[str, np.ndarray], blocks: int, patch: tuple[int, int, int]
 ) -> dict[str, np.ndarray]:
-  """Our arrays by their names and in their shapes there.
+  """Our arrays by their names and in their shapes there; patch is (height, width, channels).
 
-  Args:
-    patch: (height, width, channels) of the pixels that the stem takes.
-
-  Raises:
-    MixerError: an array that the layout has no place for.
+  Refuses an array that the layout has no place for.
   """
-  theirs, made = names(layout, blocks), LAYOUTS[layout]
+  theirs = names(layout, blocks)
   if extra := sorted(set(arrays) - set(theirs)):
     raise MixerError(f'the layout {layout} has no place for {", ".join(extra)}; write a model folder instead')
-  convert = lambda name, x: made.stem_back(x, patch) if name == 'stem.kernel' else made.rest_back(x)
+  sides = dict(zip('pqc', patch, strict=True))
+
+  def convert(name, array):
+    if name == 'stem.kernel':
+      return einops.rearrange(array, f'(p q c) h -> {LAYOUTS[layout].stem}', **sides)
+    return array.T if layout == 'timm' else array
+
   return {theirs[name]: np.ascontiguousarray(convert(name, array)) for name, array in arrays.items()}

@@ -1,24 +1,24 @@
-"""Weights from a file or a model folder, in our names and shapes, with what is known of them; and from where they came.
+"""Weights from a file or a model folder, in our names and shapes, with what is known of them.
 
-Every array is float32 and finite; what was converted to that is noted.
+Every array is float32 and finite; what was converted is noted.
 """
 
 import collections
 import dataclasses
 import functools
-import inspect
 import json
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flax import nnx
 
+from mixer_jax import parts
 from mixer_jax.errors import MixerError
-from mixer_jax.models import MODELS, mixing, upgrade
-from mixer_jax.models import params as network
+from mixer_jax.models import MODELS, mixing, params, upgrade
 from mixer_jax.models.layers import GELUS
 from mixer_jax.models.mixer import MlpMixer
 from mixer_jax.weights import archives, layouts, remote, trust
@@ -30,29 +30,17 @@ PUBLISHED = {'mean': [0.5, 0.5, 0.5], 'std': [0.5, 0.5, 0.5]}  # pixels to [-1, 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Weights:
-  """A network without the code that made it.
+  """A network without the code that made it."""
 
-  Attributes:
-    arrays: float32 by dotted names, see network; those of the head may be missing.
-    model: `name` and the settings of config.model, as far as they are known.
-    data: `image`, `classes`, `mean` and `std` of config.data, as far as they are known.
-    labels: the names of the classes; None where they are not known.
-    schema: of a table's columns; None for images.
-    source: the address or path.
-    kind: `original`, `older original`, `timm`, `model folder` or `run`.
-    sha256: of the file that holds the arrays; '' for a run.
-    notes: what the user should know.
-  """
-
-  arrays: dict[str, np.ndarray]
-  model: dict[str, Any]
-  data: dict[str, Any]
-  labels: list[str] | None = None
-  schema: dict | None = None
-  source: str
-  kind: str
-  sha256: str = ''
-  notes: tuple[str, ...] = ()
+  arrays: dict[str, np.ndarray]  # float32 by dotted names, see models/params; those of the head may be missing
+  model: dict[str, Any]  # `name` and the settings of config.model, as far as they are known
+  data: dict[str, Any]  # `image`, `classes`, `mean` and `std` of config.data, as far as they are known
+  labels: list[str] | None = None  # the names of the classes
+  schema: dict | None = None  # of a table's columns
+  source: str  # the address or path
+  kind: str  # `original`, `older original`, `timm`, `model folder` or `run`
+  sha256: str = ''  # of the file that holds the arrays; '' for a run
+  notes: tuple[str, ...] = ()  # for the user
 
   @property
   def is_mixer(self) -> bool:
@@ -62,23 +50,31 @@ class Weights:
   @property
   def patch(self) -> tuple[int, int]:
     """(height, width) of a Mixer's patch."""
-    patch = self.model['patch']
-    return (patch, patch) if isinstance(patch, int) else tuple(patch)
+    return _sides(self.model['patch'])
+
+  @property
+  def channels(self) -> int:
+    """How many channels a Mixer's stem takes."""
+    return len(self.arrays['stem.kernel']) // math.prod(self.patch)
+
+  @property
+  def tokens(self) -> int:
+    """How many tokens a Mixer mixes."""
+    return len(self.arrays['blocks.0.token_mixing.fc2.bias'])
 
   @property
   def image(self) -> tuple[int, int, int]:
-    """(height, width, channels).
-
-    Raises:
-      MixerError: the file does not say it, and its tokens make no square.
-    """
+    """(height, width, channels); raises MixerError where the file does not say it and its tokens make no square."""
     if not self.data.get('image'):
-      tokens = len(self.arrays['blocks.0.token_mixing.fc2.bias'])
       raise MixerError(
-        f'{self.source} does not say how its {tokens} tokens lie, and they make no square; give a model folder, or'
+        f'{self.source} does not say how its {self.tokens} tokens lie, and they make no square; give a model folder, or'
         " timm's layout as this project writes it"
       )
     return tuple(self.data['image'])
+
+
+def _sides(patch: Any) -> tuple[int, int]:
+  return (patch, patch) if isinstance(patch, int) else tuple(patch)
 
 
 def _is_mixer(model: Mapping[str, Any]) -> bool:
@@ -88,12 +84,9 @@ def _is_mixer(model: Mapping[str, Any]) -> bool:
 def read(address: str, *, trusted: bool = False) -> Weights:
   """Weights of a file (.npz, .safetensors, .pth, .pt, .bin), a model folder, or one of these at an address.
 
-  Args:
-    trusted: whether this is a folder of the user's own, which may name any module; see trust.
-
-  Raises:
-    MixerError: nothing there, not a Mixer in a layout that is known, arrays that are missing, too many, misshapen, no
-      floats or not finite: all of them are named.
+  A `trusted` folder is the user's own and may name any module; see trust.
+  Refuses a missing file, anything but a Mixer in a known layout, and arrays that are missing, too many, misshapen, no
+  floats or not finite: all of them are named.
   """
   path = remote.fetch(address)
   try:
@@ -107,7 +100,7 @@ def read(address: str, *, trusted: bool = False) -> Weights:
 
 
 def with_gelu(weights: Weights, kind: str) -> Weights:
-  """The weights of a Mixer, said to have been trained with another GELU than their file says or stands for."""
+  """The weights of a Mixer, with another GELU than their file says or implies."""
   notes = tuple(note for note in weights.notes if not note.startswith('gelu: '))
   return dataclasses.replace(weights, model=weights.model | {'gelu': kind}, notes=notes)
 
@@ -128,19 +121,23 @@ def _read_file(path: Path, address: str) -> Weights:
     )
   layout, prefix, blocks = found
   theirs = {ours: prefix + name for ours, name in layouts.names(layout, blocks).items()}
-  given = {name: array for name, array in archive.arrays.items() if name.startswith(prefix)}
-  headless = not any(theirs[name] in given for name in layouts.HEAD)
-  needed = {ours: name for ours, name in theirs.items() if not (headless and ours in layouts.HEAD)}
-  _compare_names(address, set(needed.values()), set(archive.arrays))
-  model, data = _describe(address, layout, {ours: given[name].shape for ours, name in needed.items()}, blocks)
+  if not any(theirs[name] in archive.arrays for name in layouts.HEAD):
+    theirs = {ours: name for ours, name in theirs.items() if ours not in layouts.HEAD}
+  _compare_names(address, set(theirs.values()), set(archive.arrays))
+  given = {ours: archive.arrays[name] for ours, name in theirs.items()}
+  stem = given['stem.kernel'].shape
+  if len(stem) != 4:
+    raise MixerError(f'{address}: the stem has the shape {stem}, but a stem of patches has four axes; get another file')
+  patch = layouts.LAYOUTS[layout].patch(stem)
+  shapes = {ours: layouts.shape_of_ours(layout, ours, array.shape) for ours, array in given.items()}
+  model, data, tokens = _describe(address, patch, shapes, blocks)
   about = _about(address, archive.notes)
-  model['gelu'], notes = _gelu(layout, about)
+  model['gelu'] = about.get('gelu', 'exact' if layout == 'timm' else 'tanh')
+  notes = [] if 'gelu' in about else [f'gelu: {model["gelu"]}, as {layout} weights have it; the file does not say']
   data |= {key: about[key] for key in ('image', 'mean', 'std') if key in about}
-  tokens = given[theirs['blocks.0.token_mixing.fc2.bias']].shape
-  channels = layouts.LAYOUTS[layout].patch(given[theirs['stem.kernel']].shape)[2]
-  _check_data(address, data, about.get('labels'), model['patch'], math.prod(tokens), channels)
+  _check_data(address, data, about.get('labels'), patch, tokens)
   convert = lambda ours, value: layouts.to_ours(layout, ours, value)
-  arrays, converted = _to_float32(address, {ours: (name, given[name]) for ours, name in needed.items()}, convert)
+  arrays, converted = _to_float32(address, {ours: (theirs[ours], given[ours]) for ours in given}, convert)
   return Weights(
     arrays=arrays, model=model, data=data, labels=about.get('labels'), source=address, kind=layout,
     sha256=archives.checksum(path), notes=(*notes, *converted),
@@ -163,61 +160,46 @@ def _about(address: str, notes: dict[str, str]) -> dict[str, Any]:
   return about
 
 
-def _gelu(layout: str, about: dict[str, Any]) -> tuple[str, list[str]]:
-  """The GELU that a file was trained with, and what is assumed about it."""
-  if 'gelu' in about:
-    return about['gelu'], []
-  kind = 'exact' if layout == 'timm' else 'tanh'
-  return kind, [f'gelu: {kind}, as {layout} weights have it; the file does not say']
-
-
-def _describe(address: str, layout: str, shapes: dict[str, tuple], blocks: int) -> tuple[dict, dict]:
-  """What shapes say of a Mixer, with every one of them checked."""
-  stem, of_torch = shapes['stem.kernel'], layout == 'timm'
-  if len(stem) != 4:
-    raise MixerError(f'{address}: the stem has the shape {stem}, but a stem of patches has four axes; get another file')
-  side = lambda name, axis: dict(enumerate(_squeezed(layout, shapes[name]))).get(1 - axis if of_torch else axis, 0)
-  patch, hidden = layouts.LAYOUTS[layout].patch(stem), stem[0] if of_torch else stem[3]
+def _describe(
+  address: str, patch: tuple[int, int, int], shapes: dict[str, tuple], blocks: int
+) -> tuple[dict, dict, int]:
+  """(model, data, number of tokens) of a Mixer with these shapes, by our names; every shape is checked."""
+  side = lambda name, axis: dict(enumerate(shapes.get(name, (1, 1)))).get(axis, 0)
   tokens, token_mlp = (side('blocks.0.token_mixing.fc1.kernel', axis) for axis in (0, 1))
-  channel_mlp = side('blocks.0.channel_mixing.fc1.kernel', 1)
-  classes = side('head.kernel', 1) if 'head.kernel' in shapes else 1
-  sizes = {'hidden': hidden, 'blocks': blocks, 'token_mlp': token_mlp, 'channel_mlp': channel_mlp}
+  classes, channel_mlp = side('head.kernel', 1), side('blocks.0.channel_mixing.fc1.kernel', 1)
+  sizes = {'hidden': side('stem.kernel', 1), 'blocks': blocks, 'token_mlp': token_mlp, 'channel_mlp': channel_mlp}
   if any(0 in shape for shape in shapes.values()) or min(tokens, classes, *sizes.values()) < 1:
     raise MixerError(f'{address}: its arrays have no sizes of a Mixer ({sizes}, {tokens} tokens); get another file')
-  image = (patch[0], patch[1] * tokens, patch[2])  # any grid will do: no shape depends on it
-  one = nnx.eval_shape(
-    lambda: MlpMixer(image=image, classes=classes, patch=patch[:2], **(sizes | {'blocks': 1}), rngs=nnx.Rngs(0))
-  )
-  _compare_shapes(address, one, {name: _shape_here(layout, name, shape) for name, shape in shapes.items()})
+  model = {'name': 'mixer', 'patch': patch[0] if patch[0] == patch[1] else list(patch[:2]), **sizes}
+  _compare_shapes(address, _shapes_of(model, any_image(patch, tokens), classes), shapes)
   root = math.isqrt(tokens)
   square = {'image': [patch[0] * root, patch[1] * root, patch[2]]} if root * root == tokens else {}
-  model = {'name': 'mixer', 'patch': patch[0] if patch[0] == patch[1] else list(patch[:2]), **sizes}
   published = PUBLISHED if patch[2] == 3 else {}
-  return model, {'classes': classes if 'head.kernel' in shapes else None, **square, **published}
+  return model, {'classes': classes if 'head.kernel' in shapes else None, **square, **published}, tokens
 
 
-def _compare_shapes(address: str, one: MlpMixer, shapes: dict[str, tuple]) -> None:
-  """Refuses shapes, by our names, that are not those of the abstract Mixer `one` of a single block."""
-  wanted = network.shapes(nnx.state(one, nnx.Param))
-  wrong = []
-  for name, found in shapes.items():
-    expected = wanted[name if not name.startswith('blocks.') else f'blocks.0.{name.split(".", 2)[2]}']
-    if found != expected:
-      wrong.append(f'{name} {found}, but should be {expected}')
+def any_image(patch: tuple[int, int, int], tokens: int) -> tuple[int, int, int]:
+  """The size of an image of so many tokens, (height, width, channels); no shape depends on how they lie."""
+  return patch[0], patch[1] * tokens, patch[2]
+
+
+def abstract(model: Mapping[str, Any], image: Sequence[int], classes: int) -> MlpMixer:
+  """A Mixer without its arrays, of settings as JSON has them."""
+  settings = {k: tuple(v) if isinstance(v, list) else v for k, v in model.items() if k != 'name'}
+  return nnx.eval_shape(lambda: MlpMixer(image=tuple(image), classes=classes, **settings, rngs=nnx.Rngs(0)))
+
+
+def _shapes_of(model: Mapping[str, Any], image: Sequence[int], classes: int) -> dict[str, tuple]:
+  """The shapes, by name, of a Mixer with a single block."""
+  return params.shapes(nnx.state(abstract({**model, 'blocks': 1}, image, classes), nnx.Param))
+
+
+def _compare_shapes(address: str, wanted: dict[str, tuple], shapes: dict[str, tuple]) -> None:
+  """Refuses shapes that are not the wanted ones, which are those of a single block."""
+  pairs = {name: (found, wanted[re.sub(r'^blocks\.\d+', 'blocks.0', name)]) for name, found in shapes.items()}
+  wrong = [f'{name} {found}, but should be {should}' for name, (found, should) in pairs.items() if found != should]
   if wrong:
     raise MixerError(f'{address}: misshapen arrays: {"; ".join(wrong)}; get another file')
-
-
-def _squeezed(layout: str, shape: tuple) -> tuple:
-  return tuple(n for n in shape if n != 1) if layout == 'older original' else shape
-
-
-def _shape_here(layout: str, name: str, shape: tuple) -> tuple:
-  """The shape that an array of theirs has as ours."""
-  if name == 'stem.kernel':
-    patch = layouts.LAYOUTS[layout].patch(shape)
-    return (math.prod(patch), shape[0] if layout == 'timm' else shape[3])
-  return shape[::-1] if layout == 'timm' else _squeezed(layout, shape)
 
 
 def _read_folder(path: Path, address: str, trusted: bool) -> Weights:
@@ -252,7 +234,7 @@ def _read_folder(path: Path, address: str, trusted: bool) -> Weights:
 
 
 def _read_config(config: Path) -> Any:
-  """What a config.json holds; None where there is none."""
+  """The contents of a config.json; None where there is none."""
   try:
     return json.loads(config.read_text()) if config.is_file() else None
   except (OSError, ValueError, RecursionError) as error:
@@ -264,7 +246,7 @@ def _has_format(about: Any) -> bool:
 
 
 def _check_mixer(address: str, config: Path, about: dict, shapes: dict[str, tuple]) -> None:
-  """Refuses a Mixer whose config.json makes none, or one of other arrays."""
+  """Refuses a Mixer whose config.json describes none, or one with other arrays."""
   model, data = about['model'], about['data']
   for key in ('hidden', 'blocks', 'token_mlp', 'channel_mlp'):
     if not _is_size(model.get(key)):
@@ -272,27 +254,21 @@ def _check_mixer(address: str, config: Path, about: dict, shapes: dict[str, tupl
   patch = model.get('patch')
   if not _is_size(patch) and not (isinstance(patch, list) and len(patch) == 2 and all(map(_is_size, patch))):
     raise MixerError(f'{config}: model.patch is {patch!r:.80}, not a side or (height, width); get the folder again')
-  height, width = (patch, patch) if _is_size(patch) else patch
+  patch = _sides(patch)
   tokens = math.prod(shapes.get('blocks.0.token_mixing.fc2.bias', (1,)))
   _check_data(str(config), data, about['labels'], patch, tokens)
-  pixels = (shapes.get('stem.kernel') or (0,))[0]
-  image = data.get('image') or (height, width * tokens, max(pixels // (height * width), 1))  # any grid will do
-  settings = {k: tuple(v) if isinstance(v, list) else v for k, v in model.items() if k != 'name'} | {'blocks': 1}
-  make = lambda: MlpMixer(image=tuple(image), classes=data.get('classes') or 1, **settings, rngs=nnx.Rngs(0))
+  channels = max((shapes.get('stem.kernel') or (0,))[0] // math.prod(patch), 1)
   try:
-    one = nnx.eval_shape(make)
+    wanted = _shapes_of(model, data.get('image') or any_image((*patch, channels), tokens), data.get('classes') or 1)
   except Exception as error:  # A model raises what it likes of settings that are none.
     reason = ' '.join(str(error).split())[:300]
     raise MixerError(f'{config} describes no Mixer ({reason}); get the folder again') from error
-  names = network.shapes(nnx.state(one, nnx.Param))
   headless = not any(name.startswith('head') for name in shapes)
-  names = {name for name in names if not (headless and name.startswith('head'))}
-  # A number of blocks that is far out is one thing missing, not a million.
-  blocks = min(model['blocks'], len(shapes))
-  of_blocks = {name.split('.', 2)[2] for name in names if name.startswith('blocks.')}
-  names = {name for name in names if not name.startswith('blocks.')}
-  _compare_names(address, names | {f'blocks.{i}.{name}' for i in range(blocks) for name in of_blocks}, set(shapes))
-  _compare_shapes(address, one, shapes)
+  names = [name for name in wanted if not (headless and name.startswith('head'))]
+  blocks = range(min(model['blocks'], len(shapes)) or 1)  # a number that is far out is one thing missing, not a million
+  needed = {re.sub(r'^blocks\.0', f'blocks.{i}', name) for i in blocks for name in names}
+  _compare_names(address, needed, set(shapes))
+  _compare_shapes(address, wanted, shapes)
 
 
 def _is_size(value: Any) -> bool:
@@ -300,18 +276,21 @@ def _is_size(value: Any) -> bool:
 
 
 def _check_data(
-  where: str, data: dict, labels: Any, patch: Any = None, tokens: int | None = None, channels: int | None = None
+  where: str, data: dict, labels: Any, patch: tuple[int, ...] | None = None, tokens: int | None = None
 ) -> None:
-  """Refuses an image, numbers of a normalisation or names of classes that are none, or that contradict each other."""
-  image, classes = data.get('image'), data.get('classes')
+  """Refuses image, classes, mean, std or labels that are invalid or contradict each other.
+
+  A Mixer's `patch` is (height, width), or with the channels where these are known.
+  """
+  image, classes, mean, std = (data.get(key) for key in ('image', 'classes', 'mean', 'std'))
   is_numbers = lambda value: (
     isinstance(value, list) and all(type(v) in (int, float) and math.isfinite(v) for v in value)
   )
   good = {
     'image': isinstance(image, list) and len(image) == 3 and all(map(_is_size, image)),
     'classes': _is_size(classes),
-    'mean': is_numbers(data.get('mean')),
-    'std': is_numbers(data.get('std')) and min(data['std'], default=1) > 0,
+    'mean': is_numbers(mean),
+    'std': is_numbers(std) and min(std, default=1) > 0,
   }
   for key, is_good in good.items():
     if data.get(key) is not None and not is_good:
@@ -320,18 +299,20 @@ def _check_data(
     raise MixerError(f'{where} has labels that are not text; get it again')
   if labels and classes and len(labels) != classes:
     raise MixerError(f'{where} has {len(labels)} labels for {classes} classes; get it again')
-  if image and tokens is not None:
-    height, width = (patch, patch) if isinstance(patch, int) else patch
+  if not image:
+    return
+  if patch:
+    height, width, *channels = patch
     if image[0] % height or image[1] % width or image[0] // height * (image[1] // width) != tokens:
       raise MixerError(
         f'{where} says that image is {image}, which patches of {height}x{width} do not cut into {tokens} tokens; get'
         ' it again'
       )
-  if image and channels not in (None, image[2]):
-    raise MixerError(f'{where} says that image is {image}, but its stem takes {channels} channels; get it again')
-  for key in ('mean', 'std'):
-    if image and data.get(key) is not None and len(data[key]) != image[2]:
-      raise MixerError(f'{where} says that {key} is {data[key]!r:.80} for {image[2]} channels; get it again')
+    if channels and channels[0] != image[2]:
+      raise MixerError(f'{where} says that image is {image}, but its stem takes {channels[0]} channels; get it again')
+  for key, value in (('mean', mean), ('std', std)):
+    if value is not None and len(value) != image[2]:
+      raise MixerError(f'{where} says that {key} is {value!r:.80} for {image[2]} channels; get it again')
 
 
 def _compare_names(address: str, needed: set[str], given: set[str]) -> None:
@@ -374,4 +355,4 @@ def _to_float32(
 @functools.cache
 def mixer_defaults() -> dict[str, Any]:
   """What a Mixer's settings are where a config does not name them."""
-  return {k: p.default for k, p in inspect.signature(MlpMixer.__init__).parameters.items() if p.default is not p.empty}
+  return {k: p.default for k, p in parts.parameters(MlpMixer).items() if p.default is not p.empty}

@@ -7,14 +7,12 @@ Both are in the extra `remote`.
 
 import contextlib
 import hashlib
-import importlib
 import os
 import re
 import tempfile
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import tqdm
 
@@ -31,11 +29,7 @@ def is_address(path: str) -> bool:
 
 
 def fetch(address: str) -> Path:
-  """The local path of an address; a path is returned as it is.
-
-  Raises:
-    MixerError: an address that cannot be fetched, a library that is missing, a file kept that has changed.
-  """
+  """The local path of an address, fetched where it is not kept yet; a path is returned as it is."""
   if not is_address(address):
     return Path(os.path.expanduser(address))  # Path.expanduser() raises where there is no such user
   scheme, _, rest = address.partition('://')
@@ -56,8 +50,9 @@ def _from_hub(address: str, rest: str) -> Path:
   name, _, path = rest.partition('/')
   if not name:
     raise MixerError(f'{address} is no address of the hub; they are like hf://OWNER/NAME/PATH')
-  hub = _library('huggingface_hub', address)
   with _reported(address):
+    import huggingface_hub as hub
+
     if path:
       return Path(hub.hf_hub_download(f'{owner}/{name}', path))
     return Path(hub.snapshot_download(f'{owner}/{name}', allow_patterns=['config.json', 'model.safetensors']))
@@ -67,8 +62,9 @@ def _from_fsspec(address: str) -> Path:
   end = Path(address).suffix
   if end.lower() not in READERS:  # before a long download
     raise unknown(f'kind of weights, by the end of {address},', end, READERS)
-  fsspec = _library('fsspec', address)
   with _reported(address):
+    import fsspec
+
     # The whole address in the name: two files of one name must not meet.
     key = hashlib.sha256(address.encode()).hexdigest()[:16]
     place = cache_folder() / f'{key}-{address.rpartition("/")[2]}'
@@ -101,7 +97,10 @@ def _reported(address: str) -> Iterator[None]:
     yield
   except MixerError:
     raise
-  except ImportError as error:  # fsspec imports what a kind of address needs when it sees one
+  except ImportError as error:
+    if error.name in ('fsspec', 'huggingface_hub'):
+      raise MixerError(f'{address} needs {error.name}: {INSTALL}') from error
+    # fsspec imports what a kind of address needs when it sees one.
     raise MixerError(
       f'{address} needs a library ({_words(error)}); {INSTALL} brings those of hf:// and gs://'
     ) from error
@@ -113,10 +112,3 @@ def _reported(address: str) -> Iterator[None]:
 
 def _words(error: Exception) -> str:
   return ' '.join(str(error).split())[:300] or type(error).__name__
-
-
-def _library(name: str, address: str) -> ModuleType:
-  try:
-    return importlib.import_module(name)
-  except ImportError as error:
-    raise MixerError(f'{address} needs {name}: {INSTALL}') from error

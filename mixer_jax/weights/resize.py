@@ -1,11 +1,9 @@
-"""A Mixer's weights for another grid of tokens, another patch, another number of channels.
-
-What each keeps exactly, and for which images, is in its docstring and tested.
-"""
+"""A Mixer's weights for another grid of tokens, another patch, another number of channels."""
 
 import einops
 import jax
 import numpy as np
+import scipy.linalg
 
 from mixer_jax.errors import MixerError
 
@@ -21,24 +19,20 @@ def _enlarge(old: Grid, new: Grid) -> np.ndarray:
 
 
 def _as_before(matrix: np.ndarray, weights: np.ndarray) -> np.ndarray:
-  """w' with w'.T @ (matrix @ x) = weights.T @ x for every x, or as nearly as can be, in the least squares."""
+  """w' with w'.T @ (matrix @ x) = weights.T @ x for every x, or the nearest by least squares."""
   return np.linalg.pinv(matrix).T @ weights
 
 
 def stem(kernel: np.ndarray, old: tuple[int, int, int], new: tuple[int, int, int]) -> np.ndarray:
   """The stem's kernel for patches of another size or channel count.
 
-  Sides by FlexiViT's pseudo-inverse (Beyer et al. 2023, arXiv 2212.08013), both ways: where no side gets smaller, a
-  patch that is enlarged bilinearly gives the token that it gave before; of a smaller one the nearest in the least
-  squares. Channels: to one, the sum, so that a grey image gives what it gave with its channel repeated; from one, equal
-  parts, which keeps the same; to more, zeros for the new ones, which then start unseen.
+  Sides by FlexiViT's pseudo-inverse (Beyer et al. 2023, arXiv 2212.08013): where no side gets smaller, a patch that is
+  enlarged bilinearly gives the same token as before; else the nearest by least squares. Channels: to one, the sum, so
+  that a grey image gives what it gave with its channel repeated; from one, equal parts, which keeps the same; to more,
+  zeros for the new ones, which then start unseen.
 
-  Args:
-    kernel: [pixels of a patch, width].
-    old, new: (height, width, channels) of a patch.
-
-  Raises:
-    MixerError: from several channels to fewer that are not one: which ones is not ours to say.
+  The kernel is [pixels of a patch, width]; `old` and `new` are (height, width, channels) of a patch.
+  Refuses several channels for fewer that are not one: which ones is not ours to say.
   """
   pixels = kernel.astype(np.float64).reshape(*old, -1)
   if new[2] != old[2]:
@@ -63,9 +57,9 @@ def stem(kernel: np.ndarray, old: tuple[int, int, int], new: tuple[int, int, int
 def interpolate_tokens(arrays: Arrays, old: Grid, new: Grid) -> Arrays:
   """Token mixing for another grid, by bilinear interpolation; the hidden width stays.
 
-  The second layer's outputs are enlarged as the grid is; the first layer is what gives enlarged tokens the sums that
-  they gave before (pseudo-inverse). So where no side gets smaller, each token-mixing MLP of enlarged tokens gives its
-  output before, enlarged. A whole network does not: LayerNorm of a mean is not the mean of LayerNorms.
+  The second layer's outputs are enlarged as the grid is; the first layer gives enlarged tokens the sums that they gave
+  before (pseudo-inverse). So where no side gets smaller, each token-mixing MLP of enlarged tokens gives its former
+  output, enlarged. A whole network does not: LayerNorm of a mean is not the mean of LayerNorms.
   """
   matrix = _enlarge(old, new)
   change = {
@@ -82,8 +76,7 @@ def tile_tokens(arrays: Arrays, old: Grid, new: Grid) -> Arrays:
   The paper's (arXiv 2105.01601, appendix C). The image is seen as m x n images of the old size, each of which has the
   tokens that it had before; so the logits, of a mean over the tokens and a linear head, are the mean of theirs.
 
-  Raises:
-    MixerError: a grid that is no multiple of the old one.
+  Refuses a grid that is no multiple of the old one.
   """
   if new[0] % old[0] or new[1] % old[1]:
     raise MixerError(
@@ -92,25 +85,14 @@ def tile_tokens(arrays: Arrays, old: Grid, new: Grid) -> Arrays:
     )
   m, n = new[0] // old[0], new[1] // old[1]
   tiles = m * n
-  # Where the tokens of each tile lie, [tile, token of a tile].
-  where = einops.rearrange(np.arange(tiles * old[0] * old[1]).reshape(new), '(m h) (n w) -> (m n) (h w)', m=m, n=n)
-
-  def to_hidden(w):
-    made = np.zeros((tiles * w.shape[0], tiles * w.shape[1]))
-    for tile in range(tiles):
-      made[where[tile], tile * w.shape[1] : (tile + 1) * w.shape[1]] = w
-    return made
-
-  def to_tokens(b):
-    made = np.zeros(tiles * len(b))
-    made[where] = b
-    return made
-
+  # From the tokens tile by tile to the tokens row by row.
+  order = einops.rearrange(np.arange(new[0] * new[1]), '(m n h w) -> (m h n w)', m=m, n=n, h=old[0])
+  to_hidden = lambda w: scipy.linalg.block_diag(*[w] * tiles)[order]
   change = {
     'token_mixing.fc1.kernel': to_hidden,
     'token_mixing.fc1.bias': lambda b: np.tile(b, tiles),
     'token_mixing.fc2.kernel': lambda w: to_hidden(w.T).T,
-    'token_mixing.fc2.bias': to_tokens,
+    'token_mixing.fc2.bias': lambda b: np.tile(b, tiles)[order],
   }
   return {name: _changed(change, name, array) for name, array in arrays.items()}
 

@@ -29,27 +29,16 @@ def add_option(options: argparse.ArgumentParser) -> None:
 
 
 def check(where: str, model: dict[str, Any], known: Collection[str]) -> None:
-  """Refuses the model of a model folder that names code from outside this package; imports nothing.
-
-  Args:
-    model: its settings, with `name`.
-    known: the names that `name` may have.
-
-  Raises:
-    MixerError: an unknown name, or `module:name` anywhere whose module is not trusted.
-  """
+  """Refuses the model of a model folder if its name is not known, or any setting names code that is not trusted."""
   for value in _texts(model):
-    if (match := OUTSIDE.fullmatch(value)) and not _is_trusted(match[1]):
+    match = OUTSIDE.fullmatch(value)
+    if match and not any(f'{match[1]}.'.startswith(f'{name}.') for name in TRUSTED):
       raise MixerError(
         f'{where} asks for {value[:200]!r}, which is not part of this package: reading it would run the module'
         f' {match[1][:200]}; if you know and trust that module, add --trust={match[1][:200]}'
       )
   if model['name'] not in known and not OUTSIDE.fullmatch(model['name']):
     raise unknown(f'model of {where}', model['name'], known)
-
-
-def _is_trusted(module: str) -> bool:
-  return any(module == name or module.startswith(f'{name}.') for name in TRUSTED)
 
 
 def _texts(value: Any) -> Iterable[str]:

@@ -3,16 +3,15 @@
 A file is written beside its place and moved there whole.
 """
 
-import contextlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
 
+from mixer_jax import files
 from mixer_jax.errors import MixerError
 from mixer_jax.weights import layouts
 from mixer_jax.weights.reading import FORMAT, Weights, is_model_folder
@@ -21,11 +20,7 @@ WRITES = "the original's layout to FILE.npz, timm's to FILE.safetensors, a model
 
 
 def check_target(target: Path) -> None:
-  """Refuses, before any work, a place that cannot be written or holds something else.
-
-  Raises:
-    MixerError: an end that stands for no layout, no folder to write in, a folder that is not a model folder.
-  """
+  """Refuses, before any work, an unknown suffix, a missing folder, and a place that holds something else."""
   if target.suffix not in ('.npz', '.safetensors', ''):
     raise MixerError(f'--to={target}: {WRITES}; not {target.suffix}')
   if not target.absolute().parent.is_dir():
@@ -42,17 +37,14 @@ def check_target(target: Path) -> None:
 def write(weights: Weights, target: Path, check: Callable[[Path], None] | None = None) -> tuple[str, ...]:
   """Writes weights in the layout that the end of the name stands for; returns notes for the user.
 
-  Args:
-    check: is given the file before it stands in its place, and raises what it does not like.
-
-  Raises:
-    MixerError: as check_target; a network that the layout has no place for; no space, no permission.
+  `check` gets the file before it stands in its place, and raises what it does not like.
+  Refuses what check_target does, and a network that the layout has no place for.
   """
   check_target(target)
   writer = {'.npz': to_npz, '.safetensors': to_timm, '': to_folder}[target.suffix]
   part = target.with_name(f'.part-{target.name}')  # with the end of the name: `check` reads it
   try:
-    with _removed(part):
+    with files.removed(part):
       notes = writer(weights, part)
       if check:
         check(part)
@@ -64,18 +56,6 @@ def write(weights: Weights, target: Path, check: Callable[[Path], None] | None =
   except OSError as error:
     raise MixerError(f'cannot write --to={target} ({error.strerror}); choose another place') from error
   return notes
-
-
-@contextlib.contextmanager
-def _removed(part: Path) -> Iterator[None]:
-  """Removes what was begun, whatever happens."""
-  try:
-    yield
-  finally:
-    if part.is_dir():
-      shutil.rmtree(part)
-    elif part.exists():
-      part.unlink()
 
 
 def to_npz(weights: Weights, path: Path) -> tuple[str, ...]:
@@ -116,15 +96,10 @@ def _as_layout(layout: str, weights: Weights) -> dict[str, np.ndarray]:
     raise MixerError(
       f'{weights.source} is a {weights.model["name"]}{mixing}, which only a model folder can hold: --to=FOLDER'
     )
-  pixels = len(weights.arrays['stem.kernel'])
-  patch = weights.patch
-  return layouts.from_ours(
-    layout, weights.arrays, weights.model['blocks'], (*patch, pixels // (patch[0] * patch[1]))
-  )  # fmt: skip
+  return layouts.from_ours(layout, weights.arrays, weights.model['blocks'], (*weights.patch, weights.channels))
 
 
 def _other_gelu(computed: str, who: str, weights: Weights) -> tuple[str, ...]:
-  gelu = weights.model['gelu']
-  if gelu == computed:
+  if (gelu := weights.model['gelu']) == computed:
     return ()
   return (f'these weights were trained with the {gelu} GELU, but {who} the {computed} one: up to 4.7e-4 an activation',)

@@ -10,9 +10,8 @@ from sklearn import metrics
 
 from mixer_jax.errors import MixerError
 from mixer_jax.tasks.binary import Binary, sigmoid
-from mixer_jax.tasks.classification import Classification, classes_report
+from mixer_jax.tasks.classification import Classification, calibration_error, classes_report
 from mixer_jax.tasks.reconstruction import Reconstruction
-from mixer_jax.tasks.reports import calibration_error
 from mixer_jax.tasks.task import Task, model_inputs
 
 RANDOM = np.random.default_rng(0)

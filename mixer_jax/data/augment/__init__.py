@@ -1,19 +1,17 @@
 """Augmentations that run on the device, inside the jitted train step.
 
-A batch is a dict, `{'image': float32 [batch, height, width, channels] in [0, 1], 'label': int32 [batch]}`; other
-entries pass through, and rows of a table have `features` and `categories` in place of `image`. A config names
-augmentations with their settings, for example
+A batch is {'image': float32 [batch, height, width, channels] in [0, 1], 'label': int32 [batch]}; other entries pass
+through, and rows of a table have `features` and `categories` in place of `image`. A config names augmentations with
+their settings, for example
 
     config.augment = {'flip': {}, 'crop': {'padding': 4}, 'mixup': {'alpha': 0.5}, 'mymodule:solarize': {'below': 0.5}}
 
 They are applied in the order of `AUGMENTATIONS` (geometry, colour, erasing, mixing), whatever the order in the config,
 then the user's own as the config has them, and noise last. Each draws from a key of its own, so that adding one does
-not change what another draws. All draws are made on whole-batch shapes: a
-result depends on the batch and the key alone, not on how the batch is split over devices.
+not change what another draws, and for the whole batch, however that is split over devices.
 
-Every augmentation is named by its maker, in `AUGMENTATIONS` or `module:name`: (features, **settings[, classes]) -> a
-pure function (batch, key) -> batch. The maker checks its settings against the batches they are for (`features`, name ->
-ShapeDtypeStruct).
+A name stands for a maker, in `AUGMENTATIONS` or `module:name`: (features, **settings[, classes]) -> a pure function
+(batch, key) -> batch. The maker checks its settings against the batches (`features`, name -> ShapeDtypeStruct).
 """
 
 import zlib
@@ -31,32 +29,19 @@ from mixer_jax.errors import MixerError
 
 __all__ = ['AUGMENTATIONS', 'Augment', 'Batch', 'Features', 'make_augment', 'make_optional']
 
-AUGMENTATIONS: dict[str, Callable[..., Augment]] = {
-  'flip': flip,
-  'resized_crop': resized_crop,
-  'crop': crop,
-  'rotation': rotation,
-  'affine': affine,
-  'elastic': elastic,
-  'color_jitter': color_jitter,
-  'erasing': erasing,
-  'cutmix': cutmix,
-  'mixup': mixup,
-  'noise': noise,
-}
+_IN_ORDER = (flip, resized_crop, crop, rotation, affine, elastic, color_jitter, erasing, cutmix, mixup, noise)
+AUGMENTATIONS: dict[str, Callable[..., Augment]] = {maker.__name__: maker for maker in _IN_ORDER}
 
 
 def make_augment(settings: Mapping[str, Mapping], *, features: Features, classes: int | None) -> Augment:
   """The function (batch, key) -> batch that applies the augmentations a config names.
 
   Args:
-    settings: name of an augmentation -> its settings, `{'crop': {'padding': 4}, 'flip': {}}`; empty leaves batches
-      alone.
+    settings: name of an augmentation -> its settings, `{'crop': {'padding': 4}, 'flip': {}}`.
     features: what a batch holds, name -> ShapeDtypeStruct, the batch axis first.
     classes: number of classes; `mixup` and `cutmix` turn labels into float32 [batch, classes].
 
-  Raises:
-    MixerError: unknown name or setting, missing setting, wrong value, or data that lack what an augmentation needs.
+  Refuses unknown names and settings, wrong values, and data that lack what an augmentation needs.
   """
   if not isinstance(settings, Mapping):
     raise MixerError(f"augment must be a dict, {{'flip': {{}}, 'crop': {{'padding': 4}}}}, got {settings!r}")
@@ -112,13 +97,10 @@ def make_optional(settings: Mapping[str, Mapping], *, features: Features, classe
 def _finish(image: jax.Array, key: jax.Array) -> jax.Array:
   """The image itself, computed once.
 
-  XLA for CPUs fuses one augmentation into every read of the next, and so computes it once a read: rotation
-  and cutmix together took ten times as long as apart. It drops an optimization_barrier before it fuses, but
-  fuses nothing through a condition that it cannot foresee.
+  XLA for CPUs fuses one augmentation into every read of the next, and so computes it once a read: rotation and cutmix
+  together took ten times as long as apart. It drops an optimization_barrier before it fuses, but fuses nothing through
+  a condition that it cannot foresee.
   """
-
-  def on_cpu(image):
-    never = jax.random.uniform(key) > 1
-    return jax.lax.cond(never, jnp.zeros_like, lambda image: image, image)
-
-  return jax.lax.platform_dependent(image, cpu=on_cpu, default=lambda image: image)
+  same = lambda image: image
+  on_cpu = lambda image: jax.lax.cond(jax.random.uniform(key) > 1, jnp.zeros_like, same, image)
+  return jax.lax.platform_dependent(image, cpu=on_cpu, default=same)

@@ -1,33 +1,26 @@
 """Augmentations of colour, random boxes and noise."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from mixer_jax.data.augment import pieces
 from mixer_jax.data.augment.pieces import Augment, Features, box_mask, chance, check, image_shape, to_images, uniform
 from mixer_jax.errors import MixerError
 
 
 def color_jitter(
-  features: Features,
-  *,
-  brightness: float = 0.0,
-  contrast: float = 0.0,
-  saturation: float = 0.0,
-  hue: float = 0.0,
+  features: Features, *, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0, hue: float = 0.0
 ) -> Augment:
   """Changes brightness, contrast, saturation and hue by random factors, clipped to [0, 1] after each.
 
-  The factors are those of torchvision's ColorJitter: uniform in [max(0, 1 - setting), 1 + setting], the hue
-  shifted by up to +-hue of the colour circle (at most 0.5). Deviation: always in this order, where
-  torchvision shuffles it. Images with one channel have no saturation and no hue; both must then be 0.
+  The factors are those of torchvision's ColorJitter: uniform in [max(0, 1 - setting), 1 + setting], the hue shifted by
+  up to +-hue of the colour circle (at most 0.5). Deviation: always in this order, where torchvision shuffles it. Images
+  with one channel have no saturation and no hue; both must then be 0.
   """
   channels = image_shape('color_jitter', features)[-1]
-  check('color_jitter.brightness', brightness, 0)
-  check('color_jitter.contrast', contrast, 0)
-  check('color_jitter.saturation', saturation, 0)
+  for name, value in (('brightness', brightness), ('contrast', contrast), ('saturation', saturation)):
+    check(f'color_jitter.{name}', value, 0)
   check('color_jitter.hue', hue, 0, 0.5)
   if channels not in (1, 3):
     raise MixerError(f'color_jitter needs images of 1 or 3 channels, but these have {channels}; leave it out')
@@ -54,21 +47,17 @@ def color_jitter(
 
 
 def erasing(
-  features: Features,
-  *,
-  probability: float = 0.5,
-  min_area: float = 0.02,
-  max_area: float = 0.4,
+  features: Features, *, probability: float = 0.5, min_area: float = 0.02, max_area: float = 0.4,
   max_aspect: float = 1 / 0.3,
-) -> Augment:
+) -> Augment:  # fmt: skip
   """Fills a random box of an image with a random colour, with a probability.
 
   The box has an area uniform in [min_area, max_area] of the image's and an aspect log-uniform in
   [1 / max_aspect, max_aspect].
 
-  Zhong et al. 2020, "Random erasing data augmentation". Deviations: one colour a box, where the paper draws
-  every pixel, which takes longer than a small network's step; the aspect is log-uniform, as in later code; a
-  side longer than the image's is cut to it, where the paper draws again.
+  Zhong et al. 2020, "Random erasing data augmentation". Deviations: one colour a box, where the paper draws every
+  pixel, which takes longer than a small network's step; the aspect is log-uniform, as in later code; a side longer than
+  the image's is cut to it, where the paper draws again.
   """
   height, width, channels = image_shape('erasing', features)
   check('erasing.probability', probability, 0, 1)
@@ -80,7 +69,7 @@ def erasing(
     chosen_key, area_key, aspect_key, row_key, column_key, colour_key = jax.random.split(key, 6)
     chosen = chance(chosen_key, probability, (len(image),))
     area = uniform(area_key, image, min_area, max_area) * height * width
-    stretch = jnp.exp(uniform(aspect_key, image, -math.log(max_aspect), math.log(max_aspect)) / 2)
+    stretch = pieces.random_stretch(aspect_key, image, max_aspect)
     rows = jnp.clip(jnp.round(jnp.sqrt(area) / stretch), 0, height)
     columns = jnp.clip(jnp.round(jnp.sqrt(area) * stretch), 0, width)
     top = jnp.floor(uniform(row_key, image, 0, 1) * (height - rows + 1))
@@ -95,7 +84,7 @@ def erasing(
 def noise(features: Features, *, deviation: float) -> Augment:
   """Adds normal noise to every pixel, without clipping, after all others.
 
-  An auto-encoder that is to remove noise has it as a setting of its task, which keeps the target free of it.
+  For a denoising auto-encoder set `noise` of its task instead, which keeps the target clean.
   """
   image_shape('noise', features)
   check('noise.deviation', deviation, 0)

@@ -8,6 +8,7 @@ import numpy as np
 from einops import rearrange
 from jax.scipy.ndimage import map_coordinates
 
+from mixer_jax.data.augment import pieces
 from mixer_jax.data.augment.pieces import Augment, Features, chance, check, image_shape, to_images, uniform
 from mixer_jax.data.images.canvas import cut
 
@@ -27,13 +28,12 @@ def flip(features: Features, *, probability: float = 0.5) -> Augment:
 def resized_crop(features: Features, *, min_area: float = 0.08, max_aspect: float = 4 / 3) -> Augment:
   """A random part of an image, enlarged to the size of the whole: the Inception crop.
 
-  The part has an area uniform in [min_area, 1] of the image's, and sides stretched against the image's by an
-  aspect that is log-uniform in [1 / max_aspect, max_aspect].
+  The part has an area uniform in [min_area, 1] of the image's, and sides stretched against the image's by an aspect
+  that is log-uniform in [1 / max_aspect, max_aspect].
 
-  Szegedy et al. 2015, "Going deeper with convolutions". Deviations: a side longer than the image's is cut to
-  it, where other code draws again; the part's corners are not rounded to pixels; aspect is relative to that
-  of the image, which is the same for square ones; pixels next to the part are interpolated with, where they
-  exist.
+  Szegedy et al. 2015, "Going deeper with convolutions". Deviations: a side longer than the image's is cut to it, where
+  other code draws again; the part's corners are not rounded to pixels; aspect is relative to that of the image; pixels
+  next to the part are interpolated with, where they exist.
   """
   height, width, _ = image_shape('resized_crop', features)
   check('resized_crop.min_area', min_area, 0, 1, above=True)
@@ -42,7 +42,7 @@ def resized_crop(features: Features, *, min_area: float = 0.08, max_aspect: floa
   def apply(image, key):
     area_key, aspect_key, row_key, column_key = jax.random.split(key, 4)
     area = uniform(area_key, image, min_area, 1)
-    stretch = jnp.exp(uniform(aspect_key, image, -math.log(max_aspect), math.log(max_aspect)) / 2)
+    stretch = pieces.random_stretch(aspect_key, image, max_aspect)
     rows = jnp.minimum(jnp.sqrt(area) / stretch, 1) * height
     columns = jnp.minimum(jnp.sqrt(area) * stretch, 1) * width
     top = uniform(row_key, image, 0, 1) * (height - rows)
@@ -53,11 +53,7 @@ def resized_crop(features: Features, *, min_area: float = 0.08, max_aspect: floa
 
 
 def crop(features: Features, *, padding: int) -> Augment:
-  """Moves an image by up to `padding` pixels along each side; what comes in is zero.
-
-  He et al. 2016, "Deep residual learning for image recognition": pad each side with zeros, cut the old size
-  out at random.
-  """
+  """Moves an image by up to `padding` pixels along each side, zero outside (He et al. 2016, arXiv 1512.03385)."""
   height, width, _ = image_shape('crop', features)
   check('crop.padding', padding, 0, min(height, width) - 1, note=f'; the images are {height} x {width}')
 
@@ -84,8 +80,7 @@ def affine(
   Args:
     degrees: the angle is uniform in +-degrees.
     translate: the shift is uniform in +-translate of the height, and of the width.
-    scale: the size is log-uniform in [1 / (1 + scale), 1 + scale], so that growing and shrinking are as
-      likely.
+    scale: the size is log-uniform in [1 / (1 + scale), 1 + scale]: growing is as likely as shrinking.
     shear: the angle of a horizontal shear is uniform in +-shear degrees.
   """
   height, width, _ = image_shape('affine', features)
@@ -111,10 +106,9 @@ def affine(
 def elastic(features: Features, *, alpha: float, sigma: float) -> Augment:
   """Moves every pixel by a smooth random field, bilinearly, zero outside.
 
-  Each component of the field is uniform noise in [-1, 1], blurred by a Gaussian of `sigma` pixels (noise is
-  zero outside the image) and multiplied by `alpha` pixels. Far from the border a component then has the
-  standard deviation alpha / (sigma * sqrt(12 * pi)): 1.4 pixels for the paper's alpha = 34 and sigma = 4 on
-  29 x 29 MNIST digits.
+  Each component of the field is uniform noise in [-1, 1], blurred by a Gaussian of `sigma` pixels (noise is zero
+  outside the image) and multiplied by `alpha` pixels. Far from the border its standard deviation is
+  alpha / (sigma * sqrt(12 * pi)): 1.4 pixels for the paper's alpha = 34 and sigma = 4 on 29 x 29 MNIST digits.
 
   Simard et al. 2003, "Best practices for convolutional neural networks applied to visual document analysis".
   """
@@ -133,9 +127,6 @@ def elastic(features: Features, *, alpha: float, sigma: float) -> Augment:
   return to_images(apply)
 
 
-# ---- the pieces
-
-
 def _warp(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
   """image [b, h, w, c] read bilinearly at rows and columns [b, h, w], zero outside."""
   one_channel = lambda plane, at: map_coordinates(plane, at, order=1, mode='constant')
@@ -147,7 +138,7 @@ def _affine_warp(image, *, degrees, down, right, scale, shear):
   """Shear, scale, turn counter-clockwise about the centre, shift in pixels; one number [b] an image."""
   height, width = image.shape[1:3]
   column = lambda value: rearrange(value, 'b -> b 1 1')
-  # Every output pixel asks where it comes from: the steps undone, the last one first.
+  # From each output pixel back to its source: the steps undone, the last one first.
   y = jnp.arange(height)[:, None] - (height - 1) / 2 - column(down)
   x = jnp.arange(width) - (width - 1) / 2 - column(right)
   cos, sin = jnp.cos(jnp.radians(column(degrees))), jnp.sin(jnp.radians(column(degrees)))
@@ -161,12 +152,10 @@ def _enlarge(image, top, left, rows, columns):
   height, width = image.shape[1:3]
 
   def weights(start, length, size):
-    at = start[:, None] + (jnp.arange(size) + 0.5) * length[:, None] / size - 0.5
-    at = jnp.clip(at, 0, size - 1)
+    at = jnp.clip(start[:, None] + (jnp.arange(size) + 0.5) * length[:, None] / size - 0.5, 0, size - 1)
     return jnp.maximum(0, 1 - jnp.abs(at[..., None] - jnp.arange(size))).astype(image.dtype)
 
-  # The two axes are independent, and products with matrices are faster than gathers where it counts. In full
-  # precision: an accelerator's default would round the pixels.
+  # Products with matrices are faster than gathers; in full precision, for an accelerator's default rounds the pixels.
   row_weights, column_weights = weights(top, rows, height), weights(left, columns, width)
   return jnp.einsum('bip,bjq,bpqc->bijc', row_weights, column_weights, image, precision='highest')
 

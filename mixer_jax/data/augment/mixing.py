@@ -10,12 +10,10 @@ from mixer_jax.data.augment.pieces import Augment, Features, chance, check
 def cutmix(features: Features, classes: int, *, alpha: float = 1.0, probability: float = 1.0) -> Augment:
   """Puts a box of the image before it in the batch into every image, and mixes the labels by area.
 
-  One box for the whole batch, with a probability: its area is 1 - lambda of the image's with lambda ~
-  Beta(alpha, alpha), its centre uniform; it is cut at the border and the labels are weighed by the area that
-  is left.
+  One box for the whole batch, with a probability: its area is 1 - lambda of the image's with lambda ~ Beta(alpha,
+  alpha), its centre uniform; it is cut at the border, and the labels are weighed by the area that is left.
 
-  Yun et al. 2019, "CutMix". Deviation: the partner is the neighbour, not a random one, in batches shuffled
-  already.
+  Yun et al. 2019, "CutMix". Deviation: the partner is the neighbour in a shuffled batch, not a random one.
   """
   height, width, _ = pieces.image_shape('cutmix', features)
   pieces.check_labels('cutmix', features, classes)
@@ -43,8 +41,8 @@ def mixup(features: Features, classes: int, *, alpha: float, probability: float 
 
   lambda * own + (1 - lambda) * neighbour, with one lambda ~ Beta(alpha, alpha) for the whole batch.
 
-  Zhang et al. 2018, "mixup: Beyond empirical risk minimization". Deviations: the partner is the neighbour,
-  not a random one, in batches shuffled already; a batch is left alone with 1 - probability.
+  Zhang et al. 2018, "mixup: Beyond empirical risk minimization". Deviations: the partner is the neighbour in a shuffled
+  batch, not a random one; a batch is left alone with 1 - probability.
   """
   pieces.image_shape('mixup', features)
   pieces.check_labels('mixup', features, classes)

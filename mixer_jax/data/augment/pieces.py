@@ -18,6 +18,11 @@ def uniform(key, image, low, high):
   return jax.random.uniform(key, (len(image),), minval=low, maxval=high)
 
 
+def random_stretch(key, image, max_aspect):
+  """[b]: the square root of an aspect that is log-uniform in [1 / max_aspect, max_aspect]."""
+  return jnp.exp(uniform(key, image, -math.log(max_aspect), math.log(max_aspect)) / 2)
+
+
 def chance(key, probability, shape):
   """True with a probability; jax.random.bernoulli does not take the whole numbers 0 and 1."""
   return jax.random.uniform(key, shape) < probability

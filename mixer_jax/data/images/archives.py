@@ -23,51 +23,36 @@ FASHION = (
   'T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot',
 )  # fmt: skip
 IDX_PREFIX = {'train': 'train', 'test': 't10k'}
-FILES = {
-  'mnist': '{idx}-images-idx3-ubyte[.gz] and {idx}-labels-idx1-ubyte[.gz]',
-  'fashion_mnist': '{idx}-images-idx3-ubyte[.gz] and {idx}-labels-idx1-ubyte[.gz]',
+FILES = {  # in words
+  **dict.fromkeys(('mnist', 'fashion_mnist'), '{idx}-images-idx3-ubyte[.gz] and {idx}-labels-idx1-ubyte[.gz]'),
   'cifar10': '{split} files of cifar-10-batches-bin, cifar-10-batches-py or their .tar.gz archives',
   'cifar100': '{split} files of cifar-100-binary, cifar-100-python or their .tar.gz archives',
 }
 CIFAR10_CLASSES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
 
-# For each published layout: its folder, its files by split, the file of class names, in pickles the keys.
+# For each published layout: its folder, its files by split, the file of class names, in pickles the key of these.
 CIFAR = {
   'cifar10': {
     'bin': {
-      'folder': 'cifar-10-batches-bin',
-      'archive': 'cifar-10-binary.tar.gz',
-      'train': [f'data_batch_{k}.bin' for k in range(1, 6)],
-      'test': ['test_batch.bin'],
-      'names': 'batches.meta.txt',
+      'folder': 'cifar-10-batches-bin', 'archive': 'cifar-10-binary.tar.gz', 'names': 'batches.meta.txt',
+      'train': [f'data_batch_{k}.bin' for k in range(1, 6)], 'test': ['test_batch.bin'],
     },
     'py': {
-      'folder': 'cifar-10-batches-py',
-      'archive': 'cifar-10-python.tar.gz',
-      'train': [f'data_batch_{k}' for k in range(1, 6)],
-      'test': ['test_batch'],
-      'names': 'batches.meta',
-      'names_key': 'label_names',
+      'folder': 'cifar-10-batches-py', 'archive': 'cifar-10-python.tar.gz', 'names': 'batches.meta',
+      'train': [f'data_batch_{k}' for k in range(1, 6)], 'test': ['test_batch'], 'names_key': 'label_names',
     },
   },
   'cifar100': {
     'bin': {
-      'folder': 'cifar-100-binary',
-      'archive': 'cifar-100-binary.tar.gz',
-      'train': ['train.bin'],
-      'test': ['test.bin'],
-      'names': 'fine_label_names.txt',
+      'folder': 'cifar-100-binary', 'archive': 'cifar-100-binary.tar.gz', 'names': 'fine_label_names.txt',
+      'train': ['train.bin'], 'test': ['test.bin'],
     },
     'py': {
-      'folder': 'cifar-100-python',
-      'archive': 'cifar-100-python.tar.gz',
-      'train': ['train'],
-      'test': ['test'],
-      'names': 'meta',
-      'names_key': 'fine_label_names',
+      'folder': 'cifar-100-python', 'archive': 'cifar-100-python.tar.gz', 'names': 'meta',
+      'train': ['train'], 'test': ['test'], 'names_key': 'fine_label_names',
     },
   },
-}
+}  # fmt: skip
 # MD5 of the pickles, as published with them.
 CHECKSUMS = {
   'cifar10': {
@@ -87,16 +72,8 @@ CHECKSUMS = {
 }
 
 
-def files_of(name: str, split: str) -> str:
-  """Which files a data set has for a split, in words."""
-  return FILES[name].format(split=split, idx=IDX_PREFIX[split])
-
-
 def read_mnist(name: str, split: str, root: pathlib.Path) -> Native | None:
-  """MNIST or Fashion-MNIST from IDX files, gzipped or not, or None where `root` has none of them.
-
-  Raises MixerError for missing or damaged files.
-  """
+  """MNIST or Fashion-MNIST from IDX files, gzipped or not; None where `root` has none, an error where it lacks one."""
   files = [f'{IDX_PREFIX[split]}-{part}-ubyte' for part in ('images-idx3', 'labels-idx1')]
   paths = [next((p for p in (root / f, root / f'{f}.gz') if p.is_file()), None) for f in files]
   if paths == [None, None]:
@@ -128,25 +105,21 @@ def read_idx(path: pathlib.Path, ndim: int) -> np.ndarray:
   header = 4 + 4 * ndim
   if len(data) < header:
     raise MixerError(f'{path}: expected an IDX header of {header} bytes, found {len(data)} bytes; {again}.')
-  magic, expected = int.from_bytes(data[:4], 'big'), 0x800 + ndim
+  (magic, *shape), expected = np.frombuffer(data, '>u4', 1 + ndim).tolist(), 0x800 + ndim
   if magic != expected:
     raise MixerError(
       f'{path}: expected magic number {expected} (IDX, uint8, {ndim} dimensions), found {magic}; {again}.'
     )
-  shape = tuple(int.from_bytes(data[k : k + 4], 'big') for k in range(4, header, 4))
   if len(data) - header != math.prod(shape):
     raise MixerError(
-      f'{path}: expected {math.prod(shape)} bytes of data for the shape {shape} in its header, '
+      f'{path}: expected {math.prod(shape)} bytes of data for the shape {tuple(shape)} in its header, '
       f'found {len(data) - header}; {again}.'
     )
   return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
 def checked(images: np.ndarray, labels: np.ndarray, classes: int, where: object) -> dict[str, np.ndarray]:
-  """The arrays {'image': uint8 [n, h, w, c], 'label': int32 [n]}, counts and label range checked.
-
-  Raises MixerError naming `where` the data come from.
-  """
+  """{'image': uint8 [n, h, w, c], 'label': int32 [n]}, counts and labels checked; `where` is for messages."""
   if len(images) != len(labels) or not len(labels):
     raise MixerError(
       f'{where}: expected as many labels as images and at least one, found {len(images)} images and '
@@ -178,29 +151,15 @@ def _archive(path: pathlib.Path, folder: str, names: list[str]) -> dict[str, byt
   return found
 
 
-def _binary_batch(data: bytes, where: str, label_bytes: int) -> tuple[np.ndarray, np.ndarray]:
-  record = label_bytes + 3072
-  if not data or len(data) % record:
-    raise MixerError(
-      f'{where}: expected a whole number of records of {record} bytes, found {len(data)} bytes, '
-      f'{len(data) % record} left over; download the file again.'
-    )
-  rows = np.frombuffer(data, np.uint8).reshape(-1, record)
-  # CIFAR-100 stores the coarse label, then the fine one.
-  return rows[:, label_bytes:], rows[:, label_bytes - 1].astype(np.int32)
-
-
 def read_cifar(name: str, split: str, root: pathlib.Path) -> Native | None:
-  """CIFAR-10 or CIFAR-100 from one of its published layouts, or None where `root` has none of them.
+  """CIFAR-10 or CIFAR-100, with its fine labels, from one of its published layouts; None where `root` has none of them.
 
-  Looked for in this order, the first that has any file of `split` wins: the binary layout, then the Python
-  one, each as its own folder, as files directly in `root`, or as the .tar.gz archive, which is not extracted.
+  The binary layout is looked for first, then the Python one: each as its own folder, as files directly in `root`, or as
+  the .tar.gz archive, which is not extracted. The first place that has any file of `split` wins.
 
-  Returns ({'image': uint8 [n, 32, 32, 3], 'label': int32 [n]}, class names), for CIFAR-100 the fine ones.
   Raises MixerError for missing or damaged files. Source: https://www.cs.toronto.edu/~kriz/cifar.html
   """
-  classes = 10 if name == 'cifar10' else 100
-  for kind, layout in CIFAR[name].items():
+  for layout in CIFAR[name].values():
     wanted = layout[split]
     for place in (root / layout['folder'], root, root / layout['archive']):
       names = [*wanted, layout['names']]
@@ -210,36 +169,40 @@ def read_cifar(name: str, split: str, root: pathlib.Path) -> Native | None:
         files = _archive(place, layout['folder'], names)
       else:
         files = {file: (place / file).read_bytes() for file in names if (place / file).is_file()}
-        if not any(file in files for file in wanted):
+        if files.keys().isdisjoint(wanted):
           continue
-      missing = [file for file in wanted if file not in files]
-      if missing:
+      if missing := [file for file in wanted if file not in files]:
         raise MixerError(
           f'{place}: {split!r} has {len(wanted)} files, found {len(wanted) - len(missing)}, '
           f'missing {", ".join(missing)}; download the archive again.'
         )
-      batches = [_batch(name, kind, files[file], f'{place}/{file}') for file in wanted]
-      images = np.concatenate([images for images, _ in batches])
+      batches = [_batch(name, layout, files[file], f'{place}/{file}') for file in wanted]
+      images, labels = (np.concatenate(part) for part in zip(*batches, strict=True))
       # Stored one colour plane after another.
       images = np.ascontiguousarray(images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-      labels = np.concatenate([labels for _, labels in batches])
-      return checked(images, labels, classes, place), _cifar_names(name, layout, files, place, classes)
+      classes = 10 if name == 'cifar10' else 100
+      return checked(images, labels, classes, place), _class_names(name, layout, files, place, classes)
   return None
 
 
-def _batch(name: str, kind: str, data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
-  if kind == 'bin':
-    return _binary_batch(data, where, label_bytes=1 if name == 'cifar10' else 2)
-  batch = _unpickle(name, data, where)
-  labels = batch['labels' if name == 'cifar10' else 'fine_labels']
-  return batch['data'], np.asarray(labels, np.int64)
+def _batch(name: str, layout: dict[str, Any], data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
+  """(images [n, 3072], labels [n]) of a file."""
+  if 'names_key' in layout:
+    batch = _unpickle(name, data, where)
+    return batch['data'], np.asarray(batch['labels' if name == 'cifar10' else 'fine_labels'], np.int64)
+  label_bytes = 1 if name == 'cifar10' else 2  # CIFAR-100 stores the coarse label, then the fine one
+  record = label_bytes + 3072
+  if not data or len(data) % record:
+    raise MixerError(
+      f'{where}: expected a whole number of records of {record} bytes, found {len(data)} bytes, '
+      f'{len(data) % record} left over; download the file again.'
+    )
+  rows = np.frombuffer(data, np.uint8).reshape(-1, record)
+  return rows[:, label_bytes:], rows[:, label_bytes - 1].astype(np.int32)
 
 
 def _unpickle(name: str, data: bytes, where: str) -> dict[str, Any]:
-  """A published pickle, with its keys as str.
-
-  Raises MixerError for any other file: opening it could run code.
-  """
+  """A published pickle, with its keys as str; refuses any other file: opening it could run code."""
   file = where.rpartition('/')[2]
   found, published = hashlib.md5(data, usedforsecurity=False).hexdigest(), CHECKSUMS[name][file]
   if found != published:
@@ -254,14 +217,12 @@ def _text(value: object) -> str:
   return value.decode(errors='replace') if isinstance(value, bytes) else str(value)
 
 
-def _cifar_names(
-  name: str, layout: dict[str, Any], files: dict[str, bytes], place: pathlib.Path, classes: int
-) -> tuple[str, ...]:
+def _class_names(name: str, layout: dict, files: dict, place: pathlib.Path, classes: int) -> tuple[str, ...]:
   file = layout['names']
   if file not in files:
-    return CIFAR10_CLASSES if name == 'cifar10' else tuple(str(k) for k in range(classes))
+    return CIFAR10_CLASSES if name == 'cifar10' else tuple(map(str, range(classes)))
   if 'names_key' in layout:
-    names = tuple(_text(n) for n in _unpickle(name, files[file], f'{place}/{file}')[layout['names_key']])
+    names = tuple(map(_text, _unpickle(name, files[file], f'{place}/{file}')[layout['names_key']]))
   else:
     names = tuple(_text(files[file]).split())
   if len(names) != classes:

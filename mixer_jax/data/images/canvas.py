@@ -12,11 +12,8 @@ from PIL import Image
 def fit_canvas(image: np.ndarray, crop: tuple[int, int], side: int) -> tuple[np.ndarray, np.ndarray]:
   """`image`, uint8 [h, w, c], in the corner of a square canvas, and the (height, width) that it takes of it, int32.
 
-  It is shrunk until its longer side is `side`, but neither shrunk nor enlarged beyond what (height, width) = `crop`
-  needs; what does not fit on the canvas is cut off on both sides alike.
-
-  Args:
-    crop: what will be cut out of it, at most `side`.
+  It is shrunk until its longer side is `side`, but neither shrunk nor enlarged beyond what the later `crop`, (height,
+  width), needs; what does not fit on the canvas is cut off on both sides alike.
   """
   channels = image.shape[2]
   scale, size = _scaled(image.shape[:2], crop, side)
@@ -42,11 +39,9 @@ def _scaled(size: tuple[int, int], crop: tuple[int, int], side: int) -> tuple[fl
 
 
 def crop(image: jax.Array, size: jax.Array, shape: tuple[int, int], key: jax.Array | None) -> jax.Array:
-  """Windows of `shape` of the filled parts of canvases, at random, or with no key in the middle.
+  """Windows of `shape` of canvases [batch, side, side, channels], at random, or with no key in the middle.
 
-  Args:
-    image: [batch, side, side, channels].
-    size: [batch, 2], (height, width) that is filled of each, from its first corner on.
+  `size` [batch, 2] is the filled (height, width) of each, from its first corner on.
   """
   room = size - jnp.array(shape)
   return cut(image, room // 2 if key is None else jax.random.randint(key, size.shape, 0, room + 1), shape)

@@ -1,4 +1,4 @@
-"""Image files and arrays -> uint8 pixels of the shape that is wanted. Pillow decodes and resizes."""
+"""Image files and arrays -> uint8 pixels of the wanted shape. Pillow decodes and resizes."""
 
 import contextlib
 import os
@@ -31,9 +31,8 @@ def read_image(path: str | os.PathLike, shape: tuple[int, int, int]) -> np.ndarr
 def read_pixels(path: str | os.PathLike, channels: int) -> np.ndarray:
   """The image file at `path` in its own size, uint8 [height, width, channels].
 
-  The EXIF orientation is applied, palettes are looked up, 16-bit grey is scaled to 8 bits (v / 257, rounded),
-  and transparency is laid on white. Of an animation it is the first frame. 1 channel becomes 3 by repetition,
-  3 become 1 by the luma of ITU-R 601.
+  The EXIF orientation is applied, 16-bit grey is scaled to 8 bits (v / 257, rounded), transparency is laid on white. Of
+  an animation it is the first frame. 1 channel becomes 3 by repetition, 3 become 1 by the luma of ITU-R 601.
 
   Raises MixerError naming `path` for a file that is missing, damaged, not an image or over Pillow's pixel limit.
   """
@@ -44,18 +43,15 @@ def read_pixels(path: str | os.PathLike, channels: int) -> np.ndarray:
 
 
 class Header(NamedTuple):
-  """What an image file holds, as it will be read: (height, width), 1 or 3 channels, whether any may be transparent."""
+  """What an image file holds, as it will be read."""
 
-  size: tuple[int, int]
-  channels: int
-  transparent: bool
+  size: tuple[int, int]  # (height, width)
+  channels: int  # 1 or 3
+  transparent: bool  # whether any pixel may be
 
 
 def read_header(path: str | os.PathLike) -> Header:
-  """The header of the image file at `path`, without its pixels.
-
-  Raises MixerError as read_pixels.
-  """
+  """The header of the image file at `path`, without its pixels; raises as read_pixels."""
   with _named(path), Image.open(path) as picture:
     turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
     grey = picture.mode in ('1', 'L', 'LA', 'F') or picture.mode.startswith('I')
@@ -92,9 +88,9 @@ def _pixels(picture: Image.Image, mode: str) -> np.ndarray:
 def fit_image(image: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
   """`image`, uint8 [h, w, c], brought to `shape` = (height, width, channels), uint8.
 
-  An image of that shape is returned as it is. Else the largest centred window of the target's aspect ratio is
-  resized (bilinear, antialiased): what resizing the shorter side and cropping the centre gives, without
-  building the uncropped image. 1 channel becomes 3 by repetition, 3 become 1 by the luma of ITU-R 601.
+  An image of that shape is returned as it is. Else the largest centred window of the target's aspect ratio is resized
+  (bilinear, antialiased): what resizing the shorter side and cropping the centre gives, without building the uncropped
+  image. 1 channel becomes 3 by repetition, 3 become 1 by the luma of ITU-R 601.
 
   Raises MixerError for any other change of channels.
   """

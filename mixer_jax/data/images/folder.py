@@ -17,23 +17,19 @@ SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff')
 
 
 class Files(NamedTuple):
-  """Image files in the order of their examples, [n].
-
-  `checked`: their headers are read at once, for notes of what becomes of them; for a large data set that takes long.
-  """
+  """Image files in the order of their examples, [n]."""
 
   classes: tuple[str, ...]
   paths: Sequence[str]
   labels: np.ndarray
   notes: tuple[str, ...]
-  checked: bool
+  checked: bool  # whether all headers are read first, for further notes; that takes long for a large data set
 
 
 def source(files: Files, part: range, shape: tuple[int, int, int], crop_from: int, *, where: str) -> Source:
   """A part of some files as a data set; see sets.load for `shape` and `crop_from`, `where` is for messages."""
-  paths, labels, notes = files.paths[part.start : part.stop], files.labels[part.start : part.stop], files.notes
-  if files.checked:
-    notes += notes_of(where, paths, shape, crop_from)
+  paths, labels = files.paths[part.start : part.stop], files.labels[part.start : part.stop]
+  notes = files.notes + (notes_of(where, paths, shape, crop_from) if files.checked else ())
   read = functools.partial(_read, paths, labels, shape, crop_from)
   return Source(files.classes, None, read, len(paths), notes)
 
@@ -45,10 +41,7 @@ def _read(
 
 
 def notes_of(where: str, files: Sequence[str], shape: tuple[int, int, int], crop_from: int) -> tuple[str, ...]:
-  """How many images are converted, enlarged or cut when they are read, by their headers; a line for each kind.
-
-  Raises MixerError naming the file for one that is missing, damaged or not an image.
-  """
+  """How many images are converted, enlarged or cut when they are read, by their headers; a line for each kind."""
   headers = {file: decode.read_header(file) for file in files}
   kinds = {
     f'turned from grey to colour or back ({shape[2]} channels)': lambda header: header.channels != shape[2],
@@ -68,11 +61,8 @@ def read_images(path: str, base: str, data_dir: str | None) -> Files:
   """A folder of images without classes, by name; its split is `all`."""
   if base != 'all':
     raise unknown('split', base, ['all'])
-  root = _find_folder('images', path, '*.jpg', data_dir)
-  left_out: list[str] = []
-  paths = _image_files(root, left_out)
-  if not paths:
-    raise MixerError(f'{root}: no images, that is files ending in {" ".join(SUFFIXES)}; add some.')
+  root, left_out = _find_folder('images', path, '*.jpg', data_dir), []
+  paths = _image_files(root, left_out, 'add some.')
   return Files(('image',), paths, np.zeros(len(paths), np.int32), _left_out(root, left_out), checked=True)
 
 
@@ -82,23 +72,18 @@ def read_image_folder(path: str, base: str, data_dir: str | None) -> Files:
   if base not in _folders(root):
     raise unknown(f'split of {root}', base, _folders(root))
   classes = _folders(root / base)
-  if base != 'train' and (root / 'train').is_dir():
-    differ = sorted(set(classes) ^ set(_folders(root / 'train')))
-    if differ:
-      raise MixerError(
-        f'{root}: the classes of {base!r} and of train differ in {", ".join(differ)} '
-        f'({len(classes)} and {len(_folders(root / "train"))}); give both the same class folders.'
-      )
+  trained = _folders(root / 'train') if (root / 'train').is_dir() else classes
+  if differ := sorted(set(classes) ^ set(trained)):
+    raise MixerError(
+      f'{root}: the classes of {base!r} and of train differ in {", ".join(differ)} '
+      f'({len(classes)} and {len(trained)}); give both the same class folders.'
+    )
   if not classes:
     raise MixerError(f'{root / base}: no class folders; put the images in {root / base}/CLASS/.')
-  paths, labels, left_out = [], [], []
-  left_out += [str(entry) for entry in (root / base).iterdir() if entry.name not in classes]
+  paths, labels = [], []
+  left_out = [str(entry) for entry in (root / base).iterdir() if entry.name not in classes]
   for label, name in enumerate(classes):
-    images = _image_files(root / base / name, left_out)
-    if not images:
-      raise MixerError(
-        f'{root / base / name}: no images, that is files ending in {" ".join(SUFFIXES)}; add some or remove the folder.'
-      )
+    images = _image_files(root / base / name, left_out, 'add some or remove the folder.')
     paths += images
     labels += [label] * len(images)
   order = np.random.default_rng(0).permutation(len(paths))
@@ -112,9 +97,7 @@ READERS = {'image_folder': read_image_folder, 'images': read_images}
 
 
 def _left_out(root: pathlib.Path, left_out: Sequence[str]) -> tuple[str, ...]:
-  if not left_out:
-    return ()
-  return (f'{root}: {len(left_out)} left out that are not images, such as {min(left_out)}',)
+  return (f'{root}: {len(left_out)} left out that are not images, such as {min(left_out)}',) if left_out else ()
 
 
 def _folders(path: pathlib.Path) -> list[str]:
@@ -133,7 +116,7 @@ def _find_folder(name: str, path: str, holds: str, data_dir: str | None) -> path
   return root
 
 
-def _image_files(folder: pathlib.Path, left_out: list[str]) -> list[str]:
+def _image_files(folder: pathlib.Path, left_out: list[str], way_out: str) -> list[str]:
   images = []
   for parent, folders, files in os.walk(folder):
     # Links are not followed, they could lead back up.
@@ -143,4 +126,6 @@ def _image_files(folder: pathlib.Path, left_out: list[str]) -> list[str]:
       keep = file.lower().endswith(SUFFIXES) and not file.startswith('.')
       (images if keep else left_out).append(os.path.join(parent, file))
     left_out += [os.path.join(parent, f) for f in skipped]
+  if not images:
+    raise MixerError(f'{folder}: no images, that is files ending in {" ".join(SUFFIXES)}; {way_out}')
   return sorted(images)

@@ -10,26 +10,14 @@ from mixer_jax.errors import MixerError
 
 
 def to_float(image: jax.Array) -> jax.Array:
-  """uint8 pixels as float32 in [0, 1].
-
-  Raises:
-    MixerError: the pixels are not uint8.
-  """
+  """uint8 pixels as float32 in [0, 1]; refuses pixels of another type."""
   if image.dtype != jnp.uint8:
     raise MixerError(f'images to be scaled by 1/255 must be uint8, got {image.dtype}; leave scaled images as they are')
   return image.astype(jnp.float32) / 255
 
 
 def normalize(image: jax.Array, mean: Sequence[float] | float, std: Sequence[float] | float) -> jax.Array:
-  """(image - mean) / std, channel by channel.
-
-  Args:
-    image: [..., channels].
-    mean, std: one number a channel, or one for all; in the units of the image.
-
-  Raises:
-    MixerError: a wrong number of channels, a number that is not finite, or a std that is not positive.
-  """
+  """(image - mean) / std of [..., channels]; mean and std are finite, std positive, one a channel or one for all."""
   channels = image.shape[-1]
   for name, value in (('mean', mean), ('std', std)):
     if np.shape(value) not in ((), (channels,)):

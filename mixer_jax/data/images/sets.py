@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mixer_jax import parts
 from mixer_jax.data import own
 from mixer_jax.data.examples import Arrays, Source, materialize
 from mixer_jax.data.images import archives, folder, tfds
@@ -32,19 +33,17 @@ def load(
       directory), 'images:PATH' (a folder of images without classes, by name; its split is `all`), 'tfds:NAME' (any data
       set of TFDS that has been prepared as ArrayRecord), or 'module:function': (split, *, data_dir=None) -> WANTED.
     split: as parse_split has it: 'train', 'train[:90%]', 'test[100:200]'.
-    image: (height, width, channels) of every example; see fit_image. Where the data have this shape already, they stay
-      as they are, and those in memory are offered as Source.arrays; others are resized when read.
+    image: (height, width, channels) of every example; images of another shape are resized when read, see fit_image.
     classes: how many classes the config expects.
-    crop_from: 0, or for files of images the side of the canvas on which each is kept with more than a crop of `image`
-      would have: an example then has `size`, see canvas.fit_canvas.
+    crop_from: 0, or the side of a canvas that keeps more of each image file than `image`: an example then has `size`,
+      see canvas.fit_canvas.
     data_dir: see data_root. Files are looked for in data_root/NAME. TFDS looks in data_root if this or MIXER_DATA_DIR
       is given, else in its own default (TFDS_DATA_DIR, ~/tensorflow_datasets).
 
   MNIST, Fashion-MNIST and CIFAR are read from their published files, and where there are none, from TFDS.
 
-  Raises:
-    MixerError: an unknown name or split, missing or damaged files, another number of classes, a function that gives
-      something else.
+  Refuses an unknown name or split, missing or damaged files, another number of classes, a function that gives something
+  else.
   """
   base = split_base(split)
   kind, _, rest = name.partition(':')
@@ -78,7 +77,7 @@ def _native(name: str, base: str, data_dir: str | None) -> Source:
   if name not in SOURCES and not own.is_function(name):
     known = [*SOURCES, *(form for form in own.FORMS if not form.startswith('csv'))]
     raise unknown('data set', name, known, 'or module:function of your own')
-  found = own.call(own.find(name, SOURCES), base, data_dir)
+  found = own.call(parts.find(name, SOURCES, 'data.name'), base, data_dir)
   if isinstance(found, Source):
     arrays, classes, notes = found.arrays, found.classes, found.notes
   elif isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], dict):
@@ -96,11 +95,7 @@ def _native(name: str, base: str, data_dir: str | None) -> Source:
 
 
 def _checked(name: str, arrays: Arrays, classes: int) -> Arrays:
-  """The arrays of a function, labels as int32.
-
-  Raises:
-    MixerError: others than WANTED, by the name of the function.
-  """
+  """The arrays of a function, labels as int32; refuses others than WANTED, by the name of the function."""
   found = {key: np.asarray(value) for key, value in arrays.items()}
   shapes = ', '.join(f'{key!r} {value.dtype} {list(value.shape)}' for key, value in found.items())
   if found.keys() != {'image', 'label'}:
@@ -161,8 +156,9 @@ def _published(name: str, read: Callable, split: str, *, data_dir: str | None = 
   if importlib.util.find_spec('tensorflow_datasets') and (builder := tfds.prepared(name, data_dir)):
     source = tfds.source(builder, name, split, data_dir)
     return materialize(source), source.classes
+  files = archives.FILES[name].format(split=split, idx=archives.IDX_PREFIX[split])
   raise MixerError(
-    f'{name}: no {archives.files_of(name, split)} in {root}, and no copy prepared by '
+    f'{name}: no {files} in {root}, and no copy prepared by '
     f'TFDS in {tfds.folder(data_dir) or "its default directory"}; put the files there, say where they are with '
     f'--data_dir or MIXER_DATA_DIR, or prepare them: {tfds.how_to_prepare(name, data_dir)}'
   )

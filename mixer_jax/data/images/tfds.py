@@ -18,7 +18,7 @@ def folder(data_dir: str | None) -> str | None:
 
 
 def how_to_prepare(name: str, data_dir: str | None) -> str:
-  """The command that does."""
+  """The command that prepares a data set."""
   where = f", data_dir='{folder(data_dir)}'" if folder(data_dir) else ''
   return (
     "pip install 'mixer-jax[tfds]' && python -c \"import tensorflow_datasets as tfds; "
@@ -41,10 +41,7 @@ def prepared(name: str, data_dir: str | None) -> Any:
 
 
 def read(name: str, base: str, data_dir: str | None) -> Source:
-  """The base split of a data set that has been prepared.
-
-  Raises MixerError where TFDS or the data set is missing, or has no images with class labels.
-  """
+  """The base split of a data set; refuses one that is not prepared, or has no images with class labels."""
   if not importlib.util.find_spec('tensorflow_datasets'):
     raise MixerError(f"tfds:{name}: TFDS is not installed; pip install 'mixer-jax[tfds]'.")
   builder = prepared(name, data_dir)

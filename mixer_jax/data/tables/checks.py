@@ -1,4 +1,4 @@
-"""What is worth knowing of a table before trusting a result: equal rows, columns that predict the label."""
+"""Checks of a table before its results are trusted: equal rows, columns that predict the label."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -11,10 +11,7 @@ from mixer_jax.data.tables.table import Table, rows_at_once
 
 
 def row_keys(table: Table, columns: Sequence[str]) -> list[bytes]:
-  """16 bytes a row, equal for rows that are equal in those columns: numbers by value, missing ones equal too.
-
-  A key takes little memory however wide the row, and is the same for a row of another table.
-  """
+  """16 bytes a row, the same in every table, equal for equal rows: numbers by value, missing ones equal too."""
   words: dict[str, int] = {}
 
   def bits(column: np.ndarray) -> np.ndarray:
@@ -33,10 +30,7 @@ def row_keys(table: Table, columns: Sequence[str]) -> list[bytes]:
 
 
 def shuffled_groups(keys: Sequence[bytes], seed: int) -> tuple[np.ndarray, np.ndarray]:
-  """An order of the rows in which equal ones stand together, groups shuffled, and where each group starts.
-
-  A part of the rows cut at such a start shares no row with the rest.
-  """
+  """An order of the rows in which equal ones stand together, groups shuffled, and where each group starts."""
   numbers: dict[bytes, int] = {}
   group = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
   place = np.random.default_rng(seed).permutation(len(numbers))[group]
@@ -45,10 +39,10 @@ def shuffled_groups(keys: Sequence[bytes], seed: int) -> tuple[np.ndarray, np.nd
 
 
 def single_column_accuracy(table: Table, schema: Schema, labels: np.ndarray) -> dict[str, float]:
-  """How well each column alone predicts the label on these rows.
+  """How well each column alone predicts the label of these rows.
 
-  A number by the majority class of a leaf of a small tree that saw the row, a category by that of the other rows which
-  have it: there may be a category for every few rows, and a tree would either pass over them or learn them by heart.
+  Numbers by a small tree trained on them, categories by the commonest label of the other rows with the same one: where
+  every few rows have a category of their own, a tree would either ignore them or learn them by heart.
   """
   from sklearn.tree import DecisionTreeClassifier
 
@@ -56,21 +50,18 @@ def single_column_accuracy(table: Table, schema: Schema, labels: np.ndarray) -> 
   rarest = int(np.unique(labels, return_counts=True)[1].min())  # a leaf may hold it and nothing else
   leaf = max(1, min(20, len(labels) // 20, rarest))
   tree = DecisionTreeClassifier(max_leaf_nodes=16, min_samples_leaf=leaf, random_state=0)
-  result = {}
-  for i, name in enumerate(schema.columns):
-    column = values[:, [i]]
-    result[name] = (
-      _majority_accuracy(column[:, 0], labels)
-      if name in schema.categories
-      else float(tree.fit(column, labels).score(column, labels))
-    )
-  return result
+  of_number = lambda column: float(tree.fit(column[:, None], labels).score(column[:, None], labels))
+  of_category = lambda column: _majority_accuracy(column, labels)
+  return {
+    name: (of_category if name in schema.categories else of_number)(column)
+    for name, column in zip(schema.columns, values.T, strict=True)
+  }
 
 
 def _majority_accuracy(values: np.ndarray, labels: np.ndarray) -> float:
   """The share of rows whose label is the commonest of the other rows with that value; a tie counts as wrong.
 
-  A row that has its value for itself is given the commonest label of all.
+  A row whose value is unique gets the commonest label of all.
   """
   commonest = np.bincount(labels).argmax()
   of_value = defaultdict(list)

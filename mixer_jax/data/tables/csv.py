@@ -15,8 +15,7 @@ OTHER_DELIMITERS = ';\t|'
 def read_header(path: str | Path) -> list[str]:
   """The names of the columns of a CSV file.
 
-  Raises:
-    MixerError: no file, an empty one, not text, a name twice or missing, another delimiter.
+  Refuses a missing or empty file, one that is not text, a name twice or missing, another delimiter.
   """
   path = Path(path)
   try:
@@ -47,7 +46,7 @@ def _delimited(path: str | Path, header: Sequence[str], delimiter: str) -> Mixer
 
 
 def wrong_delimiter(path: str | Path, header: Sequence[str], missing: Iterable[str]) -> MixerError | None:
-  """The error for a header that lacks columns because it is cut by something else than commas, if it seems so."""
+  """The error for a header that lacks columns since its delimiter is not a comma, if it seems so."""
   line, missing = ','.join(header), frozenset(missing)
   for delimiter in OTHER_DELIMITERS:
     if delimiter in line and not missing.isdisjoint(name.strip() for name in line.split(delimiter)):
@@ -68,19 +67,15 @@ def _reader(file: Iterable[str]) -> Iterator[list[str]]:
 
 
 def read_cells(path: str | Path) -> Iterator[tuple[int, dict[str, list[str]]]]:
-  """(number of the first row, columns of text), rows_at_once at a time; rows count from 1 below the header.
+  """(number of the first row, columns of text), rows_at_once at a time; row 1 is below the header.
 
-  Blank lines may end the file.
-
-  Raises:
-    MixerError: as read_header, a row with more or fewer cells than the header, a blank line above a row.
+  Blank lines may end the file. Refuses a row with more or fewer cells than the header, a blank line above a row.
   """
   header = read_header(path)
   most = rows_at_once(len(header))
+  in_columns = lambda rows: dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
   with Path(path).open(encoding='utf-8-sig', newline='') as file:
-    rows: list[list[str]] = []
-    number, blank = 0, None
-    reader = _reader(file)
+    rows, number, blank, reader = [], 0, None, _reader(file)
     next(reader)
     try:
       for row in reader:
@@ -88,32 +83,24 @@ def read_cells(path: str | Path) -> Iterator[tuple[int, dict[str, list[str]]]]:
           blank = blank or reader.line_num
           continue
         if blank:
-          raise _blank_line(path, blank, header)
+          empty = ', or write "" where its only cell is empty' if len(header) == 1 else ''
+          raise MixerError(f'{path}, line {blank}: the line is blank, but rows follow; take it out{empty}')
         number += 1
         if len(row) != len(header):
           raise MixerError(f'{path}, row {number}: {len(row)} cells, but the header has {len(header)}')
         rows.append(row)
         if len(rows) == most:
-          yield number - most + 1, dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
+          yield number - most + 1, in_columns(rows)
           rows = []
     except (UnicodeDecodeError, csv.Error) as error:
       quote = ' and close every quote' if isinstance(error, csv.Error) else ''
       raise MixerError(f'{path}, after row {number}: {error}; give a CSV file in UTF-8{quote}') from error
     if rows:
-      yield number - len(rows) + 1, dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
-
-
-def _blank_line(path: str | Path, line: int, header: Sequence[str]) -> MixerError:
-  empty = ', or write "" where its only cell is empty' if len(header) == 1 else ''
-  return MixerError(f'{path}, line {line}: the line is blank, but rows follow; take it out{empty}')
+      yield number - len(rows) + 1, in_columns(rows)
 
 
 def numbers(cells: Sequence[str], *, where: str, first: int, column: str) -> np.ndarray:
-  """Text -> float64, nan where a number is missing.
-
-  Raises:
-    MixerError: a cell that is not a number, or is infinite, by row and column.
-  """
+  """Text -> float64, nan where a number is missing; refuses text and infinite numbers, by row and column."""
   try:
     values = _floats(cells)
   except ValueError:
@@ -125,10 +112,9 @@ def numbers(cells: Sequence[str], *, where: str, first: int, column: str) -> np.
         ' the column among data.categorical'
       ) from None
     values = values.astype(np.float64)
-  if np.isinf(values).any():
-    bad = int(np.flatnonzero(np.isinf(values))[0])
+  if len(bad := np.flatnonzero(np.isinf(values))):
     raise MixerError(
-      f'{where}, row {first + bad}, column {column!r}: {cells[bad]!r} is infinite; fix it or leave it empty'
+      f'{where}, row {first + bad[0]}, column {column!r}: {cells[bad[0]]!r} is infinite; fix it or leave it empty'
     )
   return values
 
@@ -140,14 +126,9 @@ def _floats(cells: Sequence[str]) -> np.ndarray:
 
 
 def infer_categorical(path: str | Path, columns: Sequence[str]) -> list[str]:
-  """Which of the columns hold categories: those of which most cells are not numbers.
-
-  Raises:
-    MixerError: a column of numbers with some cells that are text, by the first such row.
-  """
-  texts = dict.fromkeys(columns, 0)
+  """The columns of which most cells are not numbers; refuses a column of numbers with some text, by its first row."""
+  texts, present = dict.fromkeys(columns, 0), dict.fromkeys(columns, 0)
   first_text: dict[str, tuple[int, str]] = {}
-  present = dict.fromkeys(columns, 0)
   for first, cells in read_cells(path):
     for name in columns:
       try:
@@ -183,15 +164,10 @@ def to_columns(cells: Mapping[str, list[str]], categorical: Sequence[str], *, wh
 
 
 def read_csv(path: str | Path, *, columns: Sequence[str], categorical: Sequence[str]) -> Table:
-  """The whole of some columns of a file, `categorical` of them as text.
-
-  Raises:
-    MixerError: what read_cells and numbers refuse, a missing column, a file without rows.
-  """
+  """Some columns of a whole file, `categorical` of them as text; refuses a missing column, a file without rows."""
   header = read_header(path)
   present = frozenset(header)
-  missing = [name for name in columns if name not in present]
-  if missing:
+  if missing := [name for name in columns if name not in present]:
     raise wrong_delimiter(path, header, missing) or MixerError(
       f'{path} has no column {some(map(repr, missing))}; it has {some(header)}'
     )

@@ -21,13 +21,7 @@ SHOWN = 12  # names in a line
 
 
 def report(schema: Schema, split: str, train: Table, heldout: dict[str, Table]) -> list[str]:
-  """The lines for a table.
-
-  Args:
-    split: the name of the training rows.
-    train: they, before any scaling.
-    heldout: the rows of the other splits, by name.
-  """
+  """The lines for a table: `train`, the rows of `split` before any scaling, and those of the other splits by name."""
   labels = schema.labels(train)
   return [
     *describe(schema, labels),
@@ -55,20 +49,14 @@ def describe(schema: Schema, labels: np.ndarray) -> list[str]:
 def copies(
   columns: tuple[str, ...], split: str, train: Table, labels: np.ndarray, heldout: dict[str, Table]
 ) -> list[str]:
-  """Rows that stand in a table more than once, or in training and elsewhere; compared by their columns, not the label.
-
-  Args:
-    split: the name of the training rows.
-    heldout: other tables by name.
-  """
+  """Rows that are there more than once, or in training and elsewhere; compared by their columns, not the label."""
   keys = checks.row_keys(train, columns)
   known = frozenset(keys)
   lines = []
   if len(known) < len(keys):
-    # Of rows that are equal, those whose label is not their commonest.
-    by_label = Counter(zip(keys, labels.tolist(), strict=True))
+    # Of equal rows, those whose label is not their commonest.
     commonest: dict[bytes, int] = {}
-    for (key, _), count in by_label.items():
+    for (key, _), count in Counter(zip(keys, labels.tolist(), strict=True)).items():
       commonest[key] = max(count, commonest.get(key, 0))
     odd = len(keys) - sum(commonest.values())
     lines.append(
@@ -76,8 +64,7 @@ def copies(
       + (f'; {odd:,} rows have another label than most of their copies' if odd else '')
     )
   for name, table in heldout.items():
-    seen = sum(key in known for key in checks.row_keys(table, columns))
-    if seen:
+    if seen := sum(key in known for key in checks.row_keys(table, columns)):
       lines.append(f'warning: {_share(seen, len(table))} of {name} stand in {split} too, by all but the label')
   return lines
 
@@ -93,31 +80,26 @@ def leaking_columns(schema: Schema, train: Table, labels: np.ndarray) -> list[st
     return []
   accuracy = checks.single_column_accuracy(train, schema, labels)
   found = [f'{name} ({value:.2%})' for name, value in accuracy.items() if 1 - value < LEFT * mistakes]
-  if not found:
-    return []
-  return [
+  return found and [
     f'warning: alone these tell the label of the training rows (the commonest class: {1 - mistakes:.2%}):'
     f' {some(found, SHOWN)}; drop with data.drop what is not known before the label'
   ]
 
 
 def row_numbers(schema: Schema, train: Table) -> list[str]:
-  """The columns that rise or fall from each row of the file to the next, and those of text that differ in every row."""
+  """The columns that only rise or only fall down the file, and those of text that differ in every row."""
   if len(train) < 20:  # where they may do so by chance
     return []
   order = np.argsort(train.numbers)
-  found = []
-  for name in schema.columns:
+
+  def names_rows(name):
     if name in schema.categories:
-      names_rows = len(schema.categories[name]) == len(train)
-    else:
-      steps = np.diff(train.columns[name][order])
-      names_rows = (steps > 0).all() or (steps < 0).all()
-    if names_rows:
-      found.append(name)
-  if not found:
-    return []
-  return [
+      return len(schema.categories[name]) == len(train)
+    steps = np.diff(train.columns[name][order])
+    return (steps > 0).all() or (steps < 0).all()
+
+  found = [name for name in schema.columns if names_rows(name)]
+  return found and [
     f'warning: these seem to number or to name the rows: {some(found, SHOWN)}; drop with data.drop what says'
     ' nothing else of a row'
   ]

@@ -16,22 +16,18 @@ QUANTILES = 256
 
 
 class Scaling(NamedTuple):
-  """What training rows teach, and what is made of it."""
+  """How a scaling is learnt from training rows, and applied."""
 
   fit: Callable[[np.ndarray], dict[str, Any]]
   scale: Callable[[np.ndarray, Mapping[str, Any]], np.ndarray]
 
 
 def find(name: str) -> Scaling:
-  """The scaling of that name, a key of SCALINGS or the user's own.
-
-  Raises:
-    MixerError: an unknown name, or of something else.
-  """
+  """The scaling of that name, a key of SCALINGS or the user's own; refuses what has no fit and scale."""
   found = parts.find(name, SCALINGS, 'data.scaling')()
   if not all(callable(getattr(found, method, None)) for method in Scaling._fields):
     raise MixerError(f'data.scaling is {name!r}, which lacks fit(values) or scale(values, statistics); give it both')
-  return Scaling(found.fit, found.scale)
+  return found
 
 
 def _fit_global(values: np.ndarray) -> dict:

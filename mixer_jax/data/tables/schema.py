@@ -24,27 +24,16 @@ def no_columns(where: str, label: str) -> MixerError:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schema:
-  """How the columns of a table become numbers; made by `fit`, kept as JSON.
+  """How the columns of a table become numbers; made by `fit`, kept as JSON."""
 
-  Attributes:
-    label: the column to predict.
-    classes: its values; their index is the label.
-    columns: the columns that are used, in the order in which a model sees them.
-    dropped: those that are there, but not used.
-    categories: of each categorical column the values of the training rows; number i + 1 is value i.
-    scaling: a key of SCALINGS.
-    statistics: what the scaling learnt, by name, a list with one entry a column.
-    fill: what stands for a missing number, by column: the median of the training rows.
-  """
-
-  label: str
-  classes: tuple[str, ...]
-  columns: tuple[str, ...]
+  label: str  # the column to predict
+  classes: tuple[str, ...]  # its values; their index is the label
+  columns: tuple[str, ...]  # those that are used, in the order in which a model sees them
   dropped: tuple[str, ...]
-  categories: dict[str, tuple[str, ...]]
-  scaling: str
-  statistics: dict[str, list]
-  fill: dict[str, float]
+  categories: dict[str, tuple[str, ...]]  # values of each categorical column in training; number i + 1 is value i
+  scaling: str  # a key of SCALINGS, or module:name
+  statistics: dict[str, list]  # what the scaling learnt, by name, a list with one entry a column
+  fill: dict[str, float]  # what stands for a missing number, by column: the median of the training rows
 
   def to_json(self) -> dict[str, Any]:
     return dataclasses.asdict(self)
@@ -60,9 +49,8 @@ class Schema:
 
   def check_columns(self, where: str | Path, names: Iterable[str]) -> None:
     """Refuses a table that lacks a column, or has one that the training rows had not; their order is free."""
-    names, allowed = list(names), {*self.columns, *self.dropped, self.label}
-    present = frozenset(names)
-    missing = [name for name in self.columns if name not in present]
+    names, allowed = dict.fromkeys(names), {*self.columns, *self.dropped, self.label}
+    missing = [name for name in self.columns if name not in names]
     extra = [name for name in names if name not in allowed]
     if missing or extra:
       raise wrong_delimiter(where, names, missing) or MixerError(
@@ -73,8 +61,7 @@ class Schema:
   def arrays(self, table: Table) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """(features, categories), and how often a cell had no value of its own: {'COLUMN: unknown' or 'missing': n}.
 
-    Raises:
-      MixerError: a number so far from those of the training rows that, scaled, it is no float32.
+    Refuses a number so far from those of the training rows that its scaled value overflows float32.
     """
     values, codes, counts = raw_values(table, self.columns, self.categories, self.fill)
     with np.errstate(over='ignore', invalid='ignore'):
@@ -85,11 +72,7 @@ class Schema:
     return {'features': features, 'categories': codes}, counts
 
   def labels(self, table: Table) -> np.ndarray:
-    """int32 [rows].
-
-    Raises:
-      MixerError: a label that no training row has, by row.
-    """
+    """int32 [rows]; refuses a label that no training row has, by row."""
     known = {value: k for k, value in enumerate(self.classes)}
     labels = [known.get(value) for value in label_text(table, self.label)]
     if None in labels:
@@ -115,22 +98,17 @@ def _label(cell: str) -> str:
 
 
 def sorted_classes(labels: Iterable[str]) -> tuple[str, ...]:
-  """The values of a label, by number where all are whole numbers, else by the alphabet."""
+  """The values of a label, in numerical order where all are whole numbers, else in alphabetical."""
   values = set(labels)
-  whole = all(map(WHOLE.fullmatch, values))
-  return tuple(sorted(values, key=int if whole else str))
+  return tuple(sorted(values, key=int if all(map(WHOLE.fullmatch, values)) else str))
 
 
 def fit(
   table: Table, *, label: str, dropped: Sequence[str], categorical: Sequence[str], scaling: str, column_order: int = 0
 ) -> Schema:
-  """The schema of training rows.
+  """The schema of training rows; a column_order other than 0, for that of the file, is the seed of a random one.
 
-  Args:
-    column_order: 0 leaves the columns in the file's order; another number is the seed of a random one.
-
-  Raises:
-    MixerError: an unknown scaling, no columns left, labels that are missing, all the same or mostly different.
+  Refuses an unknown scaling, no columns left, labels that are missing, all the same or mostly different.
   """
   learn = scalings.find(scaling).fit
   unused = {label, *dropped}
@@ -140,8 +118,7 @@ def fit(
   if column_order:
     columns = tuple(columns[i] for i in np.random.default_rng(column_order).permutation(len(columns)))
   labels = label_text(table, label)
-  empty = [i for i, text in enumerate(labels) if text.strip().lower() in MISSING]
-  if empty:
+  if empty := [i for i, text in enumerate(labels) if text.strip().lower() in MISSING]:
     row = table.numbers[empty[0]]
     raise MixerError(f'{table.where}, row {row}: the label {label!r} is missing; fix it or leave the row out')
   classes = sorted_classes(labels)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mixer_jax import parts
 from mixer_jax.data import own
 from mixer_jax.data.splits import data_root, parse_split, split_base
 from mixer_jax.data.tables import checks, csv
@@ -64,9 +65,8 @@ def load(
 ) -> Table:  # fmt: skip
   """The columns of a split: the features in their order, then the label, as text.
 
-  A part such as train[:80%] is cut from the rows in a fixed random order in which equal rows stand together, and never
-  between equal ones: no row of one part is a copy of a row of another. Parts are joined by +, as in
-  train[:20%]+train[40%:].
+  A part such as train[:80%] is cut from the rows in a fixed random order, and never between equal ones: no row of one
+  part is a copy of a row of another. Parts are joined by +, as in train[:20%]+train[40%:].
 
   Args:
     name: `breast_cancer` (bundled with scikit-learn), a key of KNOWN, `csv:PATH`: a file, whose only split is `train`,
@@ -76,32 +76,31 @@ def load(
     categorical: columns of text; None takes those of which most cells are not numbers.
     schema: that of the training rows. The split must have their columns, and those of text are theirs.
 
-  Raises:
-    MixerError: no such table, split or column; a column known to give the label away that is not dropped; a part
-      without rows.
+  Refuses an unknown table, split or column, one known to give the label away that is not dropped, a part without rows.
   """
-  settings = {'label': label, 'drop': tuple(drop), 'categorical': categorical, 'data_dir': data_dir, 'schema': schema}
-  parts = [_part(name, part, **settings) for part in split.split('+')]
-  return parts[0] if len(parts) == 1 else concatenate(parts)
+  tables = [_part(name, part, label, tuple(drop), categorical, data_dir, schema) for part in split.split('+')]
+  return tables[0] if len(tables) == 1 else concatenate(tables)
 
 
-def _part(name: str, split: str, *, label, drop, categorical, data_dir, schema) -> Table:
+def _part(name: str, split: str, label, drop, categorical, data_dir, schema) -> Table:
   base = split_base(split)
   if name in KNOWN or name.startswith('csv:'):
     path = _find(name, base, data_dir)
     where, header = path, csv.read_header(path)
     file = path, path.stat().st_mtime_ns, path.stat().st_size
   else:
-    rows = _rows(own.find(name, FUNCTIONS), name, base, data_dir)
+    rows = _rows(parts.find(name, FUNCTIONS, 'data.name'), name, base, data_dir)
     where, header, file = rows.where, list(rows.columns), None
   if schema is None:
-    _check_names(name, where, header, drop, categorical or ())
+    leaks = KNOWN[name].leaks if name in KNOWN else ()  # only some copies of a known table have these
+    for what, columns in (('data.drop', drop), ('data.categorical', categorical or ())):
+      if unknown_columns := [column for column in columns if column not in header and column not in leaks]:
+        raise _unknown_column(f'column of {what}', unknown_columns[0], where, header)
   else:
     schema.check_columns(where, header)
+    categorical = tuple(schema.categories)
   if label not in header:
     raise _unknown_column(f'column of {where}', label, where, header)
-  if schema is not None:
-    categorical = tuple(schema.categories)
   if file:
     categorical = _infer(*file, label, drop) if categorical is None else categorical
     table, groups = _read(name, *file, label, drop, tuple(sorted(categorical)))
@@ -133,16 +132,6 @@ def _unknown_column(kind: str, column: str, where: str | Path, header: Sequence[
   return csv.wrong_delimiter(where, header, [column]) or unknown(kind, column, header)
 
 
-def _check_names(
-  name: str, where: str | Path, header: Sequence[str], drop: Sequence[str], categorical: Sequence[str]
-) -> None:
-  for what, columns in (('data.drop', drop), ('data.categorical', categorical)):
-    for column in columns:
-      # Only some copies of a known table have the columns that give its label away.
-      if column not in header and not (name in KNOWN and column in KNOWN[name].leaks):
-        raise _unknown_column(f'column of {what}', column, where, header)
-
-
 # ---- files
 
 
@@ -158,9 +147,8 @@ def _find(name: str, base: str, data_dir: str | None) -> Path:
     if place.is_file() and base != 'train':
       raise unknown(f'split of the file {place}', base, ['train'])
     paths = [place if place.is_file() else place / f'{base}.csv']
-  for path in paths:
-    if path.is_file():
-      return path
+  if found := next(filter(Path.is_file, paths), None):
+    return found
   raise MixerError(
     f'{name}: no {" nor ".join(map(str, paths))}; put it there, or say where it is with --data_dir or MIXER_DATA_DIR'
   )
@@ -179,8 +167,7 @@ def _read(
   """The rows, and a function that gives their groups; kept, unless the file changes."""
   unused = {label, *drop}
   used = [column for column in csv.read_header(path) if column not in unused]
-  given_away = [column for column in used if name in KNOWN and column in KNOWN[name].leaks]
-  if given_away:
+  if given_away := [column for column in used if name in KNOWN and column in KNOWN[name].leaks]:
     raise MixerError(f'{name}: {", ".join(given_away)} gives the label away; put it into data.drop')
   return _grouped(csv.read_csv(path, columns=[*used, label], categorical=[*categorical, label]), label)
 
@@ -197,11 +184,7 @@ def _grouped(table: Table, label: str) -> tuple[Table, Callable]:
 
 @functools.lru_cache(maxsize=4)
 def _rows(function: Callable, name: str, base: str, data_dir: str | None) -> Table:
-  """What a function gives, as a table of NumPy's columns of any kind.
-
-  Raises:
-    MixerError: no columns, columns of several lengths or dimensions, no rows, by the name of the function.
-  """
+  """What a function gives, as a table of NumPy's columns of any kind; refuses what is no table, by its name."""
   found = own.call(function, base, data_dir)
   names = found if isinstance(found, Mapping) else getattr(found, 'columns', None)
   if names is None:

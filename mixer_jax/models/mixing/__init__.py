@@ -37,14 +37,7 @@ TOKEN_MLP = {'name': 'token_mlp', 'hidden': 0}  # the paper's; a Mixer sets how 
 
 
 def make(settings: Mapping[str, Any] | str, **context: Any) -> nnx.Module:
-  """The mixing layer that settings['name'] names.
-
-  Args:
-    context: everything of MIXINGS.context.
-
-  Raises:
-    MixerError: an unknown name, one that is not an nnx.Module, a wrong setting.
-  """
+  """The mixing layer that settings['name'] names; `context` is everything of MIXINGS.context."""
   return parts.named(MIXINGS, settings, 'model.mixing', **context)
 
 
@@ -60,15 +53,14 @@ def _name(settings: Any) -> Any:
 def with_hidden(
   settings: Mapping[str, Any] | str, hidden: int, *, key: str, value: float, unused: float
 ) -> Mapping[str, Any] | str:
-  """The settings of a Mixer's mixing layer, where the model and not `mixing` says how wide the paper's MLP is.
+  """The settings of a Mixer's mixing layer, where the model, not `mixing`, sets the width of the paper's MLP.
 
   Args:
     hidden: the width of its hidden layer.
-    key, value: the model's setting that says so, and what it is.
+    key, value: the model's setting of that width.
     unused: what it must be with any other mixing layer.
 
-  Raises:
-    MixerError: a width below 1, the width said twice, or said for a layer that has none.
+  Refuses a width below 1, a width that is set twice, or for a layer that has none.
   """
   name = _name(settings)
   if not is_token_mlp(settings):

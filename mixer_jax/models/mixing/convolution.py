@@ -16,14 +16,10 @@ from mixer_jax.models.ops.convolution import Convolution, check_odd, same
 class Cnn(nnx.Module):
   """`cnn`: a convolution over the width, with the tokens as channels.
 
-  The three variants below differ in two ways: `plane` sees the width, and the tokens, as a square and convolves in two
-  dimensions; `flipped` adds a second convolution, over the tokens with the width as channels.
+  Of the variants below, `plane` sees the width, and the tokens, as a square and convolves in two dimensions; `flipped`
+  adds a second convolution, over the tokens with the width as channels.
 
-  Args:
-    kernel: side of the convolutions, odd.
-
-  Raises:
-    MixerError: an even kernel; with `plane` a width that is not a square; with both also a grid that is not.
+  Refuses an even kernel; with `plane` a width that is not a square; with both also a grid that is not.
   """
 
   plane, flipped = False, False

@@ -14,11 +14,7 @@ from mixer_jax.models.mixer import MlpBlock
 
 
 class TokenMlp(MlpBlock):
-  """The token-mixing MLP of the paper (arXiv 2105.01601), the same for every channel.
-
-  Args:
-    hidden: width of its hidden layer; in a Mixer the model's own setting says it.
-  """
+  """The token-mixing MLP of the paper (arXiv 2105.01601), the same for every channel; a Mixer sets `hidden` itself."""
 
   def __init__(
     self, *, grid: tuple[int, int], width: int, hidden: int = 0, activation: Callable = layers.exact_gelu,

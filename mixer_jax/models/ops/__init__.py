@@ -1,1 +1,1 @@
-"""Operations that XLA does slowly, written so that it does them fast; each file says what for and by how much."""
+"""Operations that XLA runs slowly, rewritten to be fast; each file says where and by how much."""

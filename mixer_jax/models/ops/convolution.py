@@ -57,7 +57,7 @@ def check_odd(kernel: int, key: str = 'model.kernel') -> None:
 def convolve(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:
   """x [batch, height, width, inputs], kernel [rows, columns, inputs, outputs] -> [batch, height', width', outputs].
 
-  As everywhere in deep learning a correlation: the kernel is not turned round.
+  A correlation, as usual in deep learning: the kernel is not flipped.
   """
   return jax.lax.platform_dependent(x, kernel, cpu=_on_cpu(padding), default=_library(padding))
 
@@ -129,7 +129,7 @@ def _joined(parts):
 
 
 def _turned(kernel):
-  """The kernel of the way back: turned round, outputs for inputs."""
+  """The kernel of the backward pass: flipped, with inputs and outputs swapped."""
   return kernel[::-1, ::-1].swapaxes(2, 3)
 
 

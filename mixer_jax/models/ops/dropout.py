@@ -21,10 +21,8 @@ def dropout(x: jax.Array, rate: float, *, key: jax.Array) -> jax.Array:
 def stochastic_depth(branch: jax.Array, rate: float | jax.Array, *, rescale: bool, key: jax.Array) -> jax.Array:
   """Drops the whole residual branch of an example with probability `rate` (Huang et al. 2016, arXiv 1603.09382).
 
-  Args:
-    branch: [tokens, batch, channels].
-    rescale: divide kept branches by the probability of keeping, as timm does, so that training and evaluation
-      agree in expectation; the original Mixer does not.
+  `branch` is [tokens, batch, channels]. `rescale` divides kept branches by the probability of keeping, as timm does, so
+  that training and evaluation agree in expectation; the original Mixer does not.
   """
   keep = jax.random.bernoulli(key, 1 - rate, (1, branch.shape[1], 1))
   return jnp.where(keep, branch / (1 - rate) if rescale else branch, 0).astype(branch.dtype)

@@ -1,4 +1,4 @@
-"""LayerNorm over the tokens, with its gradient by hand: nnx.LayerNorm over this axis is 80 times slower on a CPU."""
+"""LayerNorm over the tokens, with its gradient by hand."""
 
 import jax
 import jax.numpy as jnp

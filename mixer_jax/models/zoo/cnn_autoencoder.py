@@ -14,10 +14,11 @@ from flax import nnx
 
 from mixer_jax.errors import MixerError
 from mixer_jax.models import layers
+from mixer_jax.models.autoencoder import Autoencoder
 from mixer_jax.models.ops.convolution import Convolution, check_odd, same
 
 
-class CnnAutoencoder(nnx.Module):
+class CnnAutoencoder(Autoencoder):
   """Convolutions without padding, ReLU after each, a linear layer to the code; mirrored by transposed convolutions.
 
   Args:
@@ -26,8 +27,7 @@ class CnnAutoencoder(nnx.Module):
     kernel: their side.
     code: how many numbers an image becomes.
 
-  Raises:
-    MixerError: a size below 1, an image that the convolutions leave nothing of.
+  Refuses a size below 1, an image that the convolutions leave nothing of.
   """
 
   def __init__(
@@ -57,10 +57,9 @@ class CnnAutoencoder(nnx.Module):
   def encode(self, image: jax.Array) -> jax.Array:
     """[batch, height, width, channels] -> [batch, code]."""
     layers.check_image(self.image, image)
-    x = image
     for layer in self.encoder:
-      x = jax.nn.relu(layer(x))
-    return self.to_code(x.reshape(len(x), -1))
+      image = jax.nn.relu(layer(image))
+    return self.to_code(image.reshape(len(image), -1))
 
   def decode(self, code: jax.Array) -> jax.Array:
     """[batch, code] -> [batch, height, width, channels], not bounded."""
@@ -68,10 +67,6 @@ class CnnAutoencoder(nnx.Module):
     for number, layer in enumerate(self.decoder):
       x = layer(jax.nn.relu(x) if number else x)
     return x
-
-  def __call__(self, image: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-    """The image again; `rngs` is not needed."""
-    return self.decode(self.encode(image))
 
 
 class Down(NamedTuple):
@@ -91,11 +86,7 @@ class Conv(NamedTuple):
 def read_script(script: str, image: tuple[int, int, int]) -> list[Down | Conv]:
   """'ch=32|down4|ch/2' -> layers. `ch=N`, `ch*N`, `ch/N`: a convolution to so many channels; `downN`; `scl=N`.
 
-  Args:
-    image: (height, width, channels).
-
-  Raises:
-    MixerError: the first word that cannot be read, that does not fit what is before it or does nothing.
+  Refuses the first word that cannot be read, that does not fit what is before it or does nothing.
   """
   layers_, skips = [], 0
   height, width, channels = image
@@ -146,7 +137,7 @@ class ScriptedConv(nnx.Module):
     return x + y if x.shape == y.shape else y
 
 
-class ScriptedAutoencoder(nnx.Module):
+class ScriptedAutoencoder(Autoencoder):
   """Convolutions and pixel-unshuffles as a script says, see read_script; the decoder mirrors them.
 
   The code is the last image, flattened: [batch, height' x width' x channels']. No activation after the last layer of
@@ -157,9 +148,6 @@ class ScriptedAutoencoder(nnx.Module):
     image: (height, width, channels).
     script: such as 'ch=32|down4|ch/2|ch/2|ch/2|ch*1|ch*1|ch=1'.
     kernel: side of the convolutions, odd.
-
-  Raises:
-    MixerError: an even kernel, and what read_script refuses.
   """
 
   def __init__(self, *, image: tuple[int, int, int], script: str, kernel: int = 3, rngs: nnx.Rngs):
@@ -200,7 +188,3 @@ class ScriptedAutoencoder(nnx.Module):
       else:
         x = layer(x)
     return x
-
-  def __call__(self, image: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-    """The image again; `rngs` is not needed."""
-    return self.decode(self.encode(image))
