@@ -321,7 +321,7 @@ def test_a_run_that_cannot_learn_is_told_of(tmp_path, capfd):
   assert 'figures/watch.png' in out.splitlines()[-1]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_that_learns_is_not_told_of_and_the_rest_of_it_is_as_without_a_watch(tmp_path, capfd):
   """The numbers that the step gives are compared as text: on the CPU of the tests they are the same bits."""
   for name, on in (('on', ON), ('off', {})):
