@@ -266,7 +266,7 @@ def test_the_checkpoint_of_another_model(run, tmp_path, refused):
 def test_data_of_other_classes(run, tmp_path, refused):
   shutil.copytree(run, tmp_path / 'run')
   (tmp_path / 'run' / 'labels.json').write_text(json.dumps(list('0123456798')))
-  parts = ["class 8 is '9' in the run", "'8' in the data"]
+  parts = ["class 8 is '9' in the run", "'8' in these data"]
   refused('train', DIGITS, *SMALL, f'--workdir={tmp_path}/run', parts=parts)
   refused('evaluate', f'--workdir={tmp_path}/run', parts=parts)
 
