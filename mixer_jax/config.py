@@ -1,7 +1,7 @@
 """Configs in: a Python file, or the name of a bundled one, and what the command line sets -> a dict.
 
 What keys there are, and what those have that a config leaves out, only the parts that it names can say: see
-training/settings.py.
+training/settings.py. Hence the flags are read here: those of ml_collections set only keys that a file already has.
 """
 
 import ast

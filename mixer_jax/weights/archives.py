@@ -2,7 +2,8 @@
 
 A file is opened to a list of the arrays that it announces, by name. Each is read when it is asked for, so that names
 and shapes can be looked at first, and no more bytes are read than its shape has. NumPy's objects are refused. PyTorch's
-files are read by torch, where it is installed, and hold tensors alone.
+files are read by torch, where it is installed, and hold tensors alone. numpy.load is not used since it reads an array
+before its header can be judged, and safetensors.numpy since it has no bfloat16.
 """
 
 import contextlib

@@ -1,5 +1,7 @@
 """The published files of MNIST and CIFAR: IDX, and CIFAR's layouts in binary and in Python's pickles.
 
+Ours, since TFDS, the library that reads them, needs TensorFlow to prepare them.
+
 A pickle can run any code. CIFAR's are opened only where they are the published files, by their checksums.
 """
 

@@ -1,4 +1,8 @@
-"""CSV files -> tables: numbers as float64, categories as text."""
+"""CSV files -> tables: numbers as float64, categories as text.
+
+Python's csv cuts the lines. The rest is ours, and not a data frame's, so that every refusal names row and column, no
+cell changes its kind silently, and a file of any length is read a few rows at a time.
+"""
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
