@@ -8,6 +8,7 @@ import optax.contrib
 import pytest
 from flax import nnx
 
+from mixer_jax import parts
 from mixer_jax.errors import MixerError
 from mixer_jax.models.mixer import MlpMixer
 from mixer_jax.optim import optimizers
@@ -322,3 +323,27 @@ def test_who_cannot_give_the_gradient_twice_is_told_so(given):
   state = optimizer.init(params)
   with pytest.raises(MixerError, match='takes the gradient twice'):
     optimizer.update(params, state, params if given else None)
+
+
+def test_the_defaults_are_the_published_ones():
+  """None for rho, which every paper tunes."""
+  found = {
+    name: {key: p.default for key, p in parts.parameters(sams.SAMS[name]).items() if p.default is not p.empty}
+    for name in sams.SAMS
+  }
+  both = {'sync': True, 'has_loss': False}
+  sparse = {'sparsity': 0.5, 'refresh': 100, **both}
+  assert found == {
+    'sam': both, 'asam': {'eta': 0.01, **both}, 'gsam': {'rho_min': 0.0, 'alpha': 0.2, **both}, 'fisher_sam': sparse,
+    'dynamic_sam': {**sparse, 'drop': 0.5}, 'look_sam': {'every': 5, 'alpha': 0.7, **both},
+  }  # fmt: skip
+
+
+def test_an_update_that_lacks_its_gradient_or_its_parameters():
+  params = {'kernel': jnp.ones(3)}
+  optimizer = sams.sam(optax.sgd(0.1), rho=0.1)
+  state = optimizer.init(params)
+  with pytest.raises(MixerError, match='got no grad_fn'):
+    optimizer.update(params, state, params)
+  with pytest.raises(MixerError, match='got no params'):
+    optimizer.update(params, state, grad_fn=lambda params, i: params)
