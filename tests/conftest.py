@@ -1,6 +1,7 @@
 """What must stand in the environment before anything imports jax; the order of files; commands in this process."""
 
 import atexit
+import gc
 import importlib
 import os
 import shutil
@@ -28,15 +29,23 @@ os.environ.setdefault('PYTHONWARNINGS', 'ignore:Error reading persistent compila
 
 # The files that take longest, in that order: each goes to one worker as a whole, so none may be the last to start.
 LONGEST = (
-  'test_commands_convert.py', 'test_commands_autoencoder.py', 'test_configs.py', 'test_commands_analyze.py',
-  'test_resume.py', 'test_own_parts.py', 'test_mesh.py', 'test_watch.py', 'test_keys.py', 'test_step.py',
-  'test_distributed.py', 'test_commands_export.py', 'test_sam_step.py', 'test_commands_mistakes.py',
+  'test_commands_convert.py', 'test_commands_autoencoder.py', 'test_resume.py', 'test_configs.py', 'test_own_parts.py',
+  'test_commands_analyze.py', 'test_mesh.py', 'test_sam_step.py', 'test_autoencoder.py', 'test_keys.py', 'test_sam.py',
+  'test_commands.py', 'test_checkpoints.py', 'test_distributed.py', 'test_commands_export.py', 'test_watch.py',
 )  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
   order = {name: i for i, name in enumerate(LONGEST)}
   items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def left_alone():
+  """What a file leaves behind, millions of objects of jax, is no more looked at by the garbage collector."""
+  yield
+  gc.collect()
+  gc.freeze()
 
 
 @pytest.fixture(autouse=True)

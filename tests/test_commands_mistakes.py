@@ -207,6 +207,7 @@ def small_disk(tmp_path):
   subprocess.run(['umount', folder], check=True)
 
 
+@pytest.mark.slow
 def test_no_space_left(small_disk):
   result = process('train', DIGITS, *SMALL, f'--workdir={small_disk}/run')
   assert result.returncode == 1

@@ -257,7 +257,12 @@ def base(digits):
 
 
 @pytest.mark.parametrize(
-  'measure, key', [pytest.param(m, key, id=f'{m.__name__}-{key}') for m, keys in CHANGES.items() for key in keys]
+  'measure, key',
+  [
+    pytest.param(m, key, id=f'{m.__name__}-{key}', marks=pytest.mark.slow if m is after_three_steps else ())
+    for m, keys in CHANGES.items()
+    for key in keys
+  ],
 )
 def test_a_key_changes_the_result(measure, key, load, digits, base):
   config = load('digits', '', *BASE)

@@ -107,7 +107,7 @@ def test_a_feed_refuses_more_steps_than_it_holds():
     make_loader().train(0, loader.CHUNK + 1)
 
 
-@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_streamed_feeds_are_the_same_from_any_step(workers):
   streamed = make_loader(resident_mib=0.0, workers=workers)
   assert not streamed.resident and streamed.chunk == 1

@@ -134,6 +134,7 @@ def assert_arrays(folder, a, b, **tolerance):
         assert x[name].tobytes() == y[name].tobytes(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('layout', LAYOUTS[4].split(','))
 def test_the_same_losses_as_on_one_device(layout, folder):
   one, many = read(folder, '1x1'), read(folder, layout)
@@ -143,6 +144,7 @@ def test_the_same_losses_as_on_one_device(layout, folder):
   assert many['test'] == pytest.approx(one['test'], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_parameters_are_cut_along_fsdp_and_only_there(folder):
   for layout in LAYOUTS[4].split(','):
     fsdp = int(layout.split('x')[1])
@@ -155,6 +157,7 @@ def test_parameters_are_cut_along_fsdp_and_only_there(folder):
     assert sum(kind in name for name in cut) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('layout', ['1x1', '1x4', '4x1'])
 def test_a_checkpoint_opens_on_any_mesh_bit_for_bit(layout, folder):
   assert_arrays(folder, '2x2', f'2x2_on_{layout}')
@@ -164,6 +167,7 @@ def test_a_checkpoint_opens_on_any_mesh_bit_for_bit(layout, folder):
     assert here['shards'] == read(folder, layout)['shards']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('layout', ['1x1', '4x1'])
 def test_accumulation_is_the_same_update(layout, folder):
   assert_arrays(folder, '1x1_in_1', f'{layout}_in_4', rtol=1e-4, atol=1e-6)
