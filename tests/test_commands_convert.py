@@ -94,7 +94,7 @@ def test_a_new_run_begins_with_the_arrays(run_command, pretrained, tmp_path):
 
 @pytest.mark.parametrize('change', [
   pytest.param(('--config.ema=0.9',), marks=pytest.mark.nightly),
-  pytest.param(('--config.model.scan=True',), marks=pytest.mark.slow),
+  pytest.param(('--config.model.scan=True',), marks=pytest.mark.nightly),
   pytest.param((f'--config.optimizer={SCHEDULE_FREE}', '--config.ema=0'), marks=pytest.mark.nightly),
 ], ids=['average', 'stacked', 'schedule_free'])  # fmt: skip
 def test_averages_and_stacks_begin_with_the_arrays_too(change, run_command, pretrained, tmp_path):

@@ -102,6 +102,7 @@ def test_rows(run_command, tmp_path):
     np.testing.assert_allclose(found['probabilities'], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.nightly
 def test_an_autoencoder(run_command, tmp_path):
   workdir, artefact = tmp_path / 'run', tmp_path / 'codes'
   config = f'--config={ROOT}/configs/digits_autoencoder.py'

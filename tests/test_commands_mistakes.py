@@ -186,6 +186,7 @@ def test_a_workdir_that_may_not_be_written(tmp_path, refused, monkeypatch):
   assert not list(locked.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path('/dev/full').exists(), reason='no /dev/full')
 def test_no_space_for_the_log(tmp_path):
   (tmp_path / 'metrics.jsonl').symlink_to('/dev/full')

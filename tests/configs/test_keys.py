@@ -259,7 +259,7 @@ def base(digits):
 @pytest.mark.parametrize(
   'measure, key',
   [
-    pytest.param(m, key, id=f'{m.__name__}-{key}', marks=pytest.mark.slow if m is after_three_steps else ())
+    pytest.param(m, key, id=f'{m.__name__}-{key}', marks=pytest.mark.nightly if m is after_three_steps else ())
     for m, keys in CHANGES.items()
     for key in keys
   ],

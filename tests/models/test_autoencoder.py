@@ -120,7 +120,8 @@ def reference(model, image):
 
 
 @pytest.mark.parametrize('mixing, encoder_gelu, output_gelu', [
-  ('cnn', False, True), ('cnnf', True, False), ('cnn2d', True, True), ('cnn2df', False, False), ('mlp', False, True)
+  ('cnn', False, True), ('cnn2df', False, False), ('mlp', False, True),
+  pytest.param('cnnf', True, False, marks=pytest.mark.slow), pytest.param('cnn2d', True, True, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_the_whole_layer_by_layer(mixing, encoder_gelu, output_gelu):
   """With as many numbers in a patch as the first layer is wide, so that the last one has a residual connection too."""
