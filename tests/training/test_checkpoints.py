@@ -66,21 +66,9 @@ def steps_on_disk(folder):
 
 
 ODD = [
-  'run[1]', 'run[!a]*?', 'a\\b', ' of spaces ', '{a,b}', '~', '$HOME', '%41', '#?x=1', 'gs:x', 'größe, 数', 'a\nb\t\x7f',
-]  # fmt: skip
-  'run[1]',
-  'run[!a]*?',
-  'a\\b',
-  ' of spaces ',
-  '{a,b}',
-  '~',
-  '$HOME',
-  '%41',
-  '#?x=1',
-  'gs:x',
-  'größe, 数',
+  'run[1]', 'run[!a]*?', 'a\\b', ' of spaces ', '{a,b}', '~', '$HOME', '%41', '#?x=1', 'gs:x', 'größe, 数',
   'a\nb\t\x7f',
-]
+]  # fmt: skip
 ODD += [''.join(map(chr, part)) for part in (range(1, 47), range(48, 128))]
 
 
