@@ -87,7 +87,7 @@ def test_help_of_the_study_is_fast_and_needs_no_jax():
 
 
 @pytest.mark.parametrize(
-  'name', [name if name == 'digits' else pytest.param(name, marks=pytest.mark.slow) for name in RUNS]
+  'name', [name if name == 'digits' else pytest.param(name, marks=pytest.mark.nightly) for name in RUNS]
 )
 def test_every_kind_of_run(name, runs, analyzed):
   printed, written = analyzed(runs(name))
@@ -107,6 +107,7 @@ def test_every_kind_of_run(name, runs, analyzed):
       assert picture.width > 600 and np.asarray(picture.convert('L')).std() > 10
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_evaluate_where_training_adds_nothing(run_command, runs, analyzed, capsys):
   workdir = runs('breast_cancer')
   printed, _ = analyzed(workdir, '--split=test', '--examples=100000', '--checkpoint=2')
@@ -124,7 +125,7 @@ def test_raw_parameters(runs, analyzed):
   assert raw['averaged'] is False and raw['loss'] != averaged['loss'] and raw['trace'] != averaged['trace']
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_many_devices_give_the_same_numbers(runs, analyzed):
   one, _ = analyzed(runs('digits'))
   environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)}

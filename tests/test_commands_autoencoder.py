@@ -10,6 +10,8 @@ from PIL import Image
 
 import mixer_jax
 from mixer_jax.data.images import sets
+from mixer_jax.errors import MixerError
+from mixer_jax.inference import encode
 from mixer_jax.training import restore
 
 CONFIGS = Path(mixer_jax.__file__).parents[1] / 'configs'
@@ -32,8 +34,12 @@ def run(run_command, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def model(run):
-  restored = restore.restore(run)
+def restored(run):
+  return restore.restore(run)
+
+
+@pytest.fixture(scope='module')
+def model(restored):
   model = restored.experiment.init_model()
   nnx.update(model, restored.params)
   return model
@@ -141,19 +147,25 @@ def test_codes_that_are_none(codes, parts, run, tmp_path, refused):
   assert not output.exists()
 
 
-def test_files_that_hold_no_codes(run, scans, tmp_path, refused):
+def test_files_that_hold_no_codes(restored, run, scans, tmp_path, refused):
   output = tmp_path / 'out'
-  decode = lambda *names: ('predict', f'--workdir={run}', '--input', *names, f'--output={output}', '--decode')
+  arguments = ('predict', f'--workdir={run}', '--input', scans / '0' / '000.png', f'--output={output}', '--decode')
+  refused(*arguments, parts=['000.png', '[images, 5]'])
+
+  def refuses(*names, parts):
+    with pytest.raises(MixerError) as error:
+      encode.decode_codes(restored, [str(tmp_path / name) for name in names], output)
+    assert all(part in str(error.value) for part in parts)
+
   np.savez(tmp_path / 'codes.npz', a=np.zeros((3, 5)))
-  refused(*decode(tmp_path / 'codes.npz'), parts=['codes.npz', 'archive of arrays'])
+  refuses('codes.npz', parts=['codes.npz', 'archive of arrays'])
   (tmp_path / 'damaged.npz').write_bytes((tmp_path / 'codes.npz').read_bytes()[:-30])
-  refused(*decode(tmp_path / 'damaged.npz'), parts=['damaged.npz', '[images, 5]'])
-  refused(*decode(tmp_path / 'none.npy'), parts=['none.npy', 'No such file'])
-  refused(*decode(scans / '0' / '000.png'), parts=['000.png', '[images, 5]'])
+  refuses('damaged.npz', parts=['damaged.npz', '[images, 5]'])
+  refuses('none.npy', parts=['none.npy', 'No such file'])
   np.save(tmp_path / 'a.npy', np.zeros((3, 5)))
   (tmp_path / 'cut.npy').write_bytes((tmp_path / 'a.npy').read_bytes()[:-8])
-  refused(*decode(tmp_path / 'cut.npy'), parts=['cut.npy', '[images, 5]'])
-  refused(*decode(tmp_path / 'a.npy', tmp_path / 'a.npy'), parts=['2 files', 'one .npy file'])
+  refuses('cut.npy', parts=['cut.npy', '[images, 5]'])
+  refuses('a.npy', 'a.npy', parts=['2 files', 'one .npy file'])
   assert not output.exists()
 
 
@@ -192,6 +204,7 @@ def test_an_image_cut_off_leaves_no_pictures(run, scans, tmp_path, refused):
   assert begun.exists()
 
 
+@pytest.mark.slow
 def test_the_run_of_a_classifier_has_no_codes(run_command, scans, tmp_path, refused):
   workdir = tmp_path / 'digits'
   small = [
@@ -262,6 +275,7 @@ def test_a_folder_of_photographs(run_command, tmp_path, capsys):
     assert picture.size == (96, 96) and picture.mode == 'RGB'
 
 
+@pytest.mark.slow
 def test_benchmark_needs_no_photographs(run_command, tmp_path, capsys):
   config = f'--config={CONFIGS}/image_autoencoder.py:{tmp_path}/nothing'
   assert run_command('benchmark', config, *SMALL, '--config.batch_size=4', '--seconds=1', '--json') == 0

@@ -93,8 +93,8 @@ def test_a_new_run_begins_with_the_arrays(run_command, pretrained, tmp_path):
 
 
 @pytest.mark.parametrize('change', [
-  pytest.param(('--config.ema=0.9',), marks=pytest.mark.slow), ('--config.model.scan=True',),
-  pytest.param((f'--config.optimizer={SCHEDULE_FREE}', '--config.ema=0'), marks=pytest.mark.slow),
+  pytest.param(('--config.ema=0.9',), marks=pytest.mark.nightly), ('--config.model.scan=True',),
+  pytest.param((f'--config.optimizer={SCHEDULE_FREE}', '--config.ema=0'), marks=pytest.mark.nightly),
 ], ids=['average', 'stacked', 'schedule_free'])  # fmt: skip
 def test_averages_and_stacks_begin_with_the_arrays_too(change, run_command, pretrained, tmp_path):
   workdir = tmp_path / 'run'
@@ -139,6 +139,7 @@ def test_finetuned_opened_again_gives_its_own_logits_in_every_bit(
   assert run_command('evaluate', f'--workdir={moved}') == 0
 
 
+@pytest.mark.slow
 def test_resumed_equals_never_stopped_without_the_weights(run_command, pretrained, finetuned, tmp_path):
   weights, workdir = tmp_path / 'weights', tmp_path / 'run'
   shutil.copytree(pretrained, weights)
@@ -153,6 +154,7 @@ def test_resumed_equals_never_stopped_without_the_weights(run_command, pretraine
   assert json.loads((workdir / 'summary.json').read_text())['init_from'] == before
 
 
+@pytest.mark.slow
 def test_the_probe_moves_the_head_alone(run_command, pretrained, tmp_path):
   workdir = tmp_path / 'run'
   assert run_command('train', f'{FINETUNE}:{pretrained},digits,probe', *SHORT, f'--workdir={workdir}') == 0
@@ -170,9 +172,9 @@ def test_a_folder_of_ones_own(run_command, pretrained, photos, tmp_path, capsys)
 
 
 @pytest.mark.parametrize('change', [
-  ('--config.init_from.tokens=interpolate',),
-  pytest.param(('--config.init_from.tokens=tile', '--config.model.token_mlp=24'), marks=pytest.mark.slow),
-  pytest.param(('--config.model.patch=4', '--config.init_from.stem=resize'), marks=pytest.mark.slow),
+  pytest.param(('--config.init_from.tokens=interpolate',), marks=pytest.mark.slow),
+  pytest.param(('--config.init_from.tokens=tile', '--config.model.token_mlp=24'), marks=pytest.mark.nightly),
+  pytest.param(('--config.model.patch=4', '--config.init_from.stem=resize'), marks=pytest.mark.nightly),
 ], ids=['interpolated', 'tiled', 'stem'])  # fmt: skip
 def test_larger_images_with_resized_weights(change, run_command, pretrained, tmp_path):
   arguments = (f'{FINETUNE}:{pretrained},digits,adamw', *SHORT, '--config.data.image=(16, 16, 1)', *change)

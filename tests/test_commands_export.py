@@ -85,6 +85,7 @@ def test_images_of_any_batch_as_the_run_itself(run_command, run, tmp_path):
   assert sorted(path.name for path in tmp_path.glob('digits*')) == ['digits.stablehlo', 'digits.stablehlo.json']
 
 
+@pytest.mark.slow
 def test_rows(run_command, tmp_path):
   workdir, artefact = tmp_path / 'run', tmp_path / 'rows'
   config = f'--config={ROOT}/configs/breast_cancer.py'
@@ -147,6 +148,7 @@ def exported(run_command, run, tmp_path_factory):
   return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('task', ['classes', 'codes'])
 def test_onnx(exported, task):
   workdir, artefact = exported[task]
@@ -167,6 +169,7 @@ def test_onnx(exported, task):
   assert list(about['outputs']) == (['decoded'] if task == 'codes' else ['logits', 'probabilities'])
 
 
+@pytest.mark.slow
 def test_onnx_of_rows(exported):
   workdir, artefact = exported['rows']
   categories = np.array([[0], [1], [2], [3], [1]], np.int32)
@@ -179,6 +182,7 @@ def test_onnx_of_rows(exported):
   np.testing.assert_allclose(probabilities, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_onnx_of_a_head_that_is_still_zero(exported):
   image = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
   logits, _ = onnxruntime.InferenceSession(exported['zero'][1]).run(None, {'image': image})

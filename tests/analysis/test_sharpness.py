@@ -209,7 +209,7 @@ def digits():
   return sets.load('digits', 'train', image=(8, 8, 1), classes=10)
 
 
-@pytest.mark.parametrize('scan, blocks', [(False, 1), (True, 2)])
+@pytest.mark.parametrize('scan, blocks', [(False, 1), pytest.param(True, 2, marks=pytest.mark.nightly)])
 def test_eigenvalues_and_trace_of_a_mixer_are_those_of_its_whole_hessian(scan, blocks, digits):
   experiment = build(model=TINY | {'scan': scan, 'blocks': blocks}, eval_batch_size=16)
   params = parameters(experiment)

@@ -155,6 +155,7 @@ def train(workdir, **data):
   return [{k: v for k, v in line.items() if not k.startswith('time/')} for line in lines]
 
 
+@pytest.mark.slow
 def test_streamed_training_is_resident_training(tmp_path):
   resident, streamed = train(tmp_path / 'resident'), train(tmp_path / 'streamed', resident_mib=0.0)
   assert len(resident) == 5

@@ -11,15 +11,6 @@ from mixer_jax.data.tables import schema as schemas
 from mixer_jax.errors import MixerError
 
 
-@pytest.fixture(scope='module')
-def numbers():
-  rng = np.random.default_rng(1)
-  columns = {f'c{i}': rng.lognormal(i, 2, 300) * rng.choice([-1, 1], 300) for i in range(4)}
-  columns['steps'] = rng.integers(0, 3, 300).astype(float)
-  columns['same'] = np.full(300, 7.0)
-  return Table('numbers', {**columns, 'label': np.array([str(i % 2) for i in range(300)], object)})
-
-
 def values(table):
   return np.stack([column for name, column in table.columns.items() if name != 'label'], axis=1)
 

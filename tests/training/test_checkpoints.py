@@ -288,6 +288,7 @@ def test_a_checkpoint_of_another_model_is_refused_and_not_set_aside(tmp_path):
   manager.close()
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_the_one_before_to_the_same_bits(tmp_path, capfd):
   tiny_run = tmp_path / 'whole'
   loop.train_and_evaluate(tiny(total='20 steps'), tiny_run)

@@ -89,6 +89,7 @@ def pair(shared, launch):
   return finish(shared, 'pair', launch('pair', 2, 2, '--config.mesh.fsdp=2'))
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(shared, alone, pair):
   assert 'on each of 4 devices' in pair[0] and '2 processes' in pair[0]
   assert '\nstep ' not in pair[1], 'only the first process writes the log'

@@ -1,7 +1,7 @@
 """Many devices: the same numbers as on one, whatever the mesh; checkpoints go from any layout to any other.
 
 The devices are simulated, in processes of their own, since jax counts its devices once: this file is also the command
-that runs in them, `python test_mesh.py FOLDER MESHES`, with meshes such as 4x1,1x4.
+that runs in them, `python test_mesh.py FOLDER MESHES`, with meshes such as 4x1,2x2.
 """
 
 import json
@@ -23,8 +23,8 @@ from mixer_jax.training import mesh as meshes
 from mixer_jax.training.step import make_train_loop
 
 STEPS = 10
-LAYOUTS = {1: '1x1', 4: '4x1,1x4,2x2'}
-REOPENED = {1: '1x1', 4: '2x2,1x4,4x1'}
+LAYOUTS = {1: '1x1', 4: '4x1,2x2'}
+REOPENED = {1: '1x1', 4: '1x4,4x1'}
 # Sums over a batch are taken in another order on other meshes; Adam turns the rounding of a gradient near zero into
 # a step of up to the learning rate, hence SGD, in which rounding stays rounding.
 SGD = {'name': 'sgd', 'momentum': 0.9, 'clip': 0.0}
@@ -94,14 +94,14 @@ def work(folder, layouts):
         }
         np.savez(folder / f'{layout}_in_{parts}.npz', **flat(train(layout, 3, **changes)[1].params))
     (folder / f'{layout}.json').write_text(json.dumps(result))
-  # What was written on 1x4 is opened on other meshes, the same and one device included.
+  # What was written on 2x2 is opened on other meshes, one device included.
   reopened = {}
   for layout in REOPENED[len(jax.devices())].split(','):
     built, optimizer = build(layout)
-    reader = checkpoints.Checkpoints(folder / '1x4', read_only=True)
+    reader = checkpoints.Checkpoints(folder / '2x2', read_only=True)
     state = reader.restore(built.init_state(optimizer, abstract=True), STEPS)
     reader.close()
-    np.savez(folder / f'1x4_on_{layout}.npz', **flat(state))
+    np.savez(folder / f'2x2_on_{layout}.npz', **flat(state))
     reopened[layout] = {'shards': shard_shapes(state), 'test': evaluate(built, state.params)}
   (folder / f'reopened_{len(jax.devices())}.json').write_text(json.dumps(reopened))
 
@@ -150,17 +150,18 @@ def test_parameters_are_cut_along_fsdp_and_only_there(folder):
       assert len(parts) == 1, name
       wanted = np.prod(shape) / (fsdp if any(n % fsdp == 0 for n in shape) else 1)
       assert np.prod(parts[0]) == wanted, (layout, name, shape, parts)
-  cut = [name for name, (shape, parts) in read(folder, '1x4')['shards'].items() if shape != list(parts[0])]
+  cut = [name for name, (shape, parts) in read(folder, '2x2')['shards'].items() if shape != list(parts[0])]
   for kind in ('params', 'opt_state', 'ema'):
     assert sum(kind in name for name in cut) > 5
 
 
-@pytest.mark.parametrize('layout', ['1x1', '2x2', '1x4', '4x1'])
+@pytest.mark.parametrize('layout', ['1x1', '1x4', '4x1'])
 def test_a_checkpoint_opens_on_any_mesh_bit_for_bit(layout, folder):
-  assert_arrays(folder, '1x4', f'1x4_on_{layout}')
+  assert_arrays(folder, '2x2', f'2x2_on_{layout}')
   here = read(folder, 'reopened_1' if layout == '1x1' else 'reopened_4')[layout]
-  assert here['test'] == pytest.approx(read(folder, '1x4')['test'], rel=1e-5)
-  assert here['shards'] == read(folder, layout)['shards']
+  assert here['test'] == pytest.approx(read(folder, '2x2')['test'], rel=1e-5)
+  if layout != '1x4':
+    assert here['shards'] == read(folder, layout)['shards']
 
 
 @pytest.mark.parametrize('layout', ['1x1', '4x1'])

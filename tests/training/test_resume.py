@@ -63,6 +63,7 @@ def test_stopped_between_two_lines_of_the_log(whole, tmp_path, monkeypatch, capf
   assert kill.differences(whole, tmp_path / 'run') == []
 
 
+@pytest.mark.slow
 def test_crops_noise_and_muon_go_on_where_they_were(tmp_path, monkeypatch, capfd):
   rng = np.random.default_rng(0)
   (tmp_path / 'photographs').mkdir()
@@ -172,7 +173,9 @@ def test_the_state_of_a_stop_holds_the_sums_so_far(tmp_path, monkeypatch, capfd)
   assert checkpoints.Checkpoints(tmp_path / 'run', read_only=True).steps() == [10, 11]
 
 
-@pytest.mark.parametrize('name', ['look_sam', pytest.param('dynamic_sam', marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+  'name', [pytest.param('look_sam', marks=pytest.mark.slow), pytest.param('dynamic_sam', marks=pytest.mark.nightly)]
+)
 def test_sam_noise_and_schedule_free_go_on_where_they_were(name, tmp_path, monkeypatch, capfd):
   sams = {
     'look_sam': {'every': 4, 'alpha': 0.7}, 'dynamic_sam': {'sparsity': 0.5, 'refresh': 3, 'drop': 0.5}

@@ -298,6 +298,7 @@ def on_one_device(on_paper):
   return {'sync': flat(step(whole[1][1])), 'own': flat(step(mean)), 'loss': losses}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mesh', ['4x1', '1x4', '2x2'])
 @pytest.mark.parametrize('which', ['sync', 'own', 'loss'])
 def test_one_perturbation_or_one_for_every_device(which, mesh, on_four_devices, on_one_device):
@@ -305,6 +306,7 @@ def test_one_perturbation_or_one_for_every_device(which, mesh, on_four_devices, 
   assert np.abs(on_one_device['sync'] - on_one_device['own']).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('sync', [True, False])
 @pytest.mark.parametrize('name', WRITTEN_OUT)
 def test_every_method_on_devices_is_what_it_is_on_paper(name, sync, on_four_devices, on_paper):
@@ -316,10 +318,12 @@ def test_every_method_on_devices_is_what_it_is_on_paper(name, sync, on_four_devi
   assert np.abs(other - wanted).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_parts_of_a_devices_share_have_its_perturbation(on_four_devices):
   np.testing.assert_allclose(on_four_devices['own accumulated'], on_four_devices['own 4x1'], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_perturbations_of_devices_stay_where_they_are(on_four_devices):
   """What is gathered are the logits, for the metrics, as without a perturbation of each."""
   assert on_four_devices['gathers'].tolist() == [1, 1]

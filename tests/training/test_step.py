@@ -76,7 +76,9 @@ def test_accumulation_gives_the_update_of_the_large_batch():
   assert_close(cut.sums, whole.sums, rtol=1e-5)
 
 
-@pytest.mark.parametrize('augment', [{'affine': {'degrees': 90.0}}, {'mixup': {'alpha': 1.0}}])
+@pytest.mark.parametrize(
+  'augment', [{'affine': {'degrees': 90.0}}, pytest.param({'mixup': {'alpha': 1.0}}, marks=pytest.mark.nightly)]
+)
 def test_from_augment_until_on_nothing_is_augmented(augment):
   schedule = {'name': 'constant', 'peak': 0.1, 'warmup': '0'}
   sgd = {'name': 'sgd', 'momentum': 0.0, 'clip': 0.0}  # Adam would turn the rounding of zero gradients into steps.

@@ -321,7 +321,7 @@ def test_a_run_that_cannot_learn_is_told_of(tmp_path, capfd):
   assert 'figures/watch.png' in out.splitlines()[-1]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_that_learns_is_not_told_of_and_the_rest_of_it_is_as_without_a_watch(tmp_path, capfd):
   """The numbers that the step gives are compared as text: on the CPU of the tests they are the same bits."""
   for name, on in (('on', ON), ('off', {})):
@@ -349,6 +349,7 @@ def stop(monkeypatch, at):
   monkeypatch.setattr(loop.loader.Loader, 'train', train)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_tells_the_same(tmp_path, monkeypatch, capfd):
   """A stop before the alarm, between its lines, and one after it."""
   config = quick(1e-6, watch=ON | {'change': 1e-4}, eval_every='60 steps', checkpoint_every='60 steps')
