@@ -1,5 +1,7 @@
 """The tasks against formulas in NumPy, against scikit-learn and SciPy."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from mixer_jax.errors import MixerError
 from mixer_jax.tasks.binary import Binary, sigmoid
 from mixer_jax.tasks.classification import Classification, calibration_error, classes_report, log_odds
 from mixer_jax.tasks.reconstruction import Reconstruction
-from mixer_jax.tasks.task import Task, model_inputs
+from mixer_jax.tasks.task import Task, View, model_inputs
 
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(size=(64, 8)) * 3
@@ -123,6 +125,18 @@ def test_one_class_of_several_alone_has_no_ranking():
   assert 'macro_roc_auc' not in numbers and numbers['macro_specificity'] == pytest.approx(2 / 3)
 
 
+def test_a_confusion_matrix_is_drawn_once_the_run_ends(tmp_path):
+  task = Classification(classes=8, report=True)
+  view = View(
+    split='val', examples=None, apply=None, kept=np.concatenate([LOGITS, LABEL[:, None]], axis=1), classes='abcdefgh',
+    folder=tmp_path, step=1, last=True, first_split=True,
+  )  # fmt: skip
+  task.draw(dataclasses.replace(view, last=False))
+  assert not list(tmp_path.iterdir())
+  task.draw(view)
+  assert [path.name for path in tmp_path.iterdir()] == ['confusion_val.png']
+
+
 # ---- two classes
 
 LOGIT = RANDOM.normal(size=(200, 1)) * 2
@@ -132,6 +146,13 @@ PROBABILITY = 1 / (1 + np.exp(-LOGIT[:, 0]))
 
 def binary(positive_weight=1.0, classes=2):
   return Binary(positive_weight=positive_weight, classes=classes)
+
+
+def test_one_logit_gives_the_probabilities_of_both_classes():
+  assert binary().outputs == (1,)
+  np.testing.assert_allclose(binary().report.probability(LOGIT), PROBABILITY, rtol=1e-9)
+  both = binary().probabilities(jnp.asarray(LOGIT))
+  np.testing.assert_allclose(both, np.stack([1 - PROBABILITY, PROBABILITY], axis=1), rtol=1e-5)
 
 
 def test_binary_cross_entropy():
