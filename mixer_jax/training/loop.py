@@ -17,7 +17,7 @@ from mixer_jax.analysis import curves
 from mixer_jax.data import loader
 from mixer_jax.data.examples import Source
 from mixer_jax.errors import MixerError
-from mixer_jax.files import reported
+from mixer_jax.files import read_json, reported
 from mixer_jax.messages import logger
 from mixer_jax.optim.schedules import Length
 from mixer_jax.training import experiment as experiments
@@ -88,6 +88,10 @@ def _train(config: dict, folder: Path, data_dir: str | None, opened: contextlib.
     if start.about and first:
       warm_start.record(folder, start.about)
   step = int(state.step)
+  if step >= length.total and (folder / 'summary.json').exists():  # Finished before: its log and its summary stay.
+    checkpoints.close()
+    logger.info(f'{folder} is finished: {step:,} of {length.total:,} steps')
+    return read_json(folder / 'summary.json') if first else None
 
   log = Log(folder, step=step, total=length.total, write=first)
   opened.callback(log.close)
