@@ -77,6 +77,7 @@ def _train(config: dict, folder: Path, data_dir: str | None, opened: contextlib.
   # Everything is validated before anything is written.
   start = None if checkpoints_in(folder) else warm_start.start(experiment, data.train.classes)
   first = jax.process_index() == 0
+  report = experiment.data.report(data_dir) if first else []
   if first:
     opened.enter_context(workdir.open_for_training(folder, config, data.train.classes, experiment.data.schema))
     _draw_schedule(folder / 'figures' / 'schedule.png', schedule, length.total)
@@ -100,7 +101,7 @@ def _train(config: dict, folder: Path, data_dir: str | None, opened: contextlib.
     for line in read_metrics(folder):
       alarm(line)
   if first:
-    for line in (*data.notes, *experiment.data.report(data_dir)):
+    for line in (*data.notes, *report):
       logger.info(line)
     logger.info(describe_start(experiment, length, len(data.train), step, loaders['train'].resident))
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ def check_config(folder: Path, config: dict) -> None:
 def check_schema(folder: Path, schema: Schema | None) -> None:
   """Rejects training rows with another schema than the run's: the model's inputs would change their meaning."""
   path = folder / 'schema.json'
-  if path.exists() and read_json(path) != json.loads(json.dumps(schema and schema.to_json())):
+  if path.exists() and (schema is None or Schema.from_json(read_json(path)).to_json() != schema.to_json()):
     raise MixerError(
       f'the training rows are not those that {folder} began with: their schema differs from {path}; give the run its'
       ' original data, or choose another --workdir'
