@@ -66,6 +66,8 @@ def main(arguments: list[str]) -> None:
     print(f'{"config." + name:24} {json.dumps(value)}')
   print()
   for name, value in result.items():
+    if value is None:
+      continue
     shown = f'{value:,}' if isinstance(value, int) else value
     if isinstance(value, dict):
       shown = ', '.join(f'{k}={v}' for k, v in value.items())

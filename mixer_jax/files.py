@@ -52,7 +52,7 @@ def whole(path: Path, part: Path | None = None) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
   with reported(path), whole(path) as part:
-    part.write_text(text)
+    part.write_text(text, encoding='utf-8')
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -62,6 +62,6 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
   """What a file of a run directory holds."""
   try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError) as error:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except (OSError, ValueError, RecursionError) as error:
     raise MixerError(f'{path} cannot be read ({error}); restore it, or start again in another --workdir') from error

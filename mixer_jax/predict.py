@@ -30,7 +30,7 @@ def write_rows(run, inputs: list[str], path: Path) -> str:
   data, task, classes = run.experiment.data, run.experiment.task, run.classes
   answer, (example, kind, most) = make_answers(run), data.written
   count, met = 0, collections.Counter()
-  with path.open('w', newline='') as file:
+  with path.open('w', encoding='utf-8', newline='') as file:
     write = csv.writer(file).writerow
     write([example, *task.header(classes, kind, most)])
     size, pieces = data.pieces(inputs)

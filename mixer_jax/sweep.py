@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
     text = results.markdown(table, metrics, named)
     written = [f'{workdir}/table.md', 'table.csv', 'table.png']
     with reported(workdir):
-      (workdir / 'table.md').write_text(text)
+      (workdir / 'table.md').write_text(text, encoding='utf-8')
       results.write_csv(table, workdir / 'table.csv')
       results.draw(table, metrics[0], workdir / 'table.png')
       if len(table) <= MOST_CURVES:

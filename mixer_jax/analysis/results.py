@@ -51,7 +51,7 @@ def error_label(metric: str) -> str:
 def write_csv(table: Sequence[Mapping[str, Any]], path: Path) -> None:
   """Writes all columns in full precision."""
   columns = list(dict.fromkeys(name for row in table for name in row))
-  with path.open('w', newline='') as file:
+  with path.open('w', encoding='utf-8', newline='') as file:
     writer = csv.DictWriter(file, columns)
     writer.writeheader()
     writer.writerows(table)

@@ -19,7 +19,7 @@ from mixer_jax.data.tables import csv, report
 from mixer_jax.data.tables import schema as schemas
 from mixer_jax.data.tables import sets as table_sets
 from mixer_jax.data.tables.schema import Schema
-from mixer_jax.data.tables.table import Table, rows_at_once, some
+from mixer_jax.data.tables.table import MISSING, Notation, Table, rows_at_once, some
 from mixer_jax.errors import MixerError, unknown
 
 Batch = dict[str, jax.Array]
@@ -184,7 +184,8 @@ class Rows:
 
   `drop` names columns that are not used, `categorical` those that hold categories (None: those whose cells are not
   numbers). `scaling` is a key of scaling.SCALINGS or `module:name`, learnt from the training split only. `column_order`
-  is 0 for that of the file, else the seed of a random one. `classes` is None for as many as the training split has.
+  is 0 for that of the file, else the seed of a random one. `decimal` and `thousands` are the signs in the file's
+  numbers, `missing` what stands for one that is missing. `classes` is None for as many as the training split has.
   `schema` is not a key: it is what was learnt, see `fit`.
   """
 
@@ -197,6 +198,9 @@ class Rows:
   categorical: tuple[str, ...] | None = None
   scaling: str = 'quantile'
   column_order: int = 0
+  decimal: str = '.'
+  thousands: str = ''
+  missing: tuple[str, ...] = MISSING
   classes: int | None = None
   resident_mib: float = 2048.0
   workers: int = 0
@@ -213,7 +217,7 @@ class Rows:
     categorical = [name for name, column in table.columns.items() if column.dtype == object and name != self.label]
     schema = schemas.fit(
       table, label=self.label, dropped=self.drop, categorical=categorical, scaling=self.scaling,
-      column_order=self.column_order,
+      column_order=self.column_order, notation=self.notation,
     )  # fmt: skip
     if self.classes not in (None, len(schema.classes)):
       raise MixerError(
@@ -241,8 +245,12 @@ class Rows:
     """The rows of a split, before any scaling."""
     return table_sets.load(
       self.name, split, label=self.label, drop=self.drop, categorical=self.categorical, data_dir=data_dir,
-      schema=self.schema,
+      notation=self.notation, schema=self.schema,
     )  # fmt: skip
+
+  @property
+  def notation(self) -> Notation:
+    return Notation(self.decimal, self.thousands, self.missing) if self.schema is None else self.schema.notation
 
   def report(self, data_dir: str | None) -> list[str]:
     """What to look at before trusting the table, a line each. The files are read again unless they are kept."""
@@ -276,7 +284,9 @@ class Rows:
       first = None
       for first, cells in csv.read_cells(path):
         used = {name: cells[name] for name in self.schema.columns}
-        table = csv.to_columns(used, self.schema.categories, where=str(path), first=first)
+        table = csv.to_columns(
+          used, self.schema.categories, where=str(path), first=first, notation=self.schema.notation
+        )
         yield (table.numbers.tolist(), *self.schema.arrays(table))
       if first is None:
         raise csv.no_rows(path)

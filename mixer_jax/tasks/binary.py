@@ -32,7 +32,7 @@ class Binary(Classifier):
     self._positive_weight = positive_weight
     self.report = Report(
       predicted=lambda logits: (logits[:, 0] > 0).astype(int),
-      numbers=lambda logits, label: binary_report(sigmoid(logits[:, 0]), label),
+      numbers=lambda logits, label: binary_report(sigmoid(logits[:, 0]), label, logits[:, 0]),
       probability=lambda logits: sigmoid(logits[:, 0]),
     )
 
@@ -51,11 +51,14 @@ def sigmoid(logit: np.ndarray) -> np.ndarray:
   return special.expit(logit.astype(np.float64))
 
 
-def binary_report(probability: np.ndarray, label: np.ndarray) -> dict[str, float]:
-  """Metrics of a binary classifier; positive is label 1, above probability one half."""
+def binary_report(probability: np.ndarray, label: np.ndarray, logit: np.ndarray | None = None) -> dict[str, float]:
+  """Metrics of a binary classifier; positive is label 1, above a logit of 0, or else a probability of one half.
+
+  ROC AUC and average precision rank by the logits, where there are any: from 37 on all their probabilities are 1.0.
+  """
   from sklearn import metrics
 
-  predicted = probability > 0.5
+  score, predicted = (probability, probability > 0.5) if logit is None else (logit, logit > 0)
   precision, recall, f1, _ = metrics.precision_recall_fscore_support(label, predicted, labels=[0, 1], zero_division=0.0)
   ranks = {'roc_auc': metrics.roc_auc_score, 'average_precision': metrics.average_precision_score}
   ranks = ranks if len(np.unique(label)) == 2 else {}
@@ -65,6 +68,6 @@ def binary_report(probability: np.ndarray, label: np.ndarray) -> dict[str, float
     'specificity': recall[0],
     'f1': f1[1],
     'macro_f1': f1.mean(),
-    **{name: rank(label, probability) for name, rank in ranks.items()},
+    **{name: rank(label, score) for name, rank in ranks.items()},
     'calibration_error': calibration_error(probability, label),
   }

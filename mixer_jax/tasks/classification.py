@@ -72,12 +72,10 @@ class Classification(Classifier):
       raise MixerError(f'task.label_smoothing is {label_smoothing}, but must be in [0, 1)')
     self.outputs, self._loss, self._smoothing = (classes,), loss, label_smoothing
     if report:
-      probability = (lambda x: special.softmax(x, axis=-1)) if loss == 'softmax' else special.expit
+      odds = log_odds if loss == 'softmax' else lambda logits: logits
       self.report = Report(
         predicted=lambda logits: logits.argmax(axis=-1),
-        numbers=lambda logits, label: classes_report(
-          probability(logits.astype(np.float64)), logits.argmax(axis=-1), label
-        ),
+        numbers=lambda logits, label: classes_report(odds(logits.astype(np.float64)), logits.argmax(axis=-1), label),
       )
 
   def scores(self, output: jax.Array, batch: Batch, *, training: bool = False) -> Scores:
@@ -102,20 +100,34 @@ def calibration_error(probability: np.ndarray, label: np.ndarray, bins: int = 15
   return float(np.abs(gap).sum() / len(label))
 
 
-def classes_report(probability: np.ndarray, predicted: np.ndarray, label: np.ndarray) -> dict[str, float]:
-  """Metrics of a classifier of several classes; probability is [examples, classes].
+def log_odds(logits: np.ndarray) -> np.ndarray:
+  """log p / (1 - p) of every class's softmax probability p, [examples, classes], also where p rounds to 1."""
+  top = logits.argmax(axis=-1)[:, None]
+  rest = logits.copy()
+  np.put_along_axis(rest, top, -np.inf, axis=-1)
+  share = special.softmax(logits, axis=-1)
+  np.put_along_axis(share, top, 0.0, axis=-1)
+  odds = special.log_softmax(logits, axis=-1) - np.log1p(-share)
+  highest = np.take_along_axis(logits, top, axis=-1) - special.logsumexp(rest, axis=-1, keepdims=True)
+  np.put_along_axis(odds, top, highest, axis=-1)
+  return odds
+
+
+def classes_report(odds: np.ndarray, predicted: np.ndarray, label: np.ndarray) -> dict[str, float]:
+  """Metrics of a classifier of several classes; odds are log p / (1 - p), [examples, classes].
 
   Precision, recall, specificity and F1 are means over the classes, each against all others, with 0 for what a class
   without examples leaves undefined; so are ROC AUC and average precision, over the classes that some examples have
-  and some have not. The calibration error is that of the class predicted.
+  and some have not. Ranks are those of the odds: from 37 on all probabilities are 1.0. The calibration error is that of
+  the class predicted.
   """
   from sklearn import metrics
 
-  count = probability.shape[1]
+  count, probability = odds.shape[1], special.expit(odds)
   precision, recall, f1, _ = metrics.precision_recall_fscore_support(
     label, predicted, labels=range(count), average='macro', zero_division=0.0
   )
-  against = [(label == k, predicted == k, probability[:, k]) for k in range(count)]
+  against = [(label == k, predicted == k, odds[:, k]) for k in range(count)]
   others = [(~taken[~is_k]).mean() if (~is_k).any() else 0.0 for is_k, taken, _ in against]
   ranked = [(is_k, score) for is_k, _, score in against if is_k.any() and not is_k.all()]
   of_ranks = {'macro_roc_auc': metrics.roc_auc_score, 'macro_average_precision': metrics.average_precision_score}

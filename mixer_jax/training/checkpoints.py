@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import shutil
+import tempfile
+import weakref
 from pathlib import Path
 
 import jax
@@ -16,6 +18,7 @@ from mixer_jax.training.state import TrainState
 
 NOT_DAMAGE = ('RESOURCE_EXHAUSTED', 'PERMISSION_DENIED', 'Permission denied', 'Too many open files')
 OVERHEAD = 2**20  # a generous bound on a checkpoint's bytes beyond its arrays
+PATTERN = set('[]*?\\')  # orbax looks for its files by a pattern, in which these stand for something else
 
 
 def checkpoints_in(workdir: Path) -> bool:
@@ -33,18 +36,16 @@ class Checkpoints:
   """
 
   def __init__(self, workdir: Path, *, best: str | None = None, highest: bool = True, read_only: bool = False):
-    # Orbax logs every step of every save, and prints the exceptions that it raises.
-    for name in ('absl', 'asyncio'):
-      logging.getLogger(name).setLevel(logging.CRITICAL)
+    _log_warnings_only()
     self.folder = Path(workdir).resolve() / 'checkpoints'
-    self._best, self._sign, self._values = best, 1 if highest else -1, {}
+    self._best, self._sign, self._values, self._opened = best, 1 if highest else -1, {}, read_only
     options = ocp.CheckpointManagerOptions(
       preservation_policy=self, read_only=read_only, create=not read_only, cleanup_tmp_directories=not read_only
     )
     with self._reported('opened'):
       # Metadata can be read before the first save or restore only if the handler is given, not just its name.
       handlers = {'state': ocp.StandardCheckpointHandler()}
-      self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+      self._manager = ocp.CheckpointManager(self._plain(), options=options, item_handlers=handlers)
     for step in self.steps():
       with contextlib.suppress(Exception):  # Unreadable metadata: restoring that step reports it.
         self._note(step, self._written(step).get('metrics', {}))
@@ -64,6 +65,41 @@ class Checkpoints:
         step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)),
         custom_metadata={'checksum': int(checksum(state)), 'metrics': metrics},
       )  # fmt: skip
+      if not self._opened:
+        self._open_first(step, state)
+
+  def _plain(self) -> Path:
+    """The folder, or a link to it where orbax would misread its name."""
+    if not PATTERN & set(str(self.folder)):
+      return self.folder
+    self.folder.mkdir(parents=True, exist_ok=True)
+    link = Path(tempfile.mkdtemp(prefix='mixer-jax-')) / 'checkpoints'
+    link.symlink_to(self.folder)
+    weakref.finalize(self, shutil.rmtree, link.parent, ignore_errors=True)
+    return link
+
+  def _open_first(self, step: int, state: TrainState) -> None:
+    """Opens the first checkpoint that this process wrote: its list of arrays, and one of them.
+
+    A run whose checkpoints cannot be read stops here, not when they are needed.
+    """
+    self._manager.wait_until_finished()
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    one = jax.tree.map(lambda _: ocp.PLACEHOLDER, shapes)._replace(step=shapes.step)
+    given = ocp.args.PyTreeRestore(one, restore_args=ocp.checkpoint_utils.construct_restore_args(one))
+    try:
+      self._check_shapes(shapes, step, strict=True)
+      reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+      read = reader.restore(self._manager.directory / str(step) / 'state', args=given).step
+      if int(read) != int(state.step):
+        raise ValueError(f'its step is {int(read)}')
+    except Exception as error:
+      reason = ' '.join(str(error).split())[:300]
+      raise MixerError(
+        f'the checkpoint of step {step} was written to {self.folder}, but cannot be opened again ({reason}); choose'
+        ' another --workdir'
+      ) from error
+    self._opened = True
 
   def restore(self, shapes: TrainState, step: int) -> TrainState:
     """The state of a step with the shardings of `shapes`, whatever devices wrote it.
@@ -171,11 +207,13 @@ class Checkpoints:
         ' command again'
       )
 
-  def _check_shapes(self, shapes: TrainState, step: int) -> None:
+  def _check_shapes(self, shapes: TrainState, step: int, *, strict: bool = False) -> None:
     try:
       stored = self._manager.item_metadata(step).state
       stored = {_name(path): tuple(leaf.shape) for path, leaf in jax.tree.flatten_with_path(stored.tree)[0]}
     except Exception:  # Unreadable metadata: the restore that follows reports it.
+      if strict:
+        raise
       return
     wanted = {_name(path): tuple(leaf.shape) for path, leaf in jax.tree.flatten_with_path(shapes)[0]}
     for name in [*wanted, *stored]:
@@ -215,6 +253,22 @@ def checksum(state) -> jax.Array:
     weights = 2 * jnp.arange(words.size, dtype=jnp.uint32).reshape(words.shape) + 1
     total = total * jnp.uint32(31) + (words * weights).sum(dtype=jnp.uint32)
   return total
+
+
+def _log_warnings_only() -> None:
+  """Orbax logs every step of every save, and what it raises; its warnings become lines of ours."""
+  logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+  absl = logging.getLogger('absl')
+  absl.setLevel(logging.WARNING)
+  absl.handlers, absl.propagate = [_Warnings()], False
+
+
+class _Warnings(logging.Handler):
+  def emit(self, record: logging.LogRecord) -> None:
+    text = ' '.join(record.getMessage().split())
+    expected = 'read_only' in text or 'read only' in text
+    if record.levelno == logging.WARNING and 'orbax' in record.pathname and not expected:
+      logger.warning(f'checkpoints: {text[:300]}')
 
 
 def _name(path) -> str:

@@ -14,15 +14,24 @@ from tensorboardX import summary
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import RecordWriter
 
+from mixer_jax.errors import MixerError
 from mixer_jax.files import cannot_write, whole
 from mixer_jax.messages import logger
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:
-  """The lines of metrics.jsonl, without a last line that a crash truncated."""
-  path = Path(workdir) / 'metrics.jsonl'
-  lines = path.read_text().split('\n') if path.is_file() else []
-  return [json.loads(line) for line in lines[:-1]]
+  """The lines of metrics.jsonl, without a last line that a crash truncated; refuses one that is none, by its number."""
+  path, found = Path(workdir) / 'metrics.jsonl', []
+  for number, line in enumerate(path.read_bytes().split(b'\n')[:-1] if path.is_file() else [], start=1):
+    try:
+      found.append(json.loads(line))
+      if not isinstance(found[-1]['step'], int):
+        raise ValueError(f'step {found[-1]["step"]!r}')
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+      raise MixerError(
+        f'{path}, line {number} is no line of a log ({error}): {line[:60]!r}; restore it or take the line out'
+      ) from error
+  return found
 
 
 class Log:

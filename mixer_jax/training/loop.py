@@ -17,7 +17,7 @@ from mixer_jax.analysis import curves
 from mixer_jax.data import loader
 from mixer_jax.data.examples import Source
 from mixer_jax.errors import MixerError
-from mixer_jax.files import reported
+from mixer_jax.files import read_json, reported
 from mixer_jax.messages import logger
 from mixer_jax.optim.schedules import Length
 from mixer_jax.training import experiment as experiments
@@ -77,6 +77,7 @@ def _train(config: dict, folder: Path, data_dir: str | None, opened: contextlib.
   # Everything is validated before anything is written.
   start = None if checkpoints_in(folder) else warm_start.start(experiment, data.train.classes)
   first = jax.process_index() == 0
+  report = experiment.data.report(data_dir) if first else []
   if first:
     opened.enter_context(workdir.open_for_training(folder, config, data.train.classes, experiment.data.schema))
     _draw_schedule(folder / 'figures' / 'schedule.png', schedule, length.total)
@@ -88,6 +89,10 @@ def _train(config: dict, folder: Path, data_dir: str | None, opened: contextlib.
     if start.about and first:
       warm_start.record(folder, start.about)
   step = int(state.step)
+  if step >= length.total and (folder / 'summary.json').exists():  # Finished before: its log and its summary stay.
+    checkpoints.close()
+    logger.info(f'{folder} is finished: {step:,} of {length.total:,} steps')
+    return read_json(folder / 'summary.json') if first else None
 
   log = Log(folder, step=step, total=length.total, write=first)
   opened.callback(log.close)
@@ -96,7 +101,7 @@ def _train(config: dict, folder: Path, data_dir: str | None, opened: contextlib.
     for line in read_metrics(folder):
       alarm(line)
   if first:
-    for line in (*data.notes, *experiment.data.report(data_dir)):
+    for line in (*data.notes, *report):
       logger.info(line)
     logger.info(describe_start(experiment, length, len(data.train), step, loaders['train'].resident))
 

@@ -15,7 +15,7 @@ from mixer_jax.training import experiment as experiments
 from mixer_jax.training import state as states
 from mixer_jax.training.checkpoints import Checkpoints
 from mixer_jax.training.log import read_metrics
-from mixer_jax.training.workdir import check_classes, read_config
+from mixer_jax.training.workdir import check_classes, read_config, read_labels
 from mixer_jax.weights.reading import is_model_folder
 
 
@@ -75,7 +75,7 @@ def restore(folder: str | Path, *, step: str = 'last', raw: bool = False, exact:
   found = states.evaluated(state)
   averaged = 'raw_' in found and not raw
   params = found.get('raw_', found['']) if raw else found['']
-  return Run(experiment, params, averaged, int(state.step), read_json(folder / 'labels.json'))
+  return Run(experiment, params, averaged, int(state.step), read_labels(folder))
 
 
 def open_split(run: Run, folder: str | Path, split: str, data_dir: str | None) -> tuple[str, Source]:

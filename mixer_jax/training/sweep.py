@@ -1,7 +1,6 @@
 """Many runs of one config: every combination of values, each with several seeds."""
 
 import itertools
-import json
 import re
 import traceback
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from typing import NamedTuple
 
 from mixer_jax import config as configs
 from mixer_jax.errors import MixerError
-from mixer_jax.files import reported
+from mixer_jax.files import read_json, reported
 from mixer_jax.messages import logger
 from mixer_jax.training import loop
 from mixer_jax.training import workdir as workdirs
@@ -119,7 +118,7 @@ def done(runs: Sequence[Run], failed: dict[Path, str] | None) -> list[Run]:
 
 def summaries(runs: Sequence[Run]) -> list[tuple[dict[str, str], int, dict]]:
   """(values, seed, summary.json) of finished runs."""
-  return [(run.values, run.seed, json.loads((run.workdir / 'summary.json').read_text())) for run in runs]
+  return [(run.values, run.seed, read_json(run.workdir / 'summary.json')) for run in runs]
 
 
 def metrics(runs: Sequence[Run]) -> dict[str, list[list[dict[str, float]]]]:
@@ -133,4 +132,4 @@ def metrics(runs: Sequence[Run]) -> dict[str, list[list[dict[str, float]]]]:
 def _keep_traceback(workdir: Path) -> None:
   with reported(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / 'error.txt').write_text(traceback.format_exc())
+    (workdir / 'error.txt').write_text(traceback.format_exc(), encoding='utf-8')

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,24 +30,32 @@ def check_config(folder: Path, config: dict) -> None:
     if not key.startswith(HARDWARE) and stored.get(key) != given.get(key):
       raise MixerError(
         f'{folder} is the run of another config: {key} is {stored.get(key, "missing")!r} there, but'
-        f' {given.get(key, "missing")!r} here; choose another --workdir'
+        f' {given.get(key, "missing")!r} here; choose another --workdir, and begin with the weights of this run by'
+        f' --config.init_from.weights={folder}'
       )
 
 
 def check_schema(folder: Path, schema: Schema | None) -> None:
   """Rejects training rows with another schema than the run's: the model's inputs would change their meaning."""
   path = folder / 'schema.json'
-  if path.exists() and read_json(path) != json.loads(json.dumps(schema and schema.to_json())):
+  if path.exists() and (schema is None or Schema.from_json(read_json(path)).to_json() != schema.to_json()):
     raise MixerError(
       f'the training rows are not those that {folder} began with: their schema differs from {path}; give the run its'
       ' original data, or choose another --workdir'
     )
 
 
+def read_labels(folder: Path) -> list[str]:
+  """The names of a run's classes."""
+  labels = read_json(folder / 'labels.json')
+  if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+    raise MixerError(f'{folder}/labels.json is not a list of names; restore it, or start again in another --workdir')
+  return labels
+
+
 def check_classes(folder: Path, here: Sequence[str]) -> None:
   """Rejects data whose classes are not those of the run: the labels would change their meaning."""
-  path = folder / 'labels.json'
-  stored = read_json(path) if path.exists() else list(here)
+  stored = read_labels(folder) if (folder / 'labels.json').exists() else list(here)
   if stored != list(here):
     i = next((i for i, (a, b) in enumerate(zip(stored, here, strict=False)) if a != b), min(len(stored), len(here)))
     name = lambda names: repr(names[i]) if i < len(names) else 'missing'

@@ -236,7 +236,7 @@ def _read_folder(path: Path, address: str, trusted: bool) -> Weights:
 def _read_config(config: Path) -> Any:
   """The contents of a config.json; None where there is none."""
   try:
-    return json.loads(config.read_text()) if config.is_file() else None
+    return json.loads(config.read_text(encoding='utf-8')) if config.is_file() else None
   except (OSError, ValueError, RecursionError) as error:
     raise MixerError(f'{config} cannot be read ({error}); get the folder again') from error
 

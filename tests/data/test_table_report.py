@@ -32,13 +32,13 @@ def write(path, body, header=COLUMNS):
 def told(tmp_path):
   """(training rows, other splits=rows) -> the lines of the report."""
 
-  def told(train, header=COLUMNS, classes=2, drop=(), split='train', name=None, **heldout):
+  def told(train, header=COLUMNS, classes=2, drop=(), split='train', name=None, scaling='standard', **heldout):
     for other, body in {'train': train, **heldout}.items():
       write(tmp_path / f'{other}.csv', body, header)
     splits = {other: other if other in heldout else '' for other in ('val', 'test')}
     keys = {
       'name': name or f'csv:{tmp_path}', 'train': split, **splits, 'label': 'label', 'drop': drop, 'categorical': None,
-      'scaling': 'standard', 'column_order': 0, 'classes': classes, 'resident_mib': 1.0, 'workers': 0,
+      'scaling': scaling, 'column_order': 0, 'classes': classes, 'resident_mib': 1.0, 'workers': 0,
     }  # fmt: skip
     data = inputs.Rows(**keys)
     return data.with_schema(data.fit(None)).report(None)
@@ -170,6 +170,9 @@ def test_a_category_learnt_by_heart_tells_nothing(told):
   (line,) = warnings(told(body))
   assert 'name the rows: c;' in line
   body[0][2] = body[1][2]
+  assert warnings(told(body)) == [line]
+  for i in range(60):
+    body[i][2] = body[i + 60][2]
   assert warnings(told(body)) == []
 
 
@@ -212,7 +215,8 @@ def test_a_column_that_names_the_rows(told):
   body = [[*row[:2], f'host{(i * 37) % 100}', row[3]] for i, row in enumerate(make(100))]
   (line,) = warnings(told(body))
   assert ': c; ' in line
-  body[0][2] = body[1][2]
+  for i in range(10):
+    body[i][2] = body[i + 10][2]
   assert warnings(told(body)) == []
 
 
@@ -283,3 +287,41 @@ def test_real_unsw_by_one_mean_and_deviation(unsw):
   found = [schema.statistics['mean'], schema.statistics['std']]
   np.testing.assert_allclose(found, [values.mean(), np.sqrt(np.mean((values - values.mean()) ** 2))], rtol=1e-9)
   np.testing.assert_allclose(found, [0.01006994, 0.07261033], atol=1e-8, rtol=0)
+
+
+def test_values_that_differ_in_spelling_alone(told):
+  body = make(40)
+  for row, (value, label) in zip(
+    body, [('red', 'yes'), ('Red', 'Yes'), ('r\u0065d ', 'no'), ('\uff52ed', 'no')] * 10, strict=True
+  ):
+    row[2], row[3] = value, label
+  lines = [line for line in told(body, classes=3) if 'alone: ' in line]
+  assert lines == [
+    "warning: column 'label' has values that differ in case, spaces or Unicode form alone: 'Yes' and 'yes'; write them"
+    ' alike if they are the same',
+    "warning: column 'c' has values that differ in case, spaces or Unicode form alone: 'Red' and 'red' and '\uff52ed';"
+    ' write them alike if they are the same',
+  ]
+  assert not [line for line in told(make(40)) if 'alone: ' in line]
+
+
+def test_a_class_that_reads_as_missing(told):
+  body = make(40)
+  for i, row in enumerate(body):
+    row[3] = ('None', 'some')[i % 2]
+  assert "warning: the class 'None' of 'label' may stand for a missing label; take out such rows" in told(body)
+
+
+def test_values_of_held_out_rows_that_training_rows_lack(told):
+  other = [[*row[:2], row[2] if i % 3 else 'new', row[3]] for i, row in enumerate(make(60, seed=1))]
+  assert not [line for line in told(make(60), val=other) if 'no training row' in line]
+  other = [[*row[:2], 'new' if i % 3 else row[2], row[3]] for i, row in enumerate(other)]
+  (line,) = [line for line in told(make(60), val=other) if 'no training row' in line]
+  assert line.startswith('warning: most values in val of these columns stand in no training row: c (')
+
+
+def test_numbers_beyond_float32_stop_no_report(told):
+  body = make(300)
+  for i, row in enumerate(body):
+    row[0] = ('1e308', '-1e308', '0')[i % 3]
+  assert told(body, scaling='quantile')[0].startswith("label 'label'")

@@ -1,6 +1,7 @@
 """Checkpoints: which are kept, what happens to damaged ones, whose error it is; nothing half-written is ever read."""
 
 import gc
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from kill import differences, log_lines, tiny
 from orbax.checkpoint import CheckpointManager
@@ -58,6 +60,45 @@ def write(folder, steps, best=None, scores=()):
 
 def steps_on_disk(folder):
   return sorted(int(path.name) for path in (folder / 'checkpoints').iterdir() if path.name.isdigit())
+
+
+# Where they are
+
+
+ODD = [
+  'run[1]', 'run[!a]*?', 'a\\b', ' of spaces ', '{a,b}', '~', '$HOME', '%41', '#?x=1', 'gs:x', 'größe, 数',
+  'a\nb\t\x7f',
+]  # fmt: skip
+ODD += [''.join(map(chr, part)) for part in (range(1, 47), range(48, 128))]
+
+
+@pytest.mark.parametrize('name', ODD)
+def test_a_folder_of_any_name(name, tmp_path, capfd):
+  """Every character of ASCII but the slash; the folder above it as well."""
+  folder = tmp_path / name / name[::-1]
+  write(folder, [1])
+  write(folder, [2, 3])
+  assert steps_on_disk(folder) == [2, 3]
+  reader = checkpoints.Checkpoints(folder, read_only=True)
+  assert_state(reader.restore_last(shapes(), set_aside=False), 3)
+  assert capfd.readouterr().err == ''
+
+
+def test_a_first_checkpoint_that_cannot_be_opened_again_stops_the_run(tmp_path, monkeypatch):
+  merge = ocp.StandardCheckpointHandler.finalize
+  monkeypatch.setattr(ocp.StandardCheckpointHandler, 'finalize', lambda self, path: shutil.rmtree(path / 'd', True))
+  manager = checkpoints.Checkpoints(tmp_path)
+  with pytest.raises(MixerError, match=r'step 1 was written to .*, but cannot be opened again .*another --workdir'):
+    manager.save(1, make_state(1), {})
+  monkeypatch.setattr(ocp.StandardCheckpointHandler, 'finalize', merge)
+
+
+def test_a_warning_of_orbax_is_one_line_of_ours(tmp_path, capfd):
+  checkpoints.Checkpoints(tmp_path)
+  logging.getLogger('absl').warning('of\n  another library')
+  record = logging.LogRecord('absl', logging.WARNING, '/x/orbax/y.py', 1, 'no files\n  of %s', ('mine',), None)
+  logging.getLogger('absl').handle(record)
+  assert capfd.readouterr().err == 'warning: checkpoints: no files of mine\n'
 
 
 # What is kept

@@ -1,6 +1,8 @@
 """A run that was stopped or killed and resumed ends with the same bits as one that was not."""
 
+import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -160,6 +162,15 @@ def test_a_finished_run_is_left_as_it_is(whole):
   assert loop.train_and_evaluate(kill.tiny(), whole)['steps'] == 60
   after = kill.last_state(whole), kill.log_lines(whole)
   assert kill.unequal(before[0], after[0]) == [] and before[1] == after[1]
+
+
+def test_a_finished_run_whose_log_is_cut_keeps_its_summary(whole, tmp_path):
+  shutil.copytree(whole, tmp_path / 'run')
+  log, summary = tmp_path / 'run' / 'metrics.jsonl', (whole / 'summary.json').read_text()
+  log.write_text(log.read_text()[:-20])
+  cut = log.read_text()
+  assert loop.train_and_evaluate(kill.tiny(), tmp_path / 'run') == json.loads(summary)
+  assert (tmp_path / 'run' / 'summary.json').read_text() == summary and log.read_text() == cut
 
 
 def test_the_state_of_a_stop_holds_the_sums_so_far(tmp_path, monkeypatch, capfd):

@@ -50,7 +50,9 @@ def single_column_accuracy(table: Table, schema: Schema, labels: np.ndarray) -> 
   rarest = int(np.unique(labels, return_counts=True)[1].min())  # a leaf may hold it and nothing else
   leaf = max(1, min(20, len(labels) // 20, rarest))
   tree = DecisionTreeClassifier(max_leaf_nodes=16, min_samples_leaf=leaf, random_state=0)
-  of_number = lambda column: float(tree.fit(column[:, None], labels).score(column[:, None], labels))
+  # The tree splits by order alone, and reads float32, which some numbers overflow: it is given their ranks.
+  ranks = lambda column: np.unique(column, return_inverse=True)[1][:, None]
+  of_number = lambda column: float(tree.fit(ranks(column), labels).score(ranks(column), labels))
   of_category = lambda column: _majority_accuracy(column, labels)
   return {
     name: (of_category if name in schema.categories else of_number)(column)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mixer_jax.data.tables.table import Table, concatenate, number, rows_at_once, some
+from mixer_jax.data.tables.table import OTHERS, PLAIN, Notation, Table, concatenate, rows_at_once, some
 from mixer_jax.errors import MixerError
 
 OTHER_DELIMITERS = ';\t|'
+LOOKED_AT = 1000  # texts of a column by which numbers in another notation are found
 
 
 def read_header(path: str | Path) -> list[str]:
@@ -103,12 +104,12 @@ def read_cells(path: str | Path) -> Iterator[tuple[int, dict[str, list[str]]]]:
       yield number - len(rows) + 1, in_columns(rows)
 
 
-def numbers(cells: Sequence[str], *, where: str, first: int, column: str) -> np.ndarray:
+def numbers(cells: Sequence[str], *, where: str, first: int, column: str, notation: Notation = PLAIN) -> np.ndarray:
   """Text -> float64, nan where a number is missing; refuses text and infinite numbers, by row and column."""
   try:
-    values = _floats(cells)
+    values = _floats(cells, notation)
   except ValueError:
-    values = np.array([number(cell) for cell in cells])
+    values = np.array([notation.number(cell) for cell in cells])
     bad = np.flatnonzero([v is None for v in values])
     if len(bad):
       raise MixerError(
@@ -123,29 +124,42 @@ def numbers(cells: Sequence[str], *, where: str, first: int, column: str) -> np.
   return values
 
 
-def _floats(cells: Sequence[str]) -> np.ndarray:
-  if '_' in ''.join(cells):  # to Python 1_000 is a number, in a table it is a name
+def _floats(cells: Sequence[str], notation: Notation) -> np.ndarray:
+  if not notation.is_plain or '_' in ''.join(cells):  # to Python 1_000 is a number, in a table it is a name
     raise ValueError
   return np.array(cells, dtype=object).astype(np.float64)
 
 
-def infer_categorical(path: str | Path, columns: Sequence[str]) -> list[str]:
-  """The columns of which most cells are not numbers; refuses a column of numbers with some text, by its first row."""
+def infer_categorical(path: str | Path, columns: Sequence[str], notation: Notation = PLAIN) -> list[str]:
+  """The columns of which most cells are not numbers.
+
+  Refuses a column of numbers with some text, and one of numbers in another notation, by its first row.
+  """
+  looked_at: dict[str, list[str]] = {name: [] for name in columns}
   texts, present = dict.fromkeys(columns, 0), dict.fromkeys(columns, 0)
   first_text: dict[str, tuple[int, str]] = {}
   for first, cells in read_cells(path):
     for name in columns:
       try:
-        _floats(cells[name])
+        _floats(cells[name], notation)
         present[name] += len(cells[name])
       except ValueError:
-        values = [number(cell) for cell in cells[name]]
+        values = [notation.number(cell) for cell in cells[name]]
         bad = [i for i, value in enumerate(values) if value is None]
         texts[name] += len(bad)
         present[name] += sum(value is None or value == value for value in values)
         if bad:
           first_text.setdefault(name, (first + bad[0], cells[name][bad[0]]))
+          looked_at[name] += [cells[name][i] for i in bad[: LOOKED_AT - len(looked_at[name])]]
   for name in columns:
+    reads_all = lambda other, texts: all(other.number(text) is not None for text in texts)
+    if ways := [other for other in OTHERS if looked_at[name] and reads_all(other, looked_at[name])]:
+      row, cell = first_text[name]
+      settings = ' or '.join(f'data.decimal={way.decimal!r} data.thousands={way.thousands!r}' for way in ways)
+      raise MixerError(
+        f'{path}, row {row}, column {name!r}: {cell!r} looks like a number in another notation; set {settings}, or name'
+        ' the column among data.categorical'
+      )
     if 0 < 2 * texts[name] <= present[name]:
       row, cell = first_text[name]
       raise MixerError(
@@ -155,19 +169,23 @@ def infer_categorical(path: str | Path, columns: Sequence[str]) -> list[str]:
   return [name for name in columns if texts[name]]
 
 
-def to_columns(cells: Mapping[str, list[str]], categorical: Sequence[str], *, where: str, first: int) -> Table:
+def to_columns(
+  cells: Mapping[str, list[str]], categorical: Sequence[str], *, where: str, first: int, notation: Notation = PLAIN
+) -> Table:
   """Columns of text -> a Table."""
   categorical = frozenset(categorical)
   columns = {
     name: np.array([cell.strip() for cell in column], dtype=object)
     if name in categorical
-    else numbers(column, where=where, first=first, column=name)
+    else numbers(column, where=where, first=first, column=name, notation=notation)
     for name, column in cells.items()
   }
   return Table(where, columns, first + np.arange(len(next(iter(columns.values())))))
 
 
-def read_csv(path: str | Path, *, columns: Sequence[str], categorical: Sequence[str]) -> Table:
+def read_csv(
+  path: str | Path, *, columns: Sequence[str], categorical: Sequence[str], notation: Notation = PLAIN
+) -> Table:
   """Some columns of a whole file, `categorical` of them as text; refuses a missing column, a file without rows."""
   header = read_header(path)
   present = frozenset(header)
@@ -176,7 +194,7 @@ def read_csv(path: str | Path, *, columns: Sequence[str], categorical: Sequence[
       f'{path} has no column {some(map(repr, missing))}; it has {some(header)}'
     )
   parts = [
-    to_columns({name: cells[name] for name in columns}, categorical, where=str(path), first=first)
+    to_columns({name: cells[name] for name in columns}, categorical, where=str(path), first=first, notation=notation)
     for first, cells in read_cells(path)
   ]
   if not parts:

@@ -3,13 +3,14 @@
 Lines of text, printed when training starts; the data stay as they are.
 """
 
+import unicodedata
 from collections import Counter
 
 import numpy as np
 
 from mixer_jax.data.tables import checks
 from mixer_jax.data.tables.schema import Schema
-from mixer_jax.data.tables.table import Table, some
+from mixer_jax.data.tables.table import PLAIN, Table, some
 
 # A column is reported when single_column_accuracy leaves less than this share of the mistakes of always
 # guessing the commonest class. The best of breast_cancer leaves 22%, the best of unsw_nb15 38%.
@@ -25,9 +26,11 @@ def report(schema: Schema, split: str, train: Table, heldout: dict[str, Table]) 
   labels = schema.labels(train)
   return [
     *describe(schema, labels),
+    *spellings(schema),
     *copies(schema.columns, split, train, labels, heldout),
     *leaking_columns(schema, train, labels),
     *row_numbers(schema, train),
+    *unknown(schema, heldout),
   ]
 
 
@@ -44,6 +47,23 @@ def describe(schema: Schema, labels: np.ndarray) -> list[str]:
     f'{len(sizes):,} columns of categories: {some(sizes, SHOWN) or "none"}',
     f'dropped columns: {some(schema.dropped, SHOWN) or "none"}',
   ]
+
+
+def spellings(schema: Schema) -> list[str]:
+  """Classes and categories that differ in case, spaces or Unicode form alone; a class that reads as missing."""
+  lines = []
+  for name, values in {schema.label: schema.classes, **schema.categories}.items():
+    forms: dict[str, list[str]] = {}
+    for value in values:
+      forms.setdefault(' '.join(unicodedata.normalize('NFKC', value).casefold().split()), []).append(value)
+    if same := [' and '.join(map(repr, group)) for group in forms.values() if len(group) > 1]:
+      lines.append(
+        f'warning: column {name!r} has values that differ in case, spaces or Unicode form alone: {some(same, SHOWN)};'
+        ' write them alike if they are the same'
+      )
+  if odd := [value for value in schema.classes if PLAIN.is_missing(value)]:
+    lines.append(f'warning: the class {odd[0]!r} of {schema.label!r} may stand for a missing label; take out such rows')
+  return lines
 
 
 def copies(
@@ -87,22 +107,39 @@ def leaking_columns(schema: Schema, train: Table, labels: np.ndarray) -> list[st
 
 
 def row_numbers(schema: Schema, train: Table) -> list[str]:
-  """The columns that only rise or only fall down the file, and those of text that differ in every row."""
+  """The columns that only rise or only fall down the file, and those of text that differ in most rows."""
   if len(train) < 20:  # where they may do so by chance
     return []
   order = np.argsort(train.numbers)
 
   def names_rows(name):
     if name in schema.categories:
-      return len(schema.categories[name]) == len(train)
-    steps = np.diff(train.columns[name][order])
-    return (steps > 0).all() or (steps < 0).all()
+      return len(schema.categories[name]) > 0.9 * len(train)
+    column = train.columns[name][order]
+    return (column[1:] > column[:-1]).all() or (column[1:] < column[:-1]).all()
 
   found = [name for name in schema.columns if names_rows(name)]
   return found and [
     f'warning: these seem to number or to name the rows: {some(found, SHOWN)}; drop with data.drop what says'
     ' nothing else of a row'
   ]
+
+
+def unknown(schema: Schema, heldout: dict[str, Table]) -> list[str]:
+  """The columns of categories of which most held-out cells are values that no training row has."""
+  lines = []
+  for split, table in heldout.items():
+    found = []
+    for name, values in schema.categories.items():
+      known = frozenset(values)
+      share = np.mean([cell not in known for cell in table.columns[name]])
+      found += [f'{name} ({share:.0%})'] if share > 0.5 else []
+    if found:
+      lines.append(
+        f'warning: most values in {split} of these columns stand in no training row: {some(found, SHOWN)}; drop them,'
+        ' or see whether they are numbers'
+      )
+  return lines
 
 
 def _share(count: int, of: int) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from mixer_jax.data.tables import scaling as scalings
 from mixer_jax.data.tables.csv import wrong_delimiter
-from mixer_jax.data.tables.table import MISSING, Table, number, some
+from mixer_jax.data.tables.table import PLAIN, Notation, Table, number, some
 from mixer_jax.errors import MixerError
 
 UNKNOWN = 0  # the number of a category that no training row has
@@ -34,6 +34,7 @@ class Schema:
   scaling: str  # a key of SCALINGS, or module:name
   statistics: dict[str, list]  # what the scaling learnt, by name, a list with one entry a column
   fill: dict[str, float]  # what stands for a missing number, by column: the median of the training rows
+  notation: Notation = PLAIN  # of the numbers in files
 
   def to_json(self) -> dict[str, Any]:
     return dataclasses.asdict(self)
@@ -43,7 +44,9 @@ class Schema:
     try:
       categories = {name: tuple(values) for name, values in value['categories'].items()}
       lists = {name: tuple(value[name]) for name in ('classes', 'columns', 'dropped')}
-      return cls(**{**value, **lists, 'categories': categories})
+      notation = {**dataclasses.asdict(PLAIN), **value.get('notation', {})}
+      notation = Notation(**{**notation, 'missing': tuple(notation['missing'])})
+      return cls(**{**value, **lists, 'categories': categories, 'notation': notation})
     except (KeyError, TypeError, AttributeError) as error:
       raise MixerError(f'this is no schema of a table ({error}); restore it, or train again') from error
 
@@ -104,8 +107,9 @@ def sorted_classes(labels: Iterable[str]) -> tuple[str, ...]:
 
 
 def fit(
-  table: Table, *, label: str, dropped: Sequence[str], categorical: Sequence[str], scaling: str, column_order: int = 0
-) -> Schema:
+  table: Table, *, label: str, dropped: Sequence[str], categorical: Sequence[str], scaling: str, column_order: int = 0,
+  notation: Notation = PLAIN,
+) -> Schema:  # fmt: skip
   """The schema of training rows; a column_order other than 0, for that of the file, is the seed of a random one.
 
   Refuses an unknown scaling, no columns left, labels that are missing, all the same or mostly different.
@@ -118,7 +122,7 @@ def fit(
   if column_order:
     columns = tuple(columns[i] for i in np.random.default_rng(column_order).permutation(len(columns)))
   labels = label_text(table, label)
-  if empty := [i for i, text in enumerate(labels) if text.strip().lower() in MISSING]:
+  if empty := [i for i, text in enumerate(labels) if not text.strip()]:
     row = table.numbers[empty[0]]
     raise MixerError(f'{table.where}, row {row}: the label {label!r} is missing; fix it or leave the row out')
   classes = sorted_classes(labels)
@@ -150,7 +154,7 @@ def fit(
   statistics = {name: np.asarray(value).tolist() for name, value in learnt.items()}
   return Schema(
     label=label, classes=classes, columns=columns, dropped=tuple(dropped), categories=categories, scaling=scaling,
-    statistics=statistics, fill=fill,
+    statistics=statistics, fill=fill, notation=notation,
   )  # fmt: skip
 
 

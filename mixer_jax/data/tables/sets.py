@@ -13,7 +13,7 @@ from mixer_jax.data import own
 from mixer_jax.data.splits import data_root, parse_split, split_base
 from mixer_jax.data.tables import checks, csv
 from mixer_jax.data.tables.schema import Schema, label_text, no_columns, sorted_classes
-from mixer_jax.data.tables.table import Table, concatenate
+from mixer_jax.data.tables.table import PLAIN, Notation, Table, concatenate
 from mixer_jax.errors import MixerError, unknown
 
 SHUFFLE = 0  # seed of the order in which parts such as train[:80%] are cut
@@ -61,7 +61,7 @@ def is_table(name: str) -> bool:
 
 def load(
   name: str, split: str, *, label: str, drop: Sequence[str], categorical: Sequence[str] | None, data_dir: str | None,
-  schema: Schema | None = None,
+  notation: Notation = PLAIN, schema: Schema | None = None,
 ) -> Table:  # fmt: skip
   """The columns of a split: the features in their order, then the label, as text.
 
@@ -74,15 +74,17 @@ def load(
       columns or anything with `columns`, such as a DataFrame.
     drop: columns that are not used.
     categorical: columns of text; None takes those of which most cells are not numbers.
+    notation: of the numbers in files.
     schema: that of the training rows. The split must have their columns, and those of text are theirs.
 
   Refuses an unknown table, split or column, one known to give the label away that is not dropped, a part without rows.
   """
-  tables = [_part(name, part, label, tuple(drop), categorical, data_dir, schema) for part in split.split('+')]
+  given = label, tuple(drop), categorical, data_dir, notation, schema
+  tables = [_part(name, part, *given) for part in split.split('+')]
   return tables[0] if len(tables) == 1 else concatenate(tables)
 
 
-def _part(name: str, split: str, label, drop, categorical, data_dir, schema) -> Table:
+def _part(name: str, split: str, label, drop, categorical, data_dir, notation, schema) -> Table:
   base = split_base(split)
   if name in KNOWN or name.startswith('csv:'):
     path = _find(name, base, data_dir)
@@ -102,8 +104,8 @@ def _part(name: str, split: str, label, drop, categorical, data_dir, schema) -> 
   if label not in header:
     raise _unknown_column(f'column of {where}', label, where, header)
   if file:
-    categorical = _infer(*file, label, drop) if categorical is None else categorical
-    table, groups = _read(name, *file, label, drop, tuple(sorted(categorical)))
+    categorical = _infer(*file, label, drop, notation) if categorical is None else categorical
+    table, groups = _read(name, *file, label, drop, tuple(sorted(categorical)), notation)
   else:
     table, groups = _select(rows, label, drop, None if categorical is None else tuple(sorted(categorical)))
   _, part = parse_split(split, {base: len(table)})
@@ -155,21 +157,25 @@ def _find(name: str, base: str, data_dir: str | None) -> Path:
 
 
 @functools.lru_cache(maxsize=4)
-def _infer(path: Path, _time: int, _size: int, label: str, drop: tuple[str, ...]) -> tuple[str, ...]:
-  unused = {label, *drop}
-  return tuple(csv.infer_categorical(path, [column for column in csv.read_header(path) if column not in unused]))
+def _infer(
+  path: Path, _time: int, _size: int, label: str, drop: tuple[str, ...], notation: Notation
+) -> tuple[str, ...]:
+  columns = [column for column in csv.read_header(path) if column not in {label, *drop}]
+  return tuple(csv.infer_categorical(path, columns, notation))
 
 
 @functools.lru_cache(maxsize=4)
 def _read(
-  name: str, path: Path, _time: int, _size: int, label: str, drop: tuple[str, ...], categorical: tuple[str, ...]
-) -> tuple[Table, Callable]:
+  name: str, path: Path, _time: int, _size: int, label: str, drop: tuple[str, ...], categorical: tuple[str, ...],
+  notation: Notation,
+) -> tuple[Table, Callable]:  # fmt: skip
   """The rows, and a function that gives their groups; kept, unless the file changes."""
   unused = {label, *drop}
   used = [column for column in csv.read_header(path) if column not in unused]
   if given_away := [column for column in used if name in KNOWN and column in KNOWN[name].leaks]:
     raise MixerError(f'{name}: {", ".join(given_away)} gives the label away; put it into data.drop')
-  return _grouped(csv.read_csv(path, columns=[*used, label], categorical=[*categorical, label]), label)
+  table = csv.read_csv(path, columns=[*used, label], categorical=[*categorical, label], notation=notation)
+  return _grouped(table, label)
 
 
 def _grouped(table: Table, label: str) -> tuple[Table, Callable]:

@@ -1,9 +1,13 @@
 """A table in memory: columns by name."""
 
 import dataclasses
+import functools
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+
+from mixer_jax.errors import MixerError
 
 MISSING = ('', 'na', 'n/a', 'nan', 'null', 'none', '?')  # in columns of numbers, in any case
 ROWS, CELLS = 1024, 2**20  # the most that is held as text at once; in a wide table the cells are what weighs
@@ -49,11 +53,62 @@ def some(names: Iterable[str], most: int = 20) -> str:
   return ', '.join(names[:most]) + (f', ... ({len(names):,} in all)' if len(names) > most else '')
 
 
+@dataclasses.dataclass(frozen=True)
+class Notation:
+  """How numbers are written in a file: 1,234.5 has the decimal sign `.` and `,` between thousands ('' for nothing).
+
+  `missing` is what stands for a number that is missing, in any case; an empty cell always does.
+  """
+
+  decimal: str = '.'
+  thousands: str = ''
+  missing: tuple[str, ...] = MISSING
+
+  def __post_init__(self):
+    signs = self.decimal + self.thousands
+    if len(self.decimal) != 1 or len(self.thousands) > 1 or len({*signs}) < len(signs) or re.search('[0-9eE+-]', signs):
+      raise MixerError(
+        f'data.decimal is {self.decimal!r} and data.thousands {self.thousands!r}; give two different signs such as'
+        " '.' and ',', or '' for thousands that are not parted"
+      )
+
+  @property
+  def is_plain(self) -> bool:
+    """Whether numbers are written as Python writes them."""
+    return self.decimal == '.' and not self.thousands
+
+  def is_missing(self, cell: str) -> bool:
+    return not cell or cell.lower() in self._missing
+
+  @functools.cached_property
+  def _missing(self) -> frozenset[str]:
+    return frozenset(word.strip().lower() for word in self.missing)
+
+  @functools.cached_property
+  def _pattern(self) -> re.Pattern:
+    groups = rf'\d{{1,3}}(?:{re.escape(self.thousands)}\d{{3}})+|' if self.thousands else ''
+    fraction = rf'(?:{re.escape(self.decimal)}\d*)?(?:e[+-]?\d+)?'
+    return re.compile(rf'[+-]?(?:(?:{groups}\d+)?{fraction}|inf(?:inity)?)', re.IGNORECASE)
+
+  def number(self, cell: str) -> float | None:
+    """A cell as a number, nan where it is missing, None where it is text."""
+    cell = cell.strip()
+    if self.is_missing(cell):
+      return float('nan')
+    if not self.is_plain:
+      if not self._pattern.fullmatch(cell):
+        return None
+      cell = cell.replace(self.thousands, '').replace(self.decimal, '.')
+    try:
+      return float(cell) if '_' not in cell else None
+    except ValueError:
+      return None
+
+
+PLAIN = Notation()
+# Other ways to write numbers, by which columns are found that are numbers all the same.
+OTHERS = tuple(Notation(d, t) for d, t in (('.', ','), (',', ''), (',', '.'), ('.', ' '), (',', ' '), ('.', "'")))
+
+
 def number(cell: str) -> float | None:
-  """A cell as a number, nan where it is missing, None where it is text."""
-  if cell.strip().lower() in MISSING:
-    return float('nan')
-  try:
-    return float(cell) if '_' not in cell else None
-  except ValueError:
-    return None
+  return PLAIN.number(cell)

@@ -119,7 +119,10 @@ def read_script(script: str, image: tuple[int, int, int]) -> list[Down | Conv]:
 
 
 class ScriptedConv(nnx.Module):
-  """Skip convolutions with ReLU6 and a bridge over them, then a convolution; residual where the shape is kept."""
+  """Skip convolutions with ReLU6 and a bridge over them, then a convolution; where the shape is kept, a residual.
+
+  The residual is the layer's input, not what the skip convolutions made of it, as in the source's code.
+  """
 
   def __init__(self, conv: Conv, kernel: int, *, transposed: bool, activate: bool, rngs: nnx.Rngs):
     taps = (kernel, kernel)
@@ -131,8 +134,7 @@ class ScriptedConv(nnx.Module):
     y = x
     for layer in self.skips:
       y = jax.nn.relu6(layer(y))
-    x = x + y if len(self.skips) else x
-    y = self.conv(x)
+    y = self.conv(x + y if len(self.skips) else x)
     y = jax.nn.relu6(y) if self.activate else y
     return x + y if x.shape == y.shape else y
 
@@ -141,8 +143,9 @@ class ScriptedAutoencoder(Autoencoder):
   """Convolutions and pixel-unshuffles as a script says, see read_script; the decoder mirrors them.
 
   The code is the last image, flattened: [batch, height' x width' x channels']. No activation after the last layer of
-  the encoder and of the decoder. With `scl=N` in the script N convolutions that keep the shape come before each
-  layer, with one skip connection over all of them (arXiv 2412.04755).
+  the encoder and of the decoder; in that of a script which begins with `down` a pixel-shuffle is the last, so that the
+  convolution before it has one, as in the source. With `scl=N` in the script N convolutions that keep the shape come
+  before each layer, with one skip connection over all of them (arXiv 2412.04755).
 
   Args:
     image: (height, width, channels).
@@ -156,7 +159,6 @@ class ScriptedAutoencoder(Autoencoder):
     down = math.prod(step.side for step in steps if isinstance(step, Down))
     self.inner = (image[0] // down, image[1] // down, steps[-1].outputs)
     self.code = math.prod(self.inner)
-    first = next(i for i, step in enumerate(steps) if isinstance(step, Conv))
     encoder, decoder = [], []
     for i, step in enumerate(steps):
       if isinstance(step, Down):
@@ -165,7 +167,7 @@ class ScriptedAutoencoder(Autoencoder):
         continue
       back = Conv(step.outputs, step.inputs, step.skips)
       encoder.append(ScriptedConv(step, kernel, transposed=False, activate=i < len(steps) - 1, rngs=rngs))
-      decoder.append(ScriptedConv(back, kernel, transposed=True, activate=i > first, rngs=rngs))
+      decoder.append(ScriptedConv(back, kernel, transposed=True, activate=i > 0, rngs=rngs))
     self.encoder, self.decoder = nnx.List(encoder), nnx.List(decoder[::-1])
 
   def encode(self, image: jax.Array) -> jax.Array:

@@ -9,7 +9,14 @@ import pytest
 from flax import nnx
 
 from mixer_jax.errors import MixerError
-from mixer_jax.models.zoo.cnn_autoencoder import CnnAutoencoder, Conv, Down, ScriptedAutoencoder, read_script
+from mixer_jax.models.zoo.cnn_autoencoder import (
+  CnnAutoencoder,
+  Conv,
+  Down,
+  ScriptedAutoencoder,
+  ScriptedConv,
+  read_script,
+)
 
 SCRIPT = 'ch=32|down4|ch/2|ch/2|ch/2|ch*1|ch*1|ch=1'
 
@@ -86,8 +93,7 @@ def test_the_scripts_layers_one_by_one():
   first, _, second, third = model.encoder
   x = relu6(library(image, first.conv))
   x = x.reshape(2, 2, 2, 3, 2, 2).transpose(0, 1, 3, 5, 2, 4).reshape(2, 2, 3, 8)  # channel, then row, then column
-  x = x + relu6(library(x, second.skips[0]))
-  x = x + relu6(library(x, second.conv))
+  x = x + relu6(library(x + relu6(library(x, second.skips[0])), second.conv))  # the residual is the layer's input
   x = x + relu6(library(x, third.skips[0]))
   code = library(x, third.conv)
   np.testing.assert_allclose(model.encode(image), code.reshape(2, -1), rtol=1e-4, atol=1e-5)
@@ -95,10 +101,18 @@ def test_the_scripts_layers_one_by_one():
   third, second, _, first = model.decoder
   x = code + relu6(library(code, third.skips[0]))
   x = relu6(library(x, third.conv))
-  x = x + relu6(library(x, second.skips[0]))
-  x = x + relu6(library(x, second.conv))
+  x = x + relu6(library(x + relu6(library(x, second.skips[0])), second.conv))
   x = x.reshape(2, 2, 3, 2, 2, 2).transpose(0, 1, 4, 2, 5, 3).reshape(2, 4, 6, 2)
   np.testing.assert_allclose(model.decode(code.reshape(2, -1)), library(x, first.conv), rtol=1e-4, atol=1e-5)
+
+
+def test_the_activation_of_the_decoders_last_layer():
+  """None on the pixels; where the script begins with a pixel-unshuffle, the last convolution has one."""
+  for script, activated in (('ch=2|down2|ch=3', False), ('down2|ch=2|ch=3', True)):
+    model = scripted(image=(4, 4, 1), script=script)
+    last = [layer for layer in model.decoder if isinstance(layer, ScriptedConv)][-1]
+    last.conv.kernel[...] = -jnp.abs(last.conv.kernel[...])
+    assert (model.decode(images(2, model.code)) >= 0).all() == activated
 
 
 def test_a_pixel_unshuffle_is_undone():
