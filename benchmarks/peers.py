@@ -233,6 +233,7 @@ def make_config(what: str, side: str) -> dict:
 
   from mixer_jax.config import plain
   from mixer_jax.models.mixer import SIZES
+  from mixer_jax.training.settings import resolve
 
   kind, _, arg = what.partition('_')
   name, arg = {'rows': ('unsw_nb15', '3'), 'autoencoder': ('mnist_autoencoder', arg)}.get(kind, ('mnist', None))
@@ -241,7 +242,7 @@ def make_config(what: str, side: str) -> dict:
   if what == 's16':
     config['data'] |= {'image': [224, 224, 3], 'classes': 1000, 'mean': [0.5] * 3, 'std': [0.5] * 3}
     config['model'] = {'name': 'mixer' if side == 'ours' else side, **SIZES['S/16']}
-  return config
+  return resolve(config)
 
 
 def make_plain_mixer(stem: str):

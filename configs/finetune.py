@@ -45,8 +45,8 @@ def get_config(arg=None):
   config = ConfigDict()
   config.total = '20 epochs'
   config.batch_size = 64
-  config.model = network['model'] | {'dropout': 0.0, 'stochastic_depth': 0.0, 'rescale': False}
-  config.model.update({'dtype': 'float32', 'scan': False, 'remat': False})
+  plain = {'dropout': 0.0, 'stochastic_depth': 0.0, 'rescale': False, 'dtype': 'float32', 'scan': False, 'remat': False}
+  config.model = network['model'] | {key: value for key, value in plain.items() if key in network['model']}
   grey = (0.5,) * network['image'][2]
   config.data = data | {'image': network['image'], 'mean': network['mean'] or grey, 'std': network['std'] or grey}
   config.augment = {} if dataset in ('digits', 'mnist') else {'resized_crop': {'min_area': 0.5}, 'flip': {}}
@@ -54,8 +54,7 @@ def get_config(arg=None):
   config.optimizer = {'name': 'sgd', 'momentum': 0.9, 'clip': 1.0} if recipe == 'sgd' else adamw
   config.schedule = {'name': 'cosine', 'peak': PEAKS[recipe], 'warmup': '5%'}
   config.init_from = {} if recipe == 'scratch' else {'weights': weights, 'head': 'new'}
-  body = ('stem', 'blocks') if network['model'].get('pool') == 'flatten' else ('stem', 'blocks', 'pre_head_norm')
-  config.layers = {'adamw': {'decay': 0.8}, 'probe': {'freeze': body}}.get(recipe, {})
+  config.layers = {'adamw': {'decay': 0.8}, 'probe': {'freeze': network['body']}}.get(recipe, {})
   config.log_every = '10%'
   config.eval_every = config.checkpoint_every = '25%'
   return config

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mixer_jax.errors import MixerError
+from mixer_jax.training import warm_start, workdir
 from mixer_jax.weights import trust
 
 README = Path(__file__).resolve().parents[1] / 'README.md'
@@ -124,10 +126,51 @@ def test_a_model_folder_is_trusted_by_name_only(run, run_command, monkeypatch):
   assert run_command('train', *arguments, *start, '--trust=mine') == 0
 
 
+def test_a_folder_whose_model_is_none_is_refused_even_if_it_is_trusted(run, run_command, refused, monkeypatch):
+  monkeypatch.setattr(trust, 'TRUSTED', set())
+  folder = Path(f'{run[0]}_odd')
+  assert run_command('convert', f'--from={run[0]}', f'--to={folder}') == 0
+  about = json.loads((folder / 'config.json').read_text())
+  (folder / 'config.json').write_text(json.dumps(about | {'model': {'name': 'os:system'}}))
+  refused('convert', f'--from={folder}', f'--to={folder}.npz', parts=['os:system', '--trust=os'])
+  refused('convert', f'--from={folder}', f'--to={folder}.npz', '--trust=os', parts=['os:system', 'nnx.Module'])
+
+
 def test_what_is_no_model_is_none(folder, refused):
   refused('train', '--config=digits', '--workdir=x', '--config.model.name=os:system', parts=['os:system', 'nnx.Module'])
   refused('train', '--config=digits', '--workdir=x', '--config.task.name=mine:Shift', parts=['task', 'mine:Shift'])
   refused('train', '--config=digits', '--workdir=x', '--config.data.name=mine:zebras', parts=['zebras', 'stripes'])
+
+
+@pytest.mark.parametrize(
+  'source, parts',
+  [
+    ('import no_such_library', ['no_such_library']), ('def broken(:', ['SyntaxError']),
+    ('1 / 0', ['ZeroDivisionError']), ('', ['mine has no']),
+  ],
+)  # fmt: skip
+def test_a_module_that_has_changed_is_named_with_its_place(source, parts, run, folder, tmp_path, monkeypatch):
+  """Not only one that is gone: one that cannot be imported, or lacks what the run needs."""
+  shutil.copytree(run[0], tmp_path / 'run')
+  monkeypatch.delitem(sys.modules, 'mine')
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend(tmp_path)
+  (tmp_path / 'mine.py').write_text(source + '\n')
+  with pytest.raises(MixerError) as error:
+    workdir.read_config(tmp_path / 'run')
+  monkeypatch.delitem(sys.modules, 'mine', raising=False)
+  assert str(folder / 'mine.py') in str(error.value) and '\n' not in str(error.value)
+  assert all(part in str(error.value) for part in (*parts, f'{tmp_path}/run')), str(error.value)
+
+
+def test_fine_tuning_by_the_bundled_config(run, run_command):
+  """Of a model that takes none of a Mixer's settings, and of one that does; the probe moves the head alone."""
+  workdir, arguments = run
+  short = ('--config.total=2 steps', '--config.batch_size=16', '--config.schedule.warmup=0', '--config.eval_every=0')
+  assert run_command('train', f'--config=finetune:{workdir},digits,probe', *short, f'--workdir={workdir}_probe') == 0
+  before, after = (warm_start.read(place).arrays for place in (workdir, f'{workdir}_probe'))
+  moved = {name.partition('.')[0] for name in before if not np.array_equal(before[name], after[name])}
+  assert moved == {'head'}
 
 
 def test_a_module_that_is_gone_is_named_with_its_place(run, folder, tmp_path):

@@ -23,7 +23,7 @@ def draw(lines: Sequence[dict[str, float]], path: Path, *, panels: Sequence[tupl
     panels: (metric, axis label, `log` or `linear`) of each.
   """
   figure = Figure(figsize=(7, 2.8), layout='constrained')
-  for axes, (metric, label, scale) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+  for axes, (metric, label, scale) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
     for split, (colour, dash) in STYLES.items():
       points = [(line['step'], line[f'{split}/{metric}']) for line in lines if f'{split}/{metric}' in line]
       if points:

@@ -38,9 +38,13 @@ class Binary(Classifier):
 
   def scores(self, output: jax.Array, batch: Batch, *, training: bool = False) -> Scores:
     logit, label = output[:, 0], batch['label'].astype(jnp.float32)
-    weight = jnp.where(label == 1, self._positive_weight, 1.0) if training else 1.0
+    weight = jnp.where(label == 1, self._positive_weight, 1.0)
+    if label.ndim == 2:  # mixed: shares of both classes
+      label = label[:, 1]
+      weight = 1 + (self._positive_weight - 1) * label
+    weight = weight if training else 1.0
     loss = weight * optax.sigmoid_binary_cross_entropy(logit, label)
-    return {'loss': loss, 'accuracy': ((logit > 0) == (label == 1)).astype(jnp.float32)}
+    return {'loss': loss, 'accuracy': ((logit > 0) == (label > 0.5)).astype(jnp.float32)}
 
   def probabilities(self, logits: jax.Array) -> jax.Array:
     positive = jax.nn.sigmoid(logits)

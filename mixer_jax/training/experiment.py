@@ -1,9 +1,11 @@
 """A config -> all parts of a run, validated before anything is written."""
 
+import contextlib
 import dataclasses
 import functools
+import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -190,16 +192,45 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None, schema: Any
     order[:] = vars(model)
     return model
 
-  model = nnx.eval_shape(made)
+  with _explained(settings.model['name']):
+    model = nnx.eval_shape(made)
+  _check_model(model, settings.model['name'])
   preprocess = data.make_preprocess(settings.augment, settings.batch_size)
   experiment = Experiment(settings, data, mesh, model, task, preprocess, tuple(order))
-  task.check(model, settings.model['name'], _output_shape(experiment))
+  with _explained(settings.model['name']):
+    shape = _output_shape(experiment)
+  task.check(model, settings.model['name'], shape)
   experiment.optimizer()
   experiment.alarm()
   steps(settings.augment_until, 'augment_until', epoch=1.0, total=10**9)
   if not settings.augment and settings.augment_until != '100%':
     raise MixerError(f"augment_until is {settings.augment_until!r}, but augment is empty; set augment_until to '100%'")
   return experiment
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+  """What a model raises when it is built or called, as an error that names it."""
+  try:
+    yield
+  except MixerError:
+    raise
+  except Exception as error:
+    reason = f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'
+    raise MixerError(f'model {name!r} fails on data of these shapes: {reason}; --debug shows where') from error
+
+
+def _check_model(model: nnx.Module, name: str) -> None:
+  """Refuses a model with other state than parameters, or whose call takes no `rngs`."""
+  takes = inspect.signature(type(model).__call__).parameters
+  if 'rngs' not in takes and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+    raise MixerError(f'the call of model {name!r} takes no rngs; add them: def __call__(self, x, *, rngs=None)')
+  for path, leaf in nnx.to_flat_state(nnx.state(model)):
+    if not isinstance(leaf, nnx.Param):
+      raise MixerError(
+        f'model {name!r} keeps {type(leaf).__name__} in {".".join(map(str, path))}, but a model holds parameters alone:'
+        ' give rngs to the call of nnx.Dropout, not to its constructor, and use nnx.LayerNorm for nnx.BatchNorm'
+      )
 
 
 def _output_shape(experiment: Experiment) -> tuple[int, ...]:

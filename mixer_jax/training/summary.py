@@ -32,7 +32,7 @@ def finish(folder: Path, config: dict, experiment: Experiment, length: Length, s
   }
   if (folder / 'init_from.json').exists():
     summary['init_from'] = read_json(folder / 'init_from.json')
-  figures = {'curves': functools.partial(curves.draw, panels=experiment.task.panels)}
+  figures = {'curves': functools.partial(curves.draw, panels=experiment.task.panels)} if experiment.task.panels else {}
   figures |= {'watch': curves.draw_watch} if experiment.settings.watch else {}
   for name, draw in figures.items():
     figure = folder / 'figures' / f'{name}.png'

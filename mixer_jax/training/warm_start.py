@@ -11,13 +11,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mixer_jax import parts
 from mixer_jax.config import plain
+from mixer_jax.data.tables.schema import Schema
 from mixer_jax.errors import MixerError
 from mixer_jax.files import write_json
 from mixer_jax.messages import logger
 from mixer_jax.models import params as names
 from mixer_jax.training import experiment as experiments
 from mixer_jax.training import restore
+from mixer_jax.training.settings import KINDS
 from mixer_jax.weights import fitting, reading, remote
 
 
@@ -43,7 +46,9 @@ def read(address: str, checkpoint: str = 'last') -> reading.Weights:
     near = sorted(p.name for p in path.parent.glob('*'))[:12] if path.parent.is_dir() else []
     known = f'; {path.parent} has {", ".join(near)}' if near else ''
     raise MixerError(f'{address} is no run directory, no file and no model folder{known}')
-  return reading.read(address)
+  weights = reading.read(address)
+  parts.find(weights.model['name'], KINDS['model'], f'the model of {address}')  # refuses what is no model
+  return weights
 
 
 def of_run(folder: Path, checkpoint: str = 'last') -> reading.Weights:
@@ -64,7 +69,9 @@ def start(experiment: experiments.Experiment, classes: Sequence[str]) -> Start:
     return Start({}, None)
   init_from = fitting.InitFrom(**settings.init_from)
   weights = read(init_from.weights, init_from.checkpoint)
-  if weights.schema != _plain_schema(experiment):
+  # Through Schema, which completes those of earlier versions.
+  given = None if weights.schema is None else Schema.from_json(weights.schema).to_json()
+  if given != (experiment.data.schema and experiment.data.schema.to_json()):
     raise MixerError(
       f'{weights.source} is of a table of another schema (columns, categories, scaling), so its weights do not apply'
       ' here; give the run the same training rows'
@@ -86,7 +93,8 @@ def network_of(address: str) -> dict[str, Any]:
   """The model of given weights, for configs that start from them.
 
   Returns:
-    `model` as in config.model; `image`, `mean` and `std` as in config.data, the latter two None if unknown.
+    `model` as in config.model; `image`, `mean` and `std` as in config.data, the latter two None if unknown; `body`,
+    the names of all but the head.
 
   Raises:
     MixerError: the weights are unreadable, or the model does not take images.
@@ -95,7 +103,9 @@ def network_of(address: str) -> dict[str, Any]:
   if weights.schema is not None:
     raise MixerError(f'{address} is a {weights.model["name"]} for tables; this needs a model for images')
   data = {key: weights.data.get(key) and tuple(weights.data[key]) for key in ('mean', 'std')}
-  return {'model': dict(weights.model), 'image': weights.image, **data}
+  body = dict.fromkeys(name.partition('.')[0] for name in weights.arrays)
+  body = tuple(name for name in body if not name.startswith('head'))
+  return {'model': dict(weights.model), 'image': weights.image, 'body': body, **data}
 
 
 def _data_of(experiment: experiments.Experiment) -> dict[str, Any]:

@@ -80,12 +80,19 @@ def read_config(folder: Path) -> dict:
   for module, place in (read_json(modules) if modules.exists() else {}).items():
     try:
       parts.import_module(module)
-    except ModuleNotFoundError as error:
+    except (Exception, SystemExit) as error:  # A module of the user's raises what it likes.
+      lost = getattr(error, 'name', None) and f'{module}.'.startswith(f'{error.name}.')
+      reason = f'{type(error).__name__}: {" ".join(str(error).split())}'
+      why = f'found now ({error}); run in its folder, or put that on PYTHONPATH' if lost else f'imported now ({reason})'
       raise MixerError(
-        f'the run {folder} was trained with the module {module!r}, then at {place}, which cannot be found now'
-        f' ({error}); run in its folder, or put that on PYTHONPATH'
+        f'the run {folder} was trained with the module {module!r}, then at {place}, which cannot be {why}'
       ) from error
-  return resolve(upgrade(config))
+  try:
+    return resolve(upgrade(config))
+  except MixerError as error:
+    if not modules.exists():
+      raise
+    raise MixerError(f'{error} The run {folder} was trained with {", ".join(read_json(modules).values())}.') from error
 
 
 @contextlib.contextmanager

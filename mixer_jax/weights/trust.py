@@ -4,15 +4,13 @@ A run directory is the user's own. A model folder may come from anyone, and impo
 """
 
 import argparse
-import re
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from mixer_jax import parts
 from mixer_jax.errors import MixerError, unknown
 
 TRUSTED: set[str] = set()  # names of modules, by the option --trust
-
-OUTSIDE = re.compile(r'([A-Za-z_][\w.]*):[\w.]+')
 
 
 def trust(modules: Iterable[str]) -> None:
@@ -31,13 +29,13 @@ def add_option(options: argparse.ArgumentParser) -> None:
 def check(where: str, model: dict[str, Any], known: Collection[str]) -> None:
   """Refuses the model of a model folder if its name is not known, or any setting names code that is not trusted."""
   for value in _texts(model):
-    match = OUTSIDE.fullmatch(value)
-    if match and not any(f'{match[1]}.'.startswith(f'{name}.') for name in TRUSTED):
+    module = value.partition(':')[0]
+    if parts.NAME.fullmatch(value) and not any(f'{module}.'.startswith(f'{name}.') for name in TRUSTED):
       raise MixerError(
         f'{where} asks for {value[:200]!r}, which is not part of this package: reading it would run the module'
-        f' {match[1][:200]}; if you know and trust that module, add --trust={match[1][:200]}'
+        f' {module[:200]}; if you know and trust that module, add --trust={module[:200]}'
       )
-  if model['name'] not in known and not OUTSIDE.fullmatch(model['name']):
+  if model['name'] not in known and not parts.NAME.fullmatch(model['name']):
     raise unknown(f'model of {where}', model['name'], known)
 
 

@@ -163,6 +163,21 @@ def test_binary_cross_entropy():
   assert scores['accuracy'].mean() == pytest.approx(metrics.accuracy_score(SIGN, PROBABILITY > 0.5))
 
 
+def test_mixed_labels_of_two_classes():
+  """Mixup and CutMix give shares of both; whole ones are the labels themselves."""
+  hard, logit = {'label': jnp.asarray(SIGN)}, jnp.asarray(LOGIT, jnp.float32)
+  for weight in (1.0, 2.5):
+    task = binary(weight)
+    whole = task.scores(logit, {'label': jax.nn.one_hot(SIGN, 2)}, training=True)
+    for name, value in task.scores(logit, hard, training=True).items():
+      np.testing.assert_allclose(whole[name], value, rtol=1e-6)
+  share = RANDOM.uniform(size=200)
+  scores = binary().scores(logit, {'label': jnp.stack([1 - share, share], axis=1)}, training=True)
+  expected = -share * np.log(PROBABILITY) - (1 - share) * np.log(1 - PROBABILITY)
+  np.testing.assert_allclose(scores['loss'], expected, rtol=1e-4, atol=1e-5)
+  np.testing.assert_array_equal(scores['accuracy'], (LOGIT[:, 0] > 0) == (share > 0.5))
+
+
 def test_the_positive_weight_counts_in_training_only():
   batch = {'label': jnp.asarray(SIGN)}
   plain, weighted = (binary(w).scores(jnp.asarray(LOGIT), batch, training=True)['loss'] for w in (1.0, 2.5))

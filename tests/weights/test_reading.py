@@ -225,7 +225,7 @@ def test_a_folder_of_another_model(tmp_path):
   'model', [
     {'name': 'hostile:Net'}, {'name': 'hostile.deep:Net'}, {'name': 'tabular', 'mixing': 'hostile:Net'},
     {'name': 'tabular', 'mixing': {'name': 'hostile:Net'}}, {'name': 'tabular', 'all': [{'a': 'hostile:Net'}]},
-    ABOUT['model'] | {'mixing': 'hostile:Net'},
+    ABOUT['model'] | {'mixing': 'hostile:Net'}, ABOUT['model'] | {'mixing': {'name': 'hostile_é.ü:Ñet'}},
   ],
 )  # fmt: skip
 def test_a_folder_that_asks_for_code_is_refused_unless_it_is_trusted(tmp_path, monkeypatch, model):
@@ -236,7 +236,7 @@ def test_a_folder_that_asks_for_code_is_refused_unless_it_is_trusted(tmp_path, m
     tmp_path / 'm', {'model': model, 'data': {'classes': 2}, 'labels': None}, {'x.y': np.ones((2, 3), 'f4')}
   )
   refused(path, "asks for 'hostile", 'would run the module hostile', '--trust=hostile')
-  trust.trust(['hostil,other', 'hostile_too'])
+  trust.trust(['hostil,other', 'hostile_too', 'hostile_'])
   refused(path, '--trust=hostile')
   assert not (tmp_path / 'ran').exists() and 'hostile' not in sys.modules
   if model['name'] != 'mixer':
