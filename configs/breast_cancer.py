@@ -2,10 +2,10 @@
 
 Source: Wolberg et al. 1995, UCI; one token per column (arXiv 2106.11959), Mixer blocks (arXiv 2105.01601).
 Arguments: none holds out the last fifth of the rows; 1 to 5 hold out that fifth. For cross-validation:
-  python -m mixer_jax.sweep --config=configs/breast_cancer.py --over=arg=1,2,3,4,5 --workdir=runs/folds
+  python -m mixer_jax.sweep --config=breast_cancer --over=arg=1,2,3,4,5 --workdir=runs/folds
 Expected: docs/results/breast_cancer.md.
 Hardware: 2 CPU cores, less than a minute.
-Command: python -m mixer_jax.train --config=configs/breast_cancer.py --workdir=runs/breast_cancer
+Command: python -m mixer_jax.train --config=breast_cancer --workdir=runs/breast_cancer
 """
 
 from ml_collections import ConfigDict

@@ -7,7 +7,7 @@ Expected: 77.8% with `:20`, on JPEG copies of the images (docs/results/cifar10.m
 Hardware: `:20` took 95 minutes on 2 CPU cores shared with other work; 300 epochs need a GPU.
 Arguments: none for 300 epochs; `:20` for 20 epochs with a higher peak and less cutmix, for machines without a GPU.
 Data: cifar10/cifar-10-batches-bin/*.bin in the data directory, or the Python archives, or TFDS.
-Command: python -m mixer_jax.train --config=configs/cifar10.py:20 --workdir=runs/cifar10
+Command: python -m mixer_jax.train --config=cifar10:20 --workdir=runs/cifar10
 """
 
 from ml_collections import ConfigDict

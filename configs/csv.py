@@ -17,7 +17,7 @@ Hardware: 2 CPU cores; one minute for that table, ten for 20,000 rows of 42 colu
 Data: UTF-8, commas, column names in the first line, blank lines only at the end. Empty numeric cells become the median
   of their column. Empty categorical cells are their own category if a training row has one, else unknown, like any
   value not in the training rows. Missing and unknown cells are counted and reported.
-Command: python -m mixer_jax.train --config=configs/csv.py:PATH --workdir=runs/mine
+Command: python -m mixer_jax.train --config=csv:PATH --workdir=runs/mine
 """
 
 from pathlib import Path

@@ -3,7 +3,7 @@
 Source: the architecture of arXiv 2105.01601 in miniature; 138,762 parameters.
 Expected: 98.8% on the held-out fifth, mean of 5 seeds (98.1 to 99.7); docs/results/digits.md.
 Hardware: 2 CPU cores, one minute per seed.
-Command: python -m mixer_jax.train --config=configs/digits.py --workdir=runs/digits
+Command: python -m mixer_jax.train --config=digits --workdir=runs/digits
 """
 
 from ml_collections import ConfigDict

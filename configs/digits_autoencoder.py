@@ -3,7 +3,7 @@
 Source: ours; the Mixer blocks of arXiv 2105.01601 in encoder and decoder.
 Expected: docs/results/autoencoders.md.
 Hardware: 2 CPU cores.
-Command: python -m mixer_jax.train --config=configs/digits_autoencoder.py --workdir=runs/digits_autoencoder
+Command: python -m mixer_jax.train --config=digits_autoencoder --workdir=runs/digits_autoencoder
 """
 
 from ml_collections import ConfigDict

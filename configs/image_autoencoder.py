@@ -16,7 +16,7 @@ Expected: for 1,000 photographs, 0.0049 (ours), 0.0069 (script) and 0.0114 (w36-
   (--config.total='2000 steps' --config.schedule.warmup='200 steps'); the full recipe was not run;
   docs/results/autoencoders.md.
 Hardware: a GPU; those 2,000 steps took a minute on an H200. One CPU core processes about 5 images per second.
-Command: python -m mixer_jax.train --config=configs/image_autoencoder.py:PATH,w36-cnn2df-k7 --workdir=runs/photographs
+Command: python -m mixer_jax.train --config=image_autoencoder:PATH,w36-cnn2df-k7 --workdir=runs/photographs
 """
 
 import re

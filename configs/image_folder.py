@@ -6,7 +6,7 @@ Arguments: the folder, with PATH/train/CLASS/*.jpg (or png, webp, ...) and, opti
   checkpoint) and PATH/test; without either, a random tenth of the training images is held out.
 Expected: depends on the images; a few hundred per class are few for training from scratch.
 Hardware: a GPU, or patience; `python -m mixer_jax.benchmark --config=...` measures how long an epoch takes.
-Command: python -m mixer_jax.train --config=configs/image_folder.py:PATH --workdir=runs/mine
+Command: python -m mixer_jax.train --config=image_folder:PATH --workdir=runs/mine
 """
 
 from ml_collections import ConfigDict

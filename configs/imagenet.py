@@ -9,7 +9,7 @@ Expected: 76.3% for B/16 after 300 epochs (big_vision's number; not run here).
 Hardware: a TPU slice or 8 GPUs; L and H scan and rematerialise their blocks to fit. Time: not measured.
 Arguments: S/32, S/16, B/32, B/16 (default), L/32, L/16, H/14.
 Data: TFDS imagenet2012, prepared once as array_record; see README.
-Command: python -m mixer_jax.train --config=configs/imagenet.py:B/16 --workdir=runs/b16 --data_dir=DIR
+Command: python -m mixer_jax.train --config=imagenet:B/16 --workdir=runs/b16 --data_dir=DIR
   --distributed
 """
 

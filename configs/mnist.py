@@ -12,7 +12,7 @@ Expected: 97.40% after the first epoch of the published recipe, 99.19% at the en
   3 seeds; docs/results/mnist.md.
 Hardware: 16 minutes on one CPU core, 24 with `:best`, both on a machine shared with other work.
 Data: the four IDX files in mnist/ of the data directory.
-Command: python -m mixer_jax.train --config=configs/mnist.py:best --workdir=runs/mnist
+Command: python -m mixer_jax.train --config=mnist:best --workdir=runs/mnist
 """
 
 from ml_collections import ConfigDict

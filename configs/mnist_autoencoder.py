@@ -9,7 +9,7 @@ Arguments: `none`, or MIXING-LAYERS-kKERNEL such as `mlp-234`, `cnn-1-k1`, `cnn2
 Expected: docs/results/autoencoders.md.
 Hardware: 2 CPU cores.
 Data: the four IDX files in mnist/ of the data directory.
-Command: python -m mixer_jax.train --config=configs/mnist_autoencoder.py:cnn2df-234-k7 --workdir=runs/cnn2df
+Command: python -m mixer_jax.train --config=mnist_autoencoder:cnn2df-234-k7 --workdir=runs/cnn2df
 """
 
 import re

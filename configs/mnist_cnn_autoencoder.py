@@ -6,7 +6,7 @@ Arguments: the kernel, `k3`, `k5` (the default), `k7` or `k9`.
 Expected: a test error of 0.00554 with `k5`, 0.00580 with `k7` (one seed); docs/results/autoencoders.md.
 Hardware: more than two hours on one CPU core.
 Data: the four IDX files in mnist/ of the data directory.
-Command: python -m mixer_jax.train --config=configs/mnist_cnn_autoencoder.py:k5 --workdir=runs/cnn
+Command: python -m mixer_jax.train --config=mnist_cnn_autoencoder:k5 --workdir=runs/cnn
 """
 
 import re

@@ -10,7 +10,7 @@ Expected: a test error of 0.00487 (mean of 2 seeds), with `small` 0.00515 and `l
   docs/results/mixer_autoencoder.md.
 Hardware: 32 minutes on one CPU core; on a slower one, `small` took 20 and `long` 123.
 Data: the four IDX files in mnist/ of the data directory.
-Command: python -m mixer_jax.train --config=configs/mnist_mixer_autoencoder.py --workdir=runs/mixer_autoencoder
+Command: python -m mixer_jax.train --config=mnist_mixer_autoencoder --workdir=runs/mixer_autoencoder
 """
 
 from ml_collections import ConfigDict

@@ -14,7 +14,7 @@ Expected: ours 96.86% on val and 89.85% on the test rows, means of 10 seeds; the
 Hardware: one CPU core shared with other work: 6 minutes for ours, 19 to 128 for the experiments.
 Data: unsw_nb15/UNSWNB15_training_coursework.csv and ..._testing1_coursework.csv in the data directory, or the published
   UNSW_NB15_training-set.csv and UNSW_NB15_testing-set.csv with --config.data.drop="('id', 'attack_cat')".
-Command: python -m mixer_jax.train --config=configs/unsw_nb15.py --workdir=runs/unsw
+Command: python -m mixer_jax.train --config=unsw_nb15 --workdir=runs/unsw
 """
 
 from ml_collections import ConfigDict

@@ -71,7 +71,7 @@ def add_config(options: argparse.ArgumentParser, *, required: bool = False) -> N
 
 
 def config_arguments(known: argparse.Namespace, rest: list[str]) -> list[str]:
-  """What config.load takes of a command's parsed arguments; modules named by --trust are trusted from now on."""
+  """The arguments for config.load; modules named by --trust are trusted from now on."""
   trust.trust(known.trust)
   return [*([f'--config={known.config}'] if known.config else []), *rest]
 

@@ -1,7 +1,7 @@
 """Configs in: a Python file, or the name of a bundled one, and what the command line sets -> a dict.
 
-What keys there are, and what those have that a config leaves out, only the parts that it names can say: see
-training/settings.py. Hence the flags are read here: those of ml_collections set only keys that a file already has.
+Defaults come from the named parts, as do the keys that there are: see training/settings.py. Hence the flags are read
+here: those of ml_collections set only keys that a file already has.
 """
 
 import ast
@@ -135,7 +135,7 @@ def _literal(key: str, text: str) -> dict:
   try:
     value = ast.literal_eval(text.strip())
   except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-    raise MixerError(f"--config.{key}={text} is no Python literal such as {{'name': 'sam', 'rho': 0.1}}") from error
+    raise MixerError(f"--config.{key}={text} is not a Python literal such as {{'name': 'sam', 'rho': 0.1}}") from error
   if not isinstance(value, dict):
     raise MixerError(f"--config.{key}={text} is a {type(value).__name__}, not a dict such as {{'name': 'sam'}}")
   return plain(value)

@@ -1,9 +1,9 @@
-"""Says what a config is, from shapes alone: nothing is downloaded, compiled or held in memory; a table is read.
+"""Prints the resolved config, sizes and costs, from shapes alone.
 
   python -m mixer_jax.describe --config=digits
   python -m mixer_jax.describe --config=imagenet:H/14 --json
 
-The config is printed whole, with every default.
+The config is printed whole, with every default. Nothing is downloaded, compiled or held in memory. A table is read.
 """
 
 import json

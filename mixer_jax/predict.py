@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> None:
     flag, name = '--encode' if known.encode else '--decode', run.experiment.settings.task['name']
     raise MixerError(f'{flag} needs the run of an auto-encoder, but {known.workdir} has the task {name}')
   if any(Path(known.output).exists() and os.path.samefile(known.output, p) for p in known.input if Path(p).exists()):
-    raise MixerError(f'--output={known.output} is the --input too, and would be written over; choose another place')
+    raise MixerError(f'--output={known.output} equals --input and would be overwritten; choose another place')
   output = Path(known.output)
   part = Path(f'{output}.part')
   encode.check_empty(part)

@@ -1,4 +1,4 @@
-"""Studies of runs through the door: every kind of task, what is written, what is refused."""
+"""Studies of runs through the command: every kind of task, what is written, what is refused."""
 
 import contextlib
 import functools
@@ -60,7 +60,7 @@ def runs(run_command, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def analyzed(run_command):
-  """Opens the door; what it printed, and what sharpness.json holds."""
+  """Runs the command; what it printed, and what sharpness.json holds."""
 
   @functools.cache
   def analyzed(workdir, *options):

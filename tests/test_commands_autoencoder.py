@@ -1,4 +1,4 @@
-"""Auto-encoders through the doors: pictures of a run, codes out and in again, what is refused."""
+"""Auto-encoders through the commands: pictures of a run, codes out and in again, what is refused."""
 
 import json
 from pathlib import Path
@@ -173,7 +173,7 @@ def test_pictures_are_not_mixed_with_other_files(run, scans, tmp_path, refused):
   np.save(tmp_path / 'codes.npy', np.zeros((3, 5)))
   for flags in (['--input', tmp_path / 'codes.npy', '--decode'], ['--input', scans]):
     arguments = ('predict', f'--workdir={run}', *flags, f'--output={tmp_path}')
-    refused(*arguments, parts=[tmp_path, 'files in it', 'new folder'])
+    refused(*arguments, parts=[tmp_path, 'is not empty', 'new folder'])
   assert [p.name for p in tmp_path.iterdir()] == ['codes.npy']
 
 
@@ -200,7 +200,7 @@ def test_an_image_cut_off_leaves_no_pictures(run, scans, tmp_path, refused):
   begun = tmp_path / 'new' / 'pictures.part' / 'mine.png'
   begun.parent.mkdir()
   begun.write_bytes(b'')
-  refused('predict', f'--workdir={run}', f'--input={scans}', f'--output={output}', parts=[begun.parent, 'files in it'])
+  refused('predict', f'--workdir={run}', f'--input={scans}', f'--output={output}', parts=[begun.parent, 'is not empty'])
   assert begun.exists()
 
 
@@ -262,9 +262,9 @@ def test_a_folder_of_photographs(run_command, tmp_path, capsys):
   Image.new('RGB', (50, 60)).save(folder / 'a_small.png')
   workdir = tmp_path / 'run'
   assert run_command(*of_photographs(folder, workdir, '', '--config.batch_size=4', '--config.eval_every=4 steps')) == 0
-  told = capsys.readouterr().out
-  assert '1 turned from grey to colour' in told and 'a_grey.png' in told
-  assert '1 smaller than 96x96 enlarged' in told and 'a_small.png' in told
+  shown = capsys.readouterr().out
+  assert '1 turned from grey to colour' in shown and 'a_grey.png' in shown
+  assert '1 smaller than 96x96 enlarged' in shown and 'a_small.png' in shown
   assert (workdir / 'figures' / 'reconstructions' / '00000004.png').is_file()
   assert (workdir / 'figures' / 'codes.png').is_file()
   output = tmp_path / 'out'

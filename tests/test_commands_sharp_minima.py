@@ -1,4 +1,4 @@
-"""What the train door says to settings of SAM, noise, schedules and layers that cannot be: one line, and no run."""
+"""What the train command says to invalid settings of SAM, noise, schedules and layers: one line, and no run."""
 
 from pathlib import Path
 

@@ -36,9 +36,9 @@ def test_huge_pages():
     [sys.executable, '-c', code, 'a b', '--c'], env=e, stdout=subprocess.PIPE, text=True
   )
   process = start(environment)
-  told = process.communicate(timeout=60)[0]
-  assert f"{process.pid} ['-c', 'a b', '--c']" in told  # the same process, the same arguments
-  assert (cli.HUGE_PAGES in told) == (platform.libc_ver()[0] == 'glibc')
+  shown = process.communicate(timeout=60)[0]
+  assert f"{process.pid} ['-c', 'a b', '--c']" in shown  # the same process, the same arguments
+  assert (cli.HUGE_PAGES in shown) == (platform.libc_ver()[0] == 'glibc')
   assert cli.HUGE_PAGES not in start(environment | {'GLIBC_TUNABLES': ''}).communicate(timeout=60)[0]
 
 

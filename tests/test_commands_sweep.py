@@ -1,4 +1,4 @@
-"""The sweep door: its tables and figures, what it says of what failed."""
+"""The sweep command: its tables and figures, what it says of what failed."""
 
 import csv
 from pathlib import Path

@@ -81,7 +81,7 @@ def test_the_last_class_in_order_is_the_positive_one(run, run_command, capsys):
   capsys.readouterr()
   assert run_command('evaluate', f'--workdir={run}') == 0
   shown = capsys.readouterr()
-  evaluated = json.loads(shown.out)  # and no other line: what was missing is told on stderr
+  evaluated = json.loads(shown.out)  # and no other line: what was missing is reported on stderr
   assert 'cells of weight: missing' in shown.err
   assert evaluated['examples'] == 80 and evaluated['split'] == 'train[80%:]'
   assert evaluated['roc_auc'] == summary['test/roc_auc']
@@ -93,10 +93,10 @@ def test_three_classes_by_another_column_from_categories_alone(tmp_path, run_com
     write(tmp_path / f'{split}.csv', rows(60, seed, classes), (*HEADER[:-1], 'kind'))
   drop = '--config.data.drop=("id", "size", "weight")'
   assert run_command('train', *train(f'{tmp_path}:kind', tmp_path / 'run', drop)) == 0
-  told = capsys.readouterr().out
-  assert "label 'kind': 'cat' 20 rows, 'dog' 20 rows, 'owl' 20 rows\n" in told
-  assert '1 columns of categories: colour (3 values)\n' in told and 'dropped columns: id, size, weight\n' in told
-  assert 'rows (100.0%) of val stand in train too' in told
+  shown = capsys.readouterr().out
+  assert "label 'kind': 'cat' 20 rows, 'dog' 20 rows, 'owl' 20 rows\n" in shown
+  assert '1 columns of categories: colour (3 values)\n' in shown and 'dropped columns: id, size, weight\n' in shown
+  assert 'rows (100.0%) of val stand in train too' in shown
   metrics = json.loads((tmp_path / 'run/summary.json').read_text())['metrics']
   assert {'val/accuracy', 'test/loss', 'val/macro_f1', 'test/macro_roc_auc'} <= set(metrics)
   drawn = {path.name for path in (tmp_path / 'run/figures').iterdir()}
@@ -266,7 +266,7 @@ def test_a_bad_cell_far_down_leaves_nothing_half_written(cell, part, run, tmp_pa
 def test_predict_takes_one_file_and_does_not_write_over_it(run, tmp_path, refused):
   path, other = (write(tmp_path / name, rows()) for name in ('new.csv', 'other.csv'))
   before = path.read_bytes()
-  refused('predict', f'--workdir={run}', '--input', path, f'--output={path}', parts=[path, 'is the --input too'])
+  refused('predict', f'--workdir={run}', '--input', path, f'--output={path}', parts=[path, 'equals --input'])
   output = f'--output={tmp_path}/out.csv'
   refused('predict', f'--workdir={run}', '--input', path, other, output, parts=['2 files', 'one CSV file'])
   refused('predict', f'--workdir={run}', '--input', tmp_path, output, parts=[tmp_path, 'Is a directory'])
@@ -280,8 +280,8 @@ def test_memory_does_not_grow_with_the_file(restored, tmp_path, monkeypatch):
   for times in (2, 12):
     path = write(tmp_path / f'{times}.csv', body * times)
     tracemalloc.start()
-    told = predict.write_rows(restored, [str(path)], tmp_path / 'predicted.csv')
+    shown = predict.write_rows(restored, [str(path)], tmp_path / 'predicted.csv')
     peaks.append(tracemalloc.get_traced_memory()[1])
     tracemalloc.stop()
-    assert told == f'{256 * times:,} rows'
+    assert shown == f'{256 * times:,} rows'
   assert peaks[1] < 1.2 * peaks[0]

@@ -48,7 +48,7 @@ def refused_table(refused, tmp_path):
     (text(rows(2)), ['train[80%:]', 'is empty', '2 examples']),
     (text([('1', '2', '3', 'red', str(i % 2)) for i in range(40)]), ['train[80%:]', 'has no rows', '1 differ']),
     (text([(*row[:-1], f'{i / 7:.4f}') for i, row in enumerate(rows())]), ['values in 32 rows', 'are not classes']),
-    (text([row[-1:] for row in rows()], HEADER[-1:]), ['no column is left beside the label']),
+    (text([row[-1:] for row in rows()], HEADER[-1:]), ['no column is left besides the label']),
   ],
 )  # fmt: skip
 def test_a_table_that_is_refused(content, parts, refused_table):
@@ -64,7 +64,7 @@ def test_a_table_that_is_refused(content, parts, refused_table):
     ('--config.data.categorical=id', ["row 1, column 'colour'", 'not a number', 'data.categorical']),
     ('--config.data.label=lable', ["'lable'", "did you mean 'label'"]),
     ('--config.data.label=colour', ["'colour' has 3 values", 'data.classes is 2']),
-    ('--config.data.drop=("id", "size", "weight", "colour")', ['no column is left beside the label']),
+    ('--config.data.drop=("id", "size", "weight", "colour")', ['no column is left besides the label']),
     ('--config.data.drop=1,2', ['data.drop', "'1'"]),
     ('--config.data.classes=3', ['data.classes is 3', '2 values']),
     ('--config.data.train=train[:120%]', ['120%', '100%']),
@@ -112,7 +112,7 @@ def test_nothing_there(tmp_path, refused):
     (('id', 'size', 'weight', 'label'), [r[:3] + r[4:] for r in rows()], ["lacks 'colour'", 'has nothing besides']),
     ((*HEADER, 'note'), [(*r, 'x') for r in rows()], ['lacks nothing', "has 'note' besides"]),
     (HEADER[:-1], [r[:-1] for r in rows()], ["'label'"]),
-    (HEADER, rows(classes=('0', '2')), ["row 2, column 'label': '2' is none of the classes 0, 1"]),
+    (HEADER, rows(classes=('0', '2')), ["row 2, column 'label': '2' is not one of the classes 0, 1"]),
     (HEADER, [(*r[:2], 'light', *r[3:]) for r in rows()], ["row 1, column 'weight': 'light' is not a number"]),
     (HEADER, [(*r[:2], 'inf' if r[0] == '9' else r[2], *r[3:]) for r in rows()], ["row 10, column 'weight': 'inf'"]),
     (HEADER, [], ['has a header, but no rows']),

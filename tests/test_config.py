@@ -99,7 +99,7 @@ def test_a_name_that_stays_is_not_of_the_command_line(small):
   'override, parts',
   [
     ('--config.seed.more=3', ['--config.seed.more', 'seed is 0', 'no keys']),
-    ('--config.model={1', ['--config.model={1', 'no Python literal']),
+    ('--config.model={1', ['--config.model={1', 'not a Python literal']),
     ('--config.model={1}', ['--config.model={1}', 'set', 'not a dict']),
     ('--config.model..hidden=1', ['--config.model..hidden']),
     ('--config.=1', ['--config.=1']),
@@ -173,7 +173,7 @@ def test_bundled_configs_go_by_name_from_any_folder_and_a_path_goes_first(tmp_pa
 
 
 def test_reading_a_config_imports_no_jax():
-  """So that a wrong --config is told at once."""
+  """So that a wrong --config is reported at once."""
   code = 'import sys; from mixer_jax import config; config.load(["--config=digits"]); print("jax" in sys.modules)'
   environment = os.environ | {'PYTHONPATH': str(Path(mixer_jax.__file__).parents[1])}
   assert (

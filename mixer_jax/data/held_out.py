@@ -6,7 +6,7 @@ from typing import Any
 
 
 def splits(is_there: Callable[[str], bool], percent: int, split: str) -> dict[str, str]:
-  """The splits that are there; without val and test, `split` is a random part, `percent` of the training examples."""
+  """The existing splits; without val and test, `split` is a random part, `percent` of the training examples."""
   found = {name: name for name in ('val', 'test') if is_there(name)}
   return {'train': 'train', **found} if found else {
     'train': f'train[:{100 - percent}%]', split: f'train[{100 - percent}%:]'
@@ -14,7 +14,7 @@ def splits(is_there: Callable[[str], bool], percent: int, split: str) -> dict[st
 
 
 def image_folder(folder: str | Path, percent: int) -> dict[str, Any]:
-  """config.data of PATH/train/CLASS/*.jpg and, as far as there are, PATH/val and PATH/test; classes are counted.
+  """config.data of PATH/train/CLASS/*.jpg and, if present, PATH/val and PATH/test; classes are counted.
 
   Raises:
     ValueError: there is no folder PATH/train.

@@ -29,7 +29,7 @@ def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
 
 
 def rows_of_step(seed: int, step: int, batch_size: int, size: int) -> np.ndarray:
-  """The examples of a training step, int32 [batch]: a batch runs on into the next epoch, so none is ever left out."""
+  """The examples of a training step, int32 [batch]: a batch may span two epochs, so no example is skipped."""
   epochs, places = np.divmod(step * batch_size + np.arange(batch_size, dtype=np.int64), size)
   parts = [permutation(seed, int(epoch), size)[places[epochs == epoch]] for epoch in np.unique(epochs)]
   return np.concatenate(parts)
@@ -77,7 +77,7 @@ class Loader:
       self._data = {name: _put(array, everywhere) for name, array in materialize(source).items()}
 
   def train(self, step: int, count: int) -> dict:
-    """The feed of steps step, ..., step + count - 1; count is at most `chunk`."""
+    """The feed of steps step, ..., step + count - 1; count is at most `self.chunk`."""
     rows = functools.partial(rows_of_step, self.seed, batch_size=self.batch_size, size=self.size)
     if not self.resident:
       if step != self._position:
@@ -87,13 +87,13 @@ class Loader:
       self._next = self._send(next(self._stream))  # goes to the device while this step is computed
       return {'batches': batch}
     if count > CHUNK:
-      raise ValueError(f'a feed of {count} steps, but it holds {CHUNK} at most')
+      raise ValueError(f'a feed of {count} steps exceeds the maximum of {CHUNK}')
     padded = np.zeros((CHUNK, self.batch_size), np.int32)
     padded[:count] = [rows(step + i) for i in range(count)]
     return {'data': self._data, 'rows': _put(padded, self._over_batch)}
 
   def evaluate(self) -> Iterator[tuple[dict, int]]:
-    """(feed, number of batches in it) until every example has been there once."""
+    """(feed, number of batches in it) until every example has been seen once."""
     batches = -(-self.size // self.batch_size)
     rows = functools.partial(rows_of_eval, batch_size=self.batch_size, size=self.size)
     if not self.resident:

@@ -24,7 +24,7 @@ TOLERANCE = 1e-4  # of ONNX, relative to the largest output
 
 
 def export_run(run: Run, platforms: tuple[str, ...]) -> tuple[bytes, dict[str, Any]]:
-  """The StableHLO artefact for some of PLATFORMS, and what is to be known of it.
+  """The StableHLO artefact for some of PLATFORMS, and its metadata.
 
   The function takes raw examples, [batch, ...] for any batch, in the order of `inputs`: uint8 pixels of images, scaled
   columns of tables. It gives the task's answers as a dict: `logits` and `probabilities` [batch, classes], or of an

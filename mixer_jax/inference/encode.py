@@ -1,4 +1,4 @@
-"""What a trained auto-encoder makes of images and codes, written into files."""
+"""Writes an auto-encoder's codes and images to files."""
 
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -65,9 +65,9 @@ def _apply(run: Run, method: str, inputs: np.ndarray) -> np.ndarray:
 
 
 def check_empty(folder: Path) -> None:
-  """Refuses a folder that has files in it, for pictures would be mixed with them."""
+  """Refuses a folder that is not empty."""
   if folder.is_dir() and any(folder.iterdir()):
-    raise MixerError(f'--output={folder} has files in it, which pictures would be mixed with; choose a new folder')
+    raise MixerError(f'--output={folder} is not empty; choose a new folder')
 
 
 def _read(run: Run, files: Sequence[str]) -> Iterator[tuple[Sequence[str], np.ndarray]]:

@@ -32,7 +32,7 @@ def stack_examples(
 ) -> dict[str, jax.Array]:
   """Examples on the devices, each array [batches, batch, ...], with a `mask` that is 0 where the last one is padded.
 
-  They are the first `count` in a fixed random order, for some sources come class by class. The batch size is that of
+  They are the first `count` in a fixed random order, since some sources are sorted by class. The batch size is that of
   evaluation by default, and made larger where the devices do not divide it.
   """
   batch_size = experiment.settings.eval_batch_size if batch_size is None else batch_size

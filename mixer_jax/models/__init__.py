@@ -1,8 +1,9 @@
-"""Models by the name that configs use: each takes what its data tell it, its settings and `rngs`.
+"""Models by the name that configs use.
 
-Of what the data tell it a constructor gets what it names: `image` (height, width, channels) and `classes`, or `columns`
-and `vocabularies`; `outputs`. A model is called as model(*inputs, rngs=None); where it has them, `features` (same
-arguments, [batch, width]) and `head` serve other tasks: parameters under `head` or `head_...` are the head.
+A constructor receives its settings, `rngs`, and those of the data's properties that its signature names: `image`
+(height, width, channels) and `classes`, or `columns` and `vocabularies`; `outputs`. A model is called as
+model(*inputs, rngs=None); where it has them, `features` (same arguments, [batch, width]) and `head` serve other tasks:
+parameters under `head` or `head_...` are the head.
 """
 
 from collections.abc import Mapping

@@ -37,7 +37,7 @@ def arrays(params: nnx.State) -> dict[str, np.ndarray]:
 
 
 def place(params: nnx.State, given: Mapping[str, Any]) -> nnx.State:
-  """`params` with the arrays that are given in the place of their own; shapes must fit."""
+  """Returns `params` with some parameters replaced by the given arrays; shapes must fit."""
 
   def placed(path, leaf):
     if _is_stacked(path):

@@ -1,4 +1,4 @@
-"""Reconstruction: the image again, from a code, and without the noise that was added to it."""
+"""Reconstruction: the image from its code, without the noise that was added to it."""
 
 import dm_pix
 import jax
@@ -11,7 +11,7 @@ LOSSES = {'mse': jnp.square, 'l1': jnp.abs}
 
 
 class Reconstruction(Task):
-  """The image again, in [0, 1].
+  """Reconstructs the image, in [0, 1].
 
   Scores are `loss`, `mse`, and when evaluated `l1`, `psnr` in decibels (of each image, for a range of 1; an error of
   1e-10 is the least that counts) and `ssim` (Wang et al. 2004; Gaussian windows of 11x11 pixels, smaller for smaller

@@ -1,4 +1,4 @@
-"""What a task is: the outputs it wants of a model, the loss, and what is measured, written and drawn.
+"""The Task interface: expected outputs, loss, and what is measured, written and drawn.
 
 One of your own is a subclass that has `outputs` and `scores`, or `loss` where the loss needs more than the model's
 output; see README.
@@ -55,7 +55,7 @@ class Task:
   """What a model is trained for."""
 
   outputs: tuple[int, ...]  # shape of what a model gives for one example: (logits,) or (height, width, channels)
-  report: Report | None = None  # where means over the examples do not say all
+  report: Report | None = None  # metrics that are not means over examples
   best: str = 'accuracy'  # the score that chooses the best checkpoint
   highest: bool = True  # whether the best score is the highest
   # What is drawn into curves.png, see curves.draw.

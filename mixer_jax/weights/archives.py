@@ -1,9 +1,9 @@
-"""Arrays in files that come from strangers: .npz, .safetensors and PyTorch's .pth; nothing in them is run.
+"""Arrays in untrusted files: .npz, .safetensors and PyTorch's .pth; nothing in them is run.
 
-A file is opened to a list of the arrays that it announces, by name. Each is read when it is asked for, so that names
-and shapes can be looked at first, and no more bytes are read than its shape has. NumPy's objects are refused. PyTorch's
-files are read by torch, where it is installed, and hold tensors alone. numpy.load is not used since it reads an array
-before its header can be judged, and safetensors.numpy since it has no bfloat16.
+A file is opened to a list of the arrays that it declares, by name. Arrays are read lazily, so that names and shapes
+can be looked at first, and no more bytes are read than a shape has. NumPy's objects are refused. PyTorch's files are
+read by torch, where it is installed, and hold tensors alone. numpy.load is not used since it reads an array before its
+header can be judged, and safetensors.numpy since it has no bfloat16.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ CONVERT = (
 
 
 class Array(NamedTuple):
-  """What a file announces of an array; `read()` gives it, of that shape and dtype."""
+  """What a file declares of an array; `read()` gives it, of that shape and dtype."""
 
   shape: tuple[int, ...]
   dtype: str  # NumPy's name, or bfloat16
@@ -43,7 +43,7 @@ class Array(NamedTuple):
 
 
 class Archive(NamedTuple):
-  """`arrays` by their names in the file, `notes` what else the file says of itself, in words."""
+  """`arrays` by their names in the file; `notes`: the file's other metadata."""
 
   arrays: dict[str, Array]
   notes: dict[str, str]
@@ -57,14 +57,15 @@ def read(path: Path) -> Archive:
   with _reported(path):
     with path.open('rb') as file:  # first, for the readers below say nothing of permissions
       if not file.read(1):
-        raise MixerError(f'{path} is empty; get it again')
+        raise MixerError(f'{path} is empty; download it again')
     archive = reader(path)
     if odd := [name for name in archive.arrays if not name.isprintable()]:
       raise ValueError(f'the name {odd[0]!r:.80}')
     total = sum(math.prod(array.shape) * FLOATS.get(array.dtype, 0) for array in archive.arrays.values())
     if total > MOST_BYTES:
       raise MixerError(
-        f'{path} announces {total:,} bytes of arrays, more than {MOST_BYTES:,}, so no Mixer; get another'
+        f'{path} declares {total:,} bytes of arrays, above the limit of {MOST_BYTES:,}; this is not a Mixer, get'
+        ' another file'
       )
   guard = lambda array, name: array._replace(read=functools.partial(_checked, path, name, array))
   return Archive({name: guard(array, name) for name, array in archive.arrays.items()}, archive.notes)
@@ -80,13 +81,13 @@ def _checked(path: Path, name: str, array: Array) -> np.ndarray:
   with _reported(path):
     value = array.read()
   if value.shape != array.shape or value.dtype.name != array.dtype:
-    raise MixerError(f'{path}: {name} is {value.dtype} {value.shape}, but was announced as {array.dtype} {array.shape}')
+    raise MixerError(f'{path}: {name} is {value.dtype} {value.shape}, but was declared as {array.dtype} {array.shape}')
   return value
 
 
 @contextlib.contextmanager
 def _reported(path: Path) -> Iterator[None]:
-  """What can go wrong with a file from elsewhere, in one line."""
+  """Turns read errors into one-line MixerErrors."""
   try:
     yield
   except MixerError:
@@ -97,9 +98,9 @@ def _reported(path: Path) -> Iterator[None]:
     raise MixerError(f'{path} cannot be read ({error.strerror or error}); fix it, or choose another file') from error
   except MemoryError as error:
     raise MixerError(f'{path} holds more than the memory here; choose another file') from error
-  except Exception as error:  # Each reader raises what it likes of bytes that it does not expect.
+  except Exception as error:  # A reader can raise anything on unexpected bytes.
     reason = (str(error).strip().splitlines() or [''])[0][:300] or type(error).__name__
-    raise MixerError(f'{path} is damaged, or not the kind that its name says ({reason}); get it again') from error
+    raise MixerError(f'{path} is damaged, or not the kind that its name says ({reason}); download it again') from error
 
 
 def _read_npz(path: Path) -> Archive:
@@ -150,7 +151,8 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
   total = sum(member.file_size for member in members)
   if total > MOST_BYTES:
     raise MixerError(
-      f'{path} would unpack to {total:,} bytes, more than {MOST_BYTES:,}, so it is no Mixer; get another'
+      f'{path} would unpack to {total:,} bytes, above the limit of {MOST_BYTES:,}; this is not a Mixer, get another'
+      ' file'
     )
   if total > MOST_UNPACKED * (size := path.stat().st_size):
     raise MixerError(
@@ -179,7 +181,7 @@ def _read_torch(path: Path) -> Archive:
   try:
     import torch
   except ImportError as error:
-    raise MixerError(f"{path} takes torch to read: python -m pip install -e '.[torch]', or {CONVERT}") from error
+    raise MixerError(f"reading {path} needs torch: python -m pip install -e '.[torch]', or {CONVERT}") from error
   if zipfile.is_zipfile(path):
     with zipfile.ZipFile(path) as archive:
       _check_members(path, archive.infolist())
@@ -198,10 +200,10 @@ def _read_torch(path: Path) -> Archive:
   for name, value in content.items():
     if not isinstance(name, str) or not isinstance(value, torch.Tensor):
       raise MixerError(f'{path}: {name!r:.80} is not a tensor; save model.state_dict() and nothing else')
-  return Archive({name: _announced(tensor.detach()) for name, tensor in content.items()}, {})
+  return Archive({name: _declared(tensor.detach()) for name, tensor in content.items()}, {})
 
 
-def _announced(tensor: Any) -> Array:
+def _declared(tensor: Any) -> Array:
   dtype = str(tensor.dtype).removeprefix('torch.')
   # NumPy has no bfloat16; by way of float32 no bit is lost.
   read = lambda: (tensor.float().numpy().astype(ml_dtypes.bfloat16) if dtype == 'bfloat16' else tensor.numpy()).copy()

@@ -108,7 +108,7 @@ def from_ours(
 ) -> dict[str, np.ndarray]:
   """Our arrays by their names and in their shapes there; patch is (height, width, channels).
 
-  Refuses an array that the layout has no place for.
+  Refuses an array that the layout cannot represent.
   """
   theirs = names(layout, blocks)
   if extra := sorted(set(arrays) - set(theirs)):

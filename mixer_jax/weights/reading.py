@@ -64,11 +64,11 @@ class Weights:
 
   @property
   def image(self) -> tuple[int, int, int]:
-    """(height, width, channels); raises MixerError where the file does not say it and its tokens make no square."""
+    """(height, width, channels); raises MixerError if the file does not say and the tokens form no square."""
     if not self.data.get('image'):
       raise MixerError(
-        f'{self.source} does not say how its {self.tokens} tokens lie, and they make no square; give a model folder, or'
-        " timm's layout as this project writes it"
+        f'{self.source} does not give the token grid, and {self.tokens} tokens do not form a square; give a model'
+        " folder, or timm's layout as this project writes it"
       )
     return tuple(self.data['image'])
 
@@ -154,9 +154,7 @@ def _about(address: str, notes: dict[str, str]) -> dict[str, Any]:
   except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
     good = False
   if not good:
-    raise MixerError(
-      f'{address} says of itself {notes["mixer_jax"][:200]!r}, which cannot be understood; get another file'
-    )
+    raise MixerError(f'{address} has unreadable metadata: {notes["mixer_jax"][:200]!r}; get another file')
   return about
 
 
@@ -169,7 +167,7 @@ def _describe(
   classes, channel_mlp = side('head.kernel', 1), side('blocks.0.channel_mixing.fc1.kernel', 1)
   sizes = {'hidden': side('stem.kernel', 1), 'blocks': blocks, 'token_mlp': token_mlp, 'channel_mlp': channel_mlp}
   if any(0 in shape for shape in shapes.values()) or min(tokens, classes, *sizes.values()) < 1:
-    raise MixerError(f'{address}: its arrays have no sizes of a Mixer ({sizes}, {tokens} tokens); get another file')
+    raise MixerError(f'{address}: its array shapes do not fit a Mixer ({sizes}, {tokens} tokens); get another file')
   model = {'name': 'mixer', 'patch': patch[0] if patch[0] == patch[1] else list(patch[:2]), **sizes}
   _compare_shapes(address, _shapes_of(model, any_image(patch, tokens), classes), shapes)
   root = math.isqrt(tokens)
@@ -260,9 +258,9 @@ def _check_mixer(address: str, config: Path, about: dict, shapes: dict[str, tupl
   channels = max((shapes.get('stem.kernel') or (0,))[0] // math.prod(patch), 1)
   try:
     wanted = _shapes_of(model, data.get('image') or any_image((*patch, channels), tokens), data.get('classes') or 1)
-  except Exception as error:  # A model raises what it likes of settings that are none.
+  except Exception as error:  # Invalid settings can raise anything.
     reason = ' '.join(str(error).split())[:300]
-    raise MixerError(f'{config} describes no Mixer ({reason}); get the folder again') from error
+    raise MixerError(f'{config} does not describe a Mixer ({reason}); get the folder again') from error
   headless = not any(name.startswith('head') for name in shapes)
   names = [name for name in wanted if not (headless and name.startswith('head'))]
   blocks = range(min(model['blocks'], len(shapes)) or 1)  # a number that is far out is one thing missing, not a million
@@ -294,25 +292,27 @@ def _check_data(
   }
   for key, is_good in good.items():
     if data.get(key) is not None and not is_good:
-      raise MixerError(f'{where} says that {key} is {data[key]!r:.80}, which cannot be; get it again')
+      raise MixerError(f'{where} says that {key} is {data[key]!r:.80}, which is invalid; download it again')
   if labels and not all(isinstance(label, str) for label in labels):
-    raise MixerError(f'{where} has labels that are not text; get it again')
+    raise MixerError(f'{where} has labels that are not text; download it again')
   if labels and classes and len(labels) != classes:
-    raise MixerError(f'{where} has {len(labels)} labels for {classes} classes; get it again')
+    raise MixerError(f'{where} has {len(labels)} labels for {classes} classes; download it again')
   if not image:
     return
   if patch:
     height, width, *channels = patch
     if image[0] % height or image[1] % width or image[0] // height * (image[1] // width) != tokens:
       raise MixerError(
-        f'{where} says that image is {image}, which patches of {height}x{width} do not cut into {tokens} tokens; get'
-        ' it again'
+        f'{where} says that image is {image}, which patches of {height}x{width} do not cut into {tokens} tokens;'
+        ' download it again'
       )
     if channels and channels[0] != image[2]:
-      raise MixerError(f'{where} says that image is {image}, but its stem takes {channels[0]} channels; get it again')
+      raise MixerError(
+        f'{where} says that image is {image}, but its stem takes {channels[0]} channels; download it again'
+      )
   for key, value in (('mean', mean), ('std', std)):
     if value is not None and len(value) != image[2]:
-      raise MixerError(f'{where} says that {key} is {value!r:.80} for {image[2]} channels; get it again')
+      raise MixerError(f'{where} says that {key} is {value!r:.80} for {image[2]} channels; download it again')
 
 
 def _compare_names(address: str, needed: set[str], given: set[str]) -> None:

@@ -36,7 +36,7 @@ def fetch(address: str) -> Path:
   if not rest.strip('/'):
     raise MixerError(f'{address} names nothing; addresses are like hf://OWNER/NAME/PATH and gs://BUCKET/PATH')
   if scheme == 'file':
-    raise MixerError(f'{address} is here; give the path {urllib.parse.unquote(rest)}')
+    raise MixerError(f'{address} is local; give the path {urllib.parse.unquote(rest)}')
   return _from_hub(address, rest) if scheme == 'hf' else _from_fsspec(address)
 
 
@@ -49,7 +49,7 @@ def _from_hub(address: str, rest: str) -> Path:
   owner, _, rest = rest.strip('/').partition('/')
   name, _, path = rest.partition('/')
   if not name:
-    raise MixerError(f'{address} is no address of the hub; they are like hf://OWNER/NAME/PATH')
+    raise MixerError(f'{address} is not a hub address; expected hf://OWNER/NAME/PATH')
   with _reported(address):
     import huggingface_hub as hub
 
@@ -71,7 +71,9 @@ def _from_fsspec(address: str) -> Path:
     kept = place.with_name(f'{place.name}.sha256')
     if place.is_file() and kept.is_file():
       if checksum(place) != kept.read_text(errors='replace').strip():
-        raise MixerError(f'{place}, fetched from {address}, is not what it was; delete it to fetch it again')
+        raise MixerError(
+          f'{place}, fetched from {address}, has changed since it was downloaded; delete it to fetch it again'
+        )
       return place
     place.parent.mkdir(parents=True, exist_ok=True)
     with fsspec.open(address, 'rb') as source, tempfile.TemporaryDirectory(dir=place.parent) as folder:
@@ -82,7 +84,7 @@ def _from_fsspec(address: str) -> Path:
           target.write(chunk)
           bar.update(len(chunk))
       if total is not None and part.stat().st_size != total:
-        raise OSError(f'{part.stat().st_size:,} bytes came of {total:,}')
+        raise OSError(f'received {part.stat().st_size:,} of {total:,} bytes')
       digest = checksum(part)
       kept.unlink(missing_ok=True)  # of an earlier file
       os.replace(part, place)
@@ -92,7 +94,7 @@ def _from_fsspec(address: str) -> Path:
 
 @contextlib.contextmanager
 def _reported(address: str) -> Iterator[None]:
-  """What can go wrong with an address, in one line."""
+  """Turns errors of an address into one-line MixerErrors."""
   try:
     yield
   except MixerError:
@@ -104,7 +106,7 @@ def _reported(address: str) -> Iterator[None]:
     raise MixerError(
       f'{address} needs a library ({_words(error)}); {INSTALL} brings those of hf:// and gs://'
     ) from error
-  except Exception as error:  # Each file system raises what it likes: its own, of requests, of the disk.
+  except Exception as error:  # A file system can raise anything: its own errors, those of requests, of the disk.
     raise MixerError(
       f'{address} cannot be fetched ({_words(error)}); look at the address and the connection'
     ) from error

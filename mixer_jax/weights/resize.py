@@ -32,7 +32,7 @@ def stem(kernel: np.ndarray, old: tuple[int, int, int], new: tuple[int, int, int
   zeros for the new ones, which then start unseen.
 
   The kernel is [pixels of a patch, width]; `old` and `new` are (height, width, channels) of a patch.
-  Refuses several channels for fewer that are not one: which ones is not ours to say.
+  Refuses to reduce to more than one channel: the choice would be arbitrary.
   """
   pixels = kernel.astype(np.float64).reshape(*old, -1)
   if new[2] != old[2]:

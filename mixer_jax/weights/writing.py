@@ -37,8 +37,8 @@ def check_target(target: Path) -> None:
 def write(weights: Weights, target: Path, check: Callable[[Path], None] | None = None) -> tuple[str, ...]:
   """Writes weights in the layout that the end of the name stands for; returns notes for the user.
 
-  `check` gets the file before it stands in its place, and raises what it does not like.
-  Refuses what check_target does, and a network that the layout has no place for.
+  `check` gets the file before it is moved into place, and raises if it rejects the file.
+  Refuses what check_target does, and a network that the layout cannot represent.
   """
   check_target(target)
   writer = {'.npz': to_npz, '.safetensors': to_timm, '': to_folder}[target.suffix]

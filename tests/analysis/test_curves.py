@@ -62,7 +62,7 @@ def test_decibels_are_on_a_linear_axis(tmp_path, drawn):
   assert drawn[0].axes[1].get_ylim()[0] < -2.9
 
 
-def test_the_splits_can_be_told_apart_in_grey(tmp_path, drawn):
+def test_the_splits_can_be_distinguished_in_grey(tmp_path, drawn):
   curves.draw(make_lines(['train', 'val', 'test']), tmp_path / 'curves.png', panels=PANELS)
   looks = [(str(line.get_color()), line.get_linestyle()) for line in drawn[0].axes[0].lines]
   assert len(set(looks)) == 3
@@ -136,7 +136,7 @@ def test_watch_shows_what_is_zero(zero, tmp_path, drawn):
 
 
 @pytest.mark.parametrize('blocks', [4, 24])
-def test_watch_can_be_told_apart_in_grey(blocks, tmp_path, drawn):
+def test_watch_can_be_distinguished_in_grey(blocks, tmp_path, drawn):
   curves.draw_watch(make_watch(blocks), tmp_path / 'watch.png')
   lines = {line.get_label(): line for line in drawn[0].axes[1].lines}
   grey = [np.dot(lines[f'blocks.{i}'].get_color()[:3], [0.299, 0.587, 0.114]) for i in range(blocks)]

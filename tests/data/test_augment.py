@@ -248,7 +248,7 @@ def test_mixing_needs_classes(name):
   without = {'image': images()['image']}
   assert f'{name} needs labels, but a batch of this data set holds image' in refused({name: SETTINGS[name]}, without)
   numbers = {**images(), 'label': jax.ShapeDtypeStruct((4,), jnp.float32)}
-  message = f'{name} needs one class number an example, but labels are float32 [4]'
+  message = f'{name} needs integer class labels, one per example, but labels are float32 [4]'
   assert message in refused({name: SETTINGS[name]}, numbers)
   for classes in (None, 1):
     assert f'{name} needs at least 2 classes, got {classes}' in refused({name: SETTINGS[name]}, classes=classes)

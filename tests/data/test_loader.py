@@ -103,7 +103,7 @@ def test_a_feed_holds_an_epoch_of_20_000_rows():
 
 
 def test_a_feed_refuses_more_steps_than_it_holds():
-  with pytest.raises(ValueError, match=f'a feed of {loader.CHUNK + 1} steps, but it holds {loader.CHUNK}'):
+  with pytest.raises(ValueError, match=f'a feed of {loader.CHUNK + 1} steps exceeds the maximum of {loader.CHUNK}'):
     make_loader().train(0, loader.CHUNK + 1)
 
 

@@ -124,7 +124,7 @@ def test_labels(path, tmp_path):
   assert schema.classes == ('0', '1')
   np.testing.assert_array_equal(schema.labels(table), np.arange(40) % 2)
   np.testing.assert_array_equal(schema.labels(Table('t', {'label': np.array(['1.0', '0', '1e0'], object)})), [1, 0, 1])
-  with pytest.raises(MixerError, match="row 2, column 'label': '2' is none of the classes 0, 1"):
+  with pytest.raises(MixerError, match="row 2, column 'label': '2' is not one of the classes 0, 1"):
     schema.labels(Table('t', {'label': np.array(['1', '2'], object)}))
 
 
@@ -137,7 +137,7 @@ def test_a_row_of_a_part_is_named_by_its_number_in_the_file(tmp_path):
   assert part.numbers.tolist() == (part.columns['size'] + 1).tolist() != sorted(part.numbers.tolist())
   good = part.take(np.flatnonzero(part.columns['label'] != 'x'))
   schema = fitted(good)
-  with pytest.raises(MixerError, match="row 21, column 'label': 'x' is none of the classes 0, 1"):
+  with pytest.raises(MixerError, match="row 21, column 'label': 'x' is not one of the classes 0, 1"):
     schema.labels(part)
   good.columns['size'][4] = 1e300
   with pytest.raises(MixerError, match=f"row {good.numbers[4]}, column 'size': 1e.300 is too large for the scaling"):

@@ -134,7 +134,7 @@ def tfds_refused(*parts, name, data_dir, split='train', classes=2):
 def test_tfds_mistakes(prepared, tmp_path):
   tfds_refused("'valid'", 'test, train', name='tiny_labelled', split='valid', data_dir=prepared)
   tfds_refused('expects 3', 'have 2', name='tiny_labelled', classes=3, data_dir=prepared)
-  tfds_refused('no feature label', 'it has image', name='tiny_unlabelled', data_dir=prepared)
+  tfds_refused('lacks the features label', 'it has image', name='tiny_unlabelled', data_dir=prepared)
   tfds_refused('class labels', 'float32', name='tiny_numbers', data_dir=prepared)
   tfds_refused('no_such_data', 'not found', 'catalog', name='no_such_data', data_dir=prepared)
   tfds_refused('mnist[:5]', name='mnist[:5]', data_dir=prepared)

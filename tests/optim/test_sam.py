@@ -323,7 +323,7 @@ def test_bad_settings_are_refused_by_name(name, settings, parts):
 
 
 @pytest.mark.parametrize('given', [{}, {'params': True}])
-def test_who_cannot_give_the_gradient_twice_is_told_so(given):
+def test_who_cannot_give_the_gradient_twice_is_reported(given):
   optimizer, params = make('sam'), as_tree(np.ones(6))
   state = optimizer.init(params)
   with pytest.raises(MixerError, match='takes the gradient twice'):

@@ -59,8 +59,8 @@ def test_a_table_and_a_figure(autoencoders, tmp_path, monkeypatch, capsys):
   arguments = ['autoencoders.py', str(tmp_path / 'runs'), str(tmp_path / 'longer'), f'--figure={figure}']
   monkeypatch.setattr('sys.argv', arguments)
   autoencoders.main()
-  out, told = capsys.readouterr()
-  assert told == '1 runs without test/mse left out\n'
+  out, err = capsys.readouterr()
+  assert err == '1 runs without test/mse left out\n'
   lines = [[cell.strip() for cell in line.split('|')[1:-1]] for line in out.splitlines()]
   assert [line[0] for line in lines[2:]] == ['none', 'mlp-234', 'mlp-234']
   assert lines[2][1:] == ['33,617', '0.8', '1,000,000', '0.011366', '0.012500', '1', '1.100']
@@ -115,7 +115,7 @@ def test_another_metric_and_data_that_the_source_has_no_error_of(autoencoders, t
   path.write_text(json.dumps(summary))
   monkeypatch.setattr('sys.argv', ['autoencoders.py', str(tmp_path / 'runs'), '--metric=val/mse'])
   autoencoders.main()
-  out, told = capsys.readouterr()
-  assert told == '1 runs without val/mse left out\n'
+  out, err = capsys.readouterr()
+  assert err == '1 runs without val/mse left out\n'
   (line,) = out.splitlines()[2:]
   assert [cell.strip() for cell in line.split('|')[4:-1]] == ['1,000,000', '', '0.250000', '1', '']

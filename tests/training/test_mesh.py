@@ -43,7 +43,7 @@ def build(layout, **changes):
   return built, built.optimizer(LENGTH)[0]
 
 
-def feeder(built, split, size):
+def batches(built, split, size):
   source = built.data.source(split, None)
   settings = {'seed': 0, 'mesh': built.mesh, 'resident_mib': 100.0, 'workers': 0}
   return loader.Loader(source, batch_size=size, **settings)
@@ -55,7 +55,7 @@ def train(layout, steps=STEPS, **changes):
   shapes = built.init_state(optimizer, abstract=True)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
   train_loop = make_train_loop(built.train_step(optimizer, LENGTH), shardings, meshes.over_batch(built.mesh))
-  feed, state, losses = feeder(built, 'train[:80%]', 64), built.init_state(optimizer), []
+  feed, state, losses = batches(built, 'train[:80%]', 64), built.init_state(optimizer), []
   for step in range(steps):
     state = train_loop(state, feed.train(step, 1), 1)
     losses.append(float(state.sums['loss']))
@@ -63,7 +63,7 @@ def train(layout, steps=STEPS, **changes):
 
 
 def evaluate(built, params):
-  return hooks.evaluate(built.eval_loop(), params, feeder(built, 'train[80%:]', 64), None)[0]
+  return hooks.evaluate(built.eval_loop(), params, batches(built, 'train[80%:]', 64), None)[0]
 
 
 def flat(tree):

@@ -172,7 +172,7 @@ def test_a_nested_part(tmp_path, monkeypatch):
 # ---- mistakes
 
 
-def test_all_missing_keys_are_told_at_once():
+def test_all_missing_keys_are_reported_at_once():
   error = refused(lambda: settings.resolve({}), 'total', kind=Missing)
   names = [key.partition(' ')[0] for key in error.keys]
   assert sorted(names) == ['config.batch_size', 'config.total', 'data.name', 'model.name', 'schedule.name']
@@ -215,7 +215,7 @@ def test_all_missing_keys_are_told_at_once():
     ('ema', 'often', ["config.ema is 'often'", 'float']),
   ],
 )
-def test_mistakes_are_told_by_name(key, value, words):
+def test_mistakes_are_reported_by_name(key, value, words):
   config = json.loads(json.dumps(SMALL))
   section, _, last = key.partition('.')
   if last:

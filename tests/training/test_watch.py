@@ -206,7 +206,7 @@ def lines(losses, **changes):
   return result
 
 
-def told(log, **limits):
+def report(log, **limits):
   """{step: groups} of the alarms of a log."""
   alarm = watch.Alarm(**(ON | {'lines': 3} | limits))
   return {line['step']: groups for line in log if (groups := alarm(line))}
@@ -236,21 +236,21 @@ FALLING = 2.3 * 0.99 ** np.arange(8)
     (FLAT, np.full(8, np.nan), MOVING, {}),
   ],
 )
-def test_when_it_is_told(losses, stem, blocks, expected):
+def test_when_it_is_reported(losses, stem, blocks, expected):
   log = lines(losses, stem=stem, blocks_1=blocks)
-  assert told(log) == expected
-  assert told([{k: v * 1e-3 if k == 'train/loss' else v for k, v in line.items()} for line in log]) == expected
+  assert report(log) == expected
+  assert report([{k: v * 1e-3 if k == 'train/loss' else v for k, v in line.items()} for line in log]) == expected
 
 
 def test_limits():
   log = lines(FALLING, stem=MOVING)
-  assert told(log) == told(log, change=1.0) == told(log, loss=1.0) == {}
-  assert told(log, change=1.0, loss=1.0) == {30: ['stem']}
-  assert told(log, change=1.0, loss=1.0, lines=7) == {70: ['stem']}
-  assert told(log, change=1.0, loss=1.0, lines=9) == {}
+  assert report(log) == report(log, change=1.0) == report(log, loss=1.0) == {}
+  assert report(log, change=1.0, loss=1.0) == {30: ['stem']}
+  assert report(log, change=1.0, loss=1.0, lines=7) == {70: ['stem']}
+  assert report(log, change=1.0, loss=1.0, lines=9) == {}
   # Of seven lines the loss falls by 1 - 0.99**6 = 5.85%.
-  assert told(log, change=1.0, loss=0.058, lines=7) == {}
-  assert told(log, change=1.0, loss=0.059, lines=7) == {70: ['stem']}
+  assert report(log, change=1.0, loss=0.058, lines=7) == {}
+  assert report(log, change=1.0, loss=0.059, lines=7) == {70: ['stem']}
 
 
 def test_given_what_was_written_so_far_a_new_alarm_goes_on_as_the_old_one():
@@ -308,7 +308,7 @@ def alarms(workdir):
   return {step: groups for step, groups in found.items() if groups}
 
 
-def test_a_run_that_cannot_learn_is_told_of(tmp_path, capfd):
+def test_a_run_that_cannot_learn_is_reported(tmp_path, capfd):
   config = quick(1e-30)
   assert loop.train_and_evaluate(config, tmp_path)
   assert alarms(tmp_path) == {35: ['blocks.0', 'head', 'stem']}
@@ -322,7 +322,7 @@ def test_a_run_that_cannot_learn_is_told_of(tmp_path, capfd):
 
 
 @pytest.mark.nightly
-def test_a_run_that_learns_is_not_told_of_and_the_rest_of_it_is_as_without_a_watch(tmp_path, capfd):
+def test_a_run_that_learns_is_not_reported_and_the_rest_of_it_is_as_without_a_watch(tmp_path, capfd):
   """The numbers that the step gives are compared as text: on the CPU of the tests they are the same bits."""
   for name, on in (('on', ON), ('off', {})):
     loop.train_and_evaluate(quick(1e-2, watch=on), tmp_path / name)

@@ -53,23 +53,23 @@ def refused(*parts, given=None, **how):
 
 def test_the_same_network_is_taken_as_it_is():
   given = weights()
-  arrays, told = fit(given, MODEL | {'dropout': 0.1, 'scan': False, 'init': 'torch', 'dtype': 'bfloat16'})
-  assert arrays == given.arrays and told == []
+  arrays, notes = fit(given, MODEL | {'dropout': 0.1, 'scan': False, 'init': 'torch', 'dtype': 'bfloat16'})
+  assert arrays == given.arrays and notes == []
 
 
-def test_a_new_head_is_asked_for_and_told():
+def test_a_new_head_is_asked_for_and_reported():
   given = weights()
   refused('for 3 classes, but the data have 5', "init_from.head='new'", data=DATA | {'classes': 5})
-  arrays, told = fit(given, data=DATA | {'classes': 5}, labels=list('vwxyz'), head='new')
-  assert told == ['head: reinitialised, 3 -> 5 classes']
+  arrays, notes = fit(given, data=DATA | {'classes': 5}, labels=list('vwxyz'), head='new')
+  assert notes == ['head: reinitialised, 3 -> 5 classes']
   assert set(given.arrays) - set(arrays) == {'head.kernel', 'head.bias'}
 
 
 def test_a_head_with_hidden_layers_goes_as_a_whole():
   old, new = (MODEL | {'name': 'mnist_mixer', 'head': widths} for widths in ([6], [4, 9]))
   refused('model.head is [6] in the weights, [4, 9] here', given=weights(old), model=new)
-  arrays, told = fit(weights(old), new, head='new')
-  assert not any(name.startswith('head') for name in arrays) and told == ['head: reinitialised, 3 -> 3 classes']
+  arrays, notes = fit(weights(old), new, head='new')
+  assert not any(name.startswith('head') for name in arrays) and notes == ['head: reinitialised, 3 -> 3 classes']
 
 
 def test_weights_without_a_head():
@@ -80,7 +80,7 @@ def test_weights_without_a_head():
   assert fit(given, head='new')[1] == ['head: reinitialised, none -> 3 classes']
 
 
-def test_a_head_of_other_classes_is_told():
+def test_a_head_of_other_classes_is_reported():
   assert fit(weights(), labels=['a', 'c', 'b'])[1] == ["warning: head: kept, but class 1 was 'b' and is 'c' here"]
 
 
@@ -98,38 +98,38 @@ def test_every_difference_is_named():
   )  # fmt: skip
 
 
-def test_another_grid_is_asked_for_and_told():
+def test_another_grid_is_asked_for_and_reported():
   data = DATA | {'image': [12, 8, 1]}
   refused('3x2 in w, but 6x4 here', "'interpolate' or 'tile'", data=data)
   given = weights()
-  arrays, told = fit(given, data=data, tokens='interpolate')
-  assert told == ['token mixing: interpolate, grid 3x2 -> 6x4']
+  arrays, notes = fit(given, data=data, tokens='interpolate')
+  assert notes == ['token mixing: interpolate, grid 3x2 -> 6x4']
   expected = resize.interpolate_tokens(given.arrays, (3, 2), (6, 4))
   assert all(np.array_equal(arrays[name], expected[name]) for name in expected)
   refused('model.token_mlp is 5, but 4 copies', 'set model.token_mlp=20', data=data, tokens='tile')
-  arrays, told = fit(given, MODEL | {'token_mlp': 20}, data, tokens='tile')
-  assert told == ['token mixing: tile, grid 3x2 -> 6x4']
+  arrays, notes = fit(given, MODEL | {'token_mlp': 20}, data, tokens='tile')
+  assert notes == ['token mixing: tile, grid 3x2 -> 6x4']
   assert arrays['blocks.1.token_mixing.fc1.kernel'].shape == (24, 20)
   refused('copies take a multiple', data=DATA | {'image': [8, 6, 1]}, model=MODEL, tokens='tile')
 
 
 def test_a_turned_image_of_as_many_tokens_is_another_grid():
   refused('3x2 in w, but 2x3 here', data=DATA | {'image': [4, 6, 1]})
-  # Without an image the file cannot know, and six tokens make no square.
+  # Without an image the file cannot know, and six tokens do not form a square.
   assert fit(weights(data={'classes': 3}, arrays=weights().arrays))[1] == []
 
 
-def test_another_patch_or_channels_are_asked_for_and_told():
+def test_another_patch_or_channels_are_asked_for_and_reported():
   data, model = DATA | {'image': [12, 8, 3], 'mean': [0.5] * 3, 'std': [0.25] * 3}, MODEL | {'patch': 4}
   refused('2x2x1 (height, width, channels) in w, but 4x4x3 here', "init_from.stem='resize'", data=data, model=model)
-  arrays, told = fit(weights(), model, data, stem='resize')
+  arrays, notes = fit(weights(), model, data, stem='resize')
   assert arrays['stem.kernel'].shape == (48, 8)
-  assert told[0] == 'stem: resized, patch 2x2x1 -> 4x4x3'
+  assert notes[0] == 'stem: resized, patch 2x2x1 -> 4x4x3'
 
 
-def test_other_means_are_told():
-  told = fit(weights(), data=DATA | {'mean': [0.25]})[1]
-  assert told == ['data.mean: (0.5) in the weights, (0.25) here']
+def test_other_means_are_reported():
+  notes = fit(weights(), data=DATA | {'mean': [0.25]})[1]
+  assert notes == ['data.mean: (0.5) in the weights, (0.25) here']
 
 
 def test_missing_extra_and_misshapen_arrays_are_all_named():

@@ -136,15 +136,15 @@ def test_npz_that_unpacks_to_far_more_than_it_is(tmp_path, compression):
 def test_npz_of_more_bytes_than_any_mixer(tmp_path, monkeypatch):
   monkeypatch.setattr(archives, 'MOST_BYTES', 400)
   np.savez(tmp_path / 'w.npz', a=np.zeros(100, np.float32))
-  refused(tmp_path / 'w.npz', 'would unpack to 528 bytes, more than 400')
+  refused(tmp_path / 'w.npz', 'would unpack to 528 bytes, above the limit of 400')
 
 
 def test_npz_whose_directory_lies_about_sizes(tmp_path):
   path = write_zip(tmp_path / 'w.npz', {'a.npy': npy(shape=f'({2**20},)', data=bytes(8))})
   data = bytearray(path.read_bytes())
   start = data.index(b'PK\1\2') + 24
-  told = struct.unpack('<I', data[start : start + 4])[0] - 8 + 2**22
-  data[start : start + 4] = struct.pack('<I', told)
+  length = struct.unpack('<I', data[start : start + 4])[0] - 8 + 2**22
+  data[start : start + 4] = struct.pack('<I', length)
   path.write_bytes(data + bytes(2**17))  # so that it is no bomb by its size
   refused(path)
 

@@ -73,7 +73,7 @@ def test_pth_is_read_by_torch(tmp_path, torch, name, nest):
 
 def test_pth_without_torch(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'torch', None)
-  message = refused(some_file(tmp_path), 'takes torch to read', "'.[torch]'", 'convert it where torch is')
+  message = refused(some_file(tmp_path), 'needs torch', "'.[torch]'", 'convert it where torch is')
   saved = {}
   monkeypatch.setattr('builtins.FILE', tmp_path / 'w.pth', raising=False)
 
@@ -121,7 +121,7 @@ def test_pth_zips_that_torch_does_not_write(tmp_path, torch):
 def test_pth_of_more_than_any_mixer(tmp_path, torch, monkeypatch):
   torch({f'a{i}': Tensor(np.zeros(4000, np.float32)) for i in range(20)})
   monkeypatch.setattr(archives, 'MOST_BYTES', 100_000)
-  refused(some_file(tmp_path), 'announces 320,000 bytes of arrays, more than 100,000')
+  refused(some_file(tmp_path), 'declares 320,000 bytes of arrays, above the limit of 100,000')
 
 
 def test_pth_by_torch_itself(tmp_path):

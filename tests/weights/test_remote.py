@@ -70,13 +70,13 @@ def test_two_files_of_one_name_do_not_meet(memory):
 def test_a_kept_file_that_has_changed(memory):
   place = remote.fetch(ADDRESS)
   place.write_bytes(DATA[:-1] + b'x')
-  refused(ADDRESS, str(place), 'is not what it was; delete it to fetch it again')
+  refused(ADDRESS, str(place), 'has changed since it was downloaded; delete it to fetch it again')
   place.unlink()
   memory.pipe('/bucket/a b/w.npz', b'new')
   assert remote.fetch(ADDRESS).read_bytes() == b'new'
   assert remote.fetch(ADDRESS).read_bytes() == b'new'
   place.with_name(f'{place.name}.sha256').write_bytes(b'\xff')
-  refused(ADDRESS, 'is not what it was')
+  refused(ADDRESS, 'has changed since it was downloaded')
   place.with_name(f'{place.name}.sha256').unlink()  # killed before it was written
   assert remote.fetch(ADDRESS).read_bytes() == b'new'
 
@@ -100,7 +100,8 @@ def test_half_a_download_leaves_nothing(memory, monkeypatch, error):
     with pytest.raises(KeyboardInterrupt):
       remote.fetch(ADDRESS)
   else:
-    refused(ADDRESS, 'cannot be fetched', 'reset by peer' if error else '2,000 bytes came of 3,000', 'the connection')
+    reason = 'reset by peer' if error else 'received 2,000 of 3,000 bytes'
+    refused(ADDRESS, 'cannot be fetched', reason, 'the connection')
   assert kept() == []
   monkeypatch.undo()
 
@@ -112,8 +113,8 @@ def test_half_a_download_leaves_nothing(memory, monkeypatch, error):
     ('hf:///', 'names nothing'),
     ('gs://bucket', "by the end of gs://bucket, ''"),
     ('gs://bucket/w.zip', "by the end of gs://bucket/w.zip, '.zip'"),
-    ('hf://owner', 'is no address of the hub'),
-    ('file:///a%20b/w.npz', 'is here; give the path /a b/w.npz'),
+    ('hf://owner', 'is not a hub address'),
+    ('file:///a%20b/w.npz', 'is local; give the path /a b/w.npz'),
     ('nosuch://a/w.npz', 'cannot be fetched (Protocol not known: nosuch'),
     ('memory://bucket/none.npz', 'cannot be fetched (/bucket/none.npz'),
     (f'memory://bucket/{"n" * 300}.npz', 'cannot be fetched'),

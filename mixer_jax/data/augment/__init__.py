@@ -7,11 +7,11 @@ their settings, for example
     config.augment = {'flip': {}, 'crop': {'padding': 4}, 'mixup': {'alpha': 0.5}, 'mymodule:solarize': {'below': 0.5}}
 
 They are applied in the order of `AUGMENTATIONS` (geometry, colour, erasing, mixing), whatever the order in the config,
-then the user's own as the config has them, and noise last. Each draws from a key of its own, so that adding one does
-not change what another draws, and for the whole batch, however that is split over devices.
+then the user's own as the config has them, and noise last. Each uses its own key, so adding one leaves the others'
+draws unchanged. Draws cover the whole batch, regardless of sharding.
 
-A name stands for a maker, in `AUGMENTATIONS` or `module:name`: (features, **settings[, classes]) -> a pure function
-(batch, key) -> batch. The maker checks its settings against the batches (`features`, name -> ShapeDtypeStruct).
+Each name refers to a factory, in `AUGMENTATIONS` or `module:name`: (features, **settings[, classes]) -> a pure function
+(batch, key) -> batch. The factory checks its settings against the batches (`features`, name -> ShapeDtypeStruct).
 """
 
 import zlib
@@ -30,7 +30,7 @@ from mixer_jax.errors import MixerError
 __all__ = ['AUGMENTATIONS', 'Augment', 'Batch', 'Features', 'make_augment', 'make_optional']
 
 _IN_ORDER = (flip, resized_crop, crop, rotation, affine, elastic, color_jitter, erasing, cutmix, mixup, noise)
-AUGMENTATIONS: dict[str, Callable[..., Augment]] = {maker.__name__: maker for maker in _IN_ORDER}
+AUGMENTATIONS: dict[str, Callable[..., Augment]] = {factory.__name__: factory for factory in _IN_ORDER}
 
 
 def make_augment(settings: Mapping[str, Mapping], *, features: Features, classes: int | None) -> Augment:
@@ -45,13 +45,13 @@ def make_augment(settings: Mapping[str, Mapping], *, features: Features, classes
   """
   if not isinstance(settings, Mapping):
     raise MixerError(f"augment must be a dict, {{'flip': {{}}, 'crop': {{'padding': 4}}}}, got {settings!r}")
-  makers = {name: parts.find(name, AUGMENTATIONS, 'augmentation') for name in settings}
-  order = [name for name in (*AUGMENTATIONS, *(own for own in makers if own not in AUGMENTATIONS)) if name in makers]
+  factories = {name: parts.find(name, AUGMENTATIONS, 'augmentation') for name in settings}
+  order = [name for name in dict.fromkeys([*AUGMENTATIONS, *factories]) if name in factories]
   steps = []
   for name in sorted(order, key=lambda name: name == 'noise'):
     if not isinstance(settings[name], Mapping):
       raise MixerError(f"augment.{name} must be a dict of settings, {{'setting': value}}, got {settings[name]!r}")
-    apply = parts.call(makers[name], settings[name], f'augment.{name}', features=features, classes=classes)
+    apply = parts.call(factories[name], settings[name], f'augment.{name}', features=features, classes=classes)
     if not callable(apply):
       raise MixerError(f'augment.{name} gave {type(apply).__name__}, but must give a function (batch, key) -> batch')
     # By name, not by place: the draws stay the same when AUGMENTATIONS grows.
@@ -95,11 +95,11 @@ def make_optional(settings: Mapping[str, Mapping], *, features: Features, classe
 
 
 def _finish(image: jax.Array, key: jax.Array) -> jax.Array:
-  """The image itself, computed once.
+  """Returns the image unchanged, but makes XLA compute it only once.
 
   XLA for CPUs fuses one augmentation into every read of the next, and so computes it once a read: rotation and cutmix
   together took ten times as long as apart. It drops an optimization_barrier before it fuses, but fuses nothing through
-  a condition that it cannot foresee.
+  a condition unknown at compile time.
   """
   same = lambda image: image
   on_cpu = lambda image: jax.lax.cond(jax.random.uniform(key) > 1, jnp.zeros_like, same, image)

@@ -55,9 +55,9 @@ def erasing(
   The box has an area uniform in [min_area, max_area] of the image's and an aspect log-uniform in
   [1 / max_aspect, max_aspect].
 
-  Zhong et al. 2020, "Random erasing data augmentation". Deviations: one colour a box, where the paper draws every
-  pixel, which takes longer than a small network's step; the aspect is log-uniform, as in later code; a side longer than
-  the image's is cut to it, where the paper draws again.
+  Zhong et al. 2020, "Random erasing data augmentation". Deviations: one colour per box; the paper draws each pixel,
+  which takes longer than a small network's step; the aspect is log-uniform, as in later code; a side longer than the
+  image's is cut to it, where the paper draws again.
   """
   height, width, channels = image_shape('erasing', features)
   check('erasing.probability', probability, 0, 1)

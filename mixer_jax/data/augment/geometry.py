@@ -28,12 +28,12 @@ def flip(features: Features, *, probability: float = 0.5) -> Augment:
 def resized_crop(features: Features, *, min_area: float = 0.08, max_aspect: float = 4 / 3) -> Augment:
   """A random part of an image, enlarged to the size of the whole: the Inception crop.
 
-  The part has an area uniform in [min_area, 1] of the image's, and sides stretched against the image's by an aspect
+  The crop has an area uniform in [min_area, 1] of the image's, and sides stretched against the image's by an aspect
   that is log-uniform in [1 / max_aspect, max_aspect].
 
   Szegedy et al. 2015, "Going deeper with convolutions". Deviations: a side longer than the image's is cut to it, where
-  other code draws again; the part's corners are not rounded to pixels; aspect is relative to that of the image; pixels
-  next to the part are interpolated with, where they exist.
+  other code draws again; the crop's corners are not rounded to pixels; aspect is relative to that of the image;
+  interpolation also uses pixels just outside the crop, where they exist.
   """
   height, width, _ = image_shape('resized_crop', features)
   check('resized_crop.min_area', min_area, 0, 1, above=True)

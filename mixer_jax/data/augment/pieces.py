@@ -14,7 +14,7 @@ Augment = Callable[[Batch, jax.Array], Batch]
 
 
 def uniform(key, image, low, high):
-  """[b]: one number an example."""
+  """[b]: one number per example."""
   return jax.random.uniform(key, (len(image),), minval=low, maxval=high)
 
 
@@ -74,6 +74,8 @@ def check_labels(name: str, features: Features, classes: int | None):
   need(name, 'labels', 'label', features)
   label = features['label']
   if not (jnp.issubdtype(label.dtype, jnp.integer) and len(label.shape) == 1):
-    raise MixerError(f'{name} needs one class number an example, but labels are {label.dtype} {list(label.shape)}')
+    raise MixerError(
+      f'{name} needs integer class labels, one per example, but labels are {label.dtype} {list(label.shape)}'
+    )
   if classes is None or classes < 2:
     raise MixerError(f'{name} needs at least 2 classes, got {classes}; leave {name!r} out of augment')

@@ -59,7 +59,7 @@ def source(builder: Any, name: str, base: str, data_dir: str | None) -> Source:
   missing = [key for key in ('image', 'label') if key not in features]
   if missing:
     raise MixerError(
-      f'tfds:{name}: no feature {" and no ".join(missing)}; it has {", ".join(sorted(features))}. '
+      f'tfds:{name} lacks the features {", ".join(missing)}; it has {", ".join(sorted(features))}. '
       'Name a data set that has both an image and a label.'
     )
   if base not in builder.info.splits:

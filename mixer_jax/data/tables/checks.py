@@ -42,7 +42,7 @@ def single_column_accuracy(table: Table, schema: Schema, labels: np.ndarray) -> 
   """How well each column alone predicts the label of these rows.
 
   Numbers by a small tree trained on them, categories by the commonest label of the other rows with the same one: where
-  every few rows have a category of their own, a tree would either ignore them or learn them by heart.
+  every few rows have a category of their own, a tree would either ignore them or memorise them.
   """
   from sklearn.tree import DecisionTreeClassifier
 

@@ -19,7 +19,7 @@ EXACT = 2.0**53  # below it a float64 is one whole number only
 
 
 def no_columns(where: str, label: str) -> MixerError:
-  return MixerError(f'{where}: no column is left beside the label {label!r}; drop fewer')
+  return MixerError(f'{where}: no column is left besides the label {label!r}; drop fewer')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,8 +81,8 @@ class Schema:
     if None in labels:
       row = labels.index(None)
       raise MixerError(
-        f'{table.where}, row {table.numbers[row]}, column {self.label!r}: {table.columns[self.label][row]!r} is none'
-        f' of the classes {some(self.classes)}; fix it, or train on rows that have it'
+        f'{table.where}, row {table.numbers[row]}, column {self.label!r}: {table.columns[self.label][row]!r} is not'
+        f' one of the classes {some(self.classes)}; fix it, or train on rows that have it'
       )
     return np.array(labels, np.int32)
 

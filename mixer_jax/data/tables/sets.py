@@ -75,7 +75,7 @@ def load(
     drop: columns that are not used.
     categorical: columns of text; None takes those of which most cells are not numbers.
     notation: of the numbers in files.
-    schema: that of the training rows. The split must have their columns, and those of text are theirs.
+    schema: that of the training rows. The split must have their columns, and its text columns are the schema's.
 
   Refuses an unknown table, split or column, one known to give the label away that is not dropped, a part without rows.
   """
@@ -116,8 +116,8 @@ def _part(name: str, split: str, label, drop, categorical, data_dir, notation, s
   first, last = (ends[np.searchsorted(ends, edge)] for edge in (part.start, part.stop))
   if first == last:
     raise MixerError(
-      f'the split {split!r} of {table.where} has no rows: of its {len(table):,} rows {len(starts):,} differ, and equal'
-      ' ones are never parted; give more rows, or cut the splits elsewhere'
+      f'the split {split!r} of {table.where} has no rows: of its {len(table):,} rows {len(starts):,} differ, and'
+      ' identical rows are kept together; give more rows, or cut the splits elsewhere'
     )
   return table.take(order[first:last])
 
@@ -203,7 +203,9 @@ def _rows(function: Callable, name: str, base: str, data_dir: str | None) -> Tab
   if not columns or any(array.ndim != 1 for array in columns.values()):
     raise MixerError(f'data.name: {name} gave the columns {shapes or "none"} for {base!r}, but each must be [rows]')
   if len({len(array) for array in columns.values()}) > 1 or not len(next(iter(columns.values()))):
-    raise MixerError(f'data.name: {name} gave the columns {shapes} for {base!r}; give each as many rows, one at least')
+    raise MixerError(
+      f'data.name: {name} gave the columns {shapes} for {base!r}; all must have the same length, at least 1'
+    )
   is_table = isinstance(found, Table)
   return Table(found.where if is_table else f'{name}, {base}', columns, found.rows if is_table else None)
 

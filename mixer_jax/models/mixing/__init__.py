@@ -1,4 +1,4 @@
-"""Mixing layers by the name that configs use: what carries numbers between the tokens of a model.
+"""Mixing layers by the name that configs use: layers that mix information across tokens.
 
 A mixing layer is an nnx.Module, made with `grid` (rows and columns of the tokens), `width` (of a token), `rngs` and, as
 far as its constructor names them, `activation`, `dropout`, `init` and `dtype`; all its other keyword arguments are
