@@ -18,7 +18,7 @@ Expected: from digits at 8x8 to 16x16, with resized stem and kept head, 99.3% af
   five. From digits to 1,000 MNIST images 90.6%, the head alone 76.9%, from scratch 87.6%, each at its best rate;
   docs/results/finetune.md.
 Hardware: a few minutes on 2 CPU cores for digits and mnist; the published weights need a GPU (batch_size 512 there).
-Command: python -m mixer_jax.train --config=configs/finetune.py:runs/digits,mnist,adamw --workdir=runs/finetuned
+Command: python -m mixer_jax.train --config=finetune:runs/digits,mnist,adamw --workdir=runs/finetuned
 """
 
 from pathlib import Path

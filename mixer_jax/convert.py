@@ -1,4 +1,4 @@
-"""Weights from any kind of place to any kind of file.
+"""Converts weights between runs, files and model folders.
 
   python -m mixer_jax.convert --from=runs/digits --to=digits                   # a model folder
   python -m mixer_jax.convert --from=Mixer-B_16.npz --to=mixer_b16.safetensors # timm's layout
@@ -6,8 +6,8 @@
 
 --from: a run directory, .npz (the original's layout, in either naming), .safetensors and .pth (timm's), a model folder,
 or the address of a file, hf:// or gs://. --to: the original's layout for NAME.npz, timm's for NAME.safetensors, a model
-folder for a name without an end. --check reads what was written again and compares logits and what is before the head,
-on random images, before it stands in its place.
+folder for a name without a suffix. --check reads the written file again and compares logits and the features before
+the head on random images, before the file is moved into place.
 """
 
 from pathlib import Path

@@ -75,7 +75,7 @@ def test_a_config_is_short_and_its_docstring_has_the_command(file):
   text = ast.get_docstring(ast.parse(source))
   command = text.partition('Command:')[2]
   assert 'python -m mixer_jax.train' in command
-  assert re.search(rf'--config=(configs/)?{file}(\.py)?[: ]', command) and '--workdir=' in command
+  assert re.search(rf'--config={file}[: ]', command) and '--workdir=' in command
   assert all(f'{part}:' in text for part in ('Source', 'Expected', 'Hardware'))
   get_config = next(node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef))
   assert lines_of_code(ast.get_source_segment(source, get_config)) <= LINES
