@@ -107,7 +107,7 @@ def test_every_kind_of_run(name, runs, analyzed):
       assert picture.width > 600 and np.asarray(picture.convert('L')).std() > 10
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_loss_is_that_of_evaluate_where_training_adds_nothing(run_command, runs, analyzed, capsys):
   workdir = runs('breast_cancer')
   printed, _ = analyzed(workdir, '--split=test', '--examples=100000', '--checkpoint=2')

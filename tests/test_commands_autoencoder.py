@@ -204,7 +204,7 @@ def test_an_image_cut_off_leaves_no_pictures(run, scans, tmp_path, refused):
   assert begun.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_run_of_a_classifier_has_no_codes(run_command, scans, tmp_path, refused):
   workdir = tmp_path / 'digits'
   small = [
@@ -275,7 +275,7 @@ def test_a_folder_of_photographs(run_command, tmp_path, capsys):
     assert picture.size == (96, 96) and picture.mode == 'RGB'
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_benchmark_needs_no_photographs(run_command, tmp_path, capsys):
   config = f'--config={CONFIGS}/image_autoencoder.py:{tmp_path}/nothing'
   assert run_command('benchmark', config, *SMALL, '--config.batch_size=4', '--seconds=1', '--json') == 0

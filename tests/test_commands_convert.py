@@ -155,7 +155,7 @@ def test_resumed_equals_never_stopped_without_the_weights(run_command, pretraine
   assert json.loads((workdir / 'summary.json').read_text())['init_from'] == before
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_probe_moves_the_head_alone(run_command, pretrained, tmp_path):
   workdir = tmp_path / 'run'
   assert run_command('train', f'{FINETUNE}:{pretrained},digits,probe', *SHORT, f'--workdir={workdir}') == 0
@@ -173,7 +173,7 @@ def test_a_folder_of_ones_own(run_command, pretrained, photos, tmp_path, capsys)
 
 
 @pytest.mark.parametrize('change', [
-  pytest.param(('--config.init_from.tokens=interpolate',), marks=pytest.mark.slow),
+  pytest.param(('--config.init_from.tokens=interpolate',), marks=pytest.mark.nightly),
   pytest.param(('--config.init_from.tokens=tile', '--config.model.token_mlp=24'), marks=pytest.mark.nightly),
   pytest.param(('--config.model.patch=4', '--config.init_from.stem=resize'), marks=pytest.mark.nightly),
 ], ids=['interpolated', 'tiled', 'stem'])  # fmt: skip

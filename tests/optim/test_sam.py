@@ -247,11 +247,11 @@ BASES = {
 }  # fmt: skip
 
 
-ALWAYS = ('adamw', 'schedule_free')  # the others' steps are compiled when slow tests are asked for
+ALWAYS = ('adamw', 'schedule_free')  # the others' steps are compiled by night
 
 
 @pytest.mark.parametrize(
-  'name', [n if n in ALWAYS else pytest.param(n, marks=pytest.mark.slow) for n in optimizers.OPTIMIZERS]
+  'name', [n if n in ALWAYS else pytest.param(n, marks=pytest.mark.nightly) for n in optimizers.OPTIMIZERS]
 )
 def test_every_optimizer_can_be_wrapped(name):
   """It has the gradient at the perturbed parameters, those where schedule_free takes its own among them."""

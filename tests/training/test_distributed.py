@@ -101,7 +101,7 @@ def test_two_processes_train_as_one(shared, alone, pair):
     np.testing.assert_allclose(state[name], reference[name], rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_streamed_over_two_processes(shared, alone, launch):
   texts = finish(shared, 'streamed', launch('streamed', 2, 1, '--config.data.resident_mib=0.0'))
   assert 'streamed' in texts[0]

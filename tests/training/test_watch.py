@@ -349,8 +349,8 @@ def stop(monkeypatch, at):
   monkeypatch.setattr(loop.loader.Loader, 'train', train)
 
 
-@pytest.mark.slow
-def test_a_resumed_run_tells_the_same(tmp_path, monkeypatch, capfd):
+@pytest.mark.nightly
+def test_a_resumed_run_reports_the_same(tmp_path, monkeypatch, capfd):
   """A stop before the alarm, between its lines, and one after it."""
   config = quick(1e-6, watch=ON | {'change': 1e-4}, eval_every='60 steps', checkpoint_every='60 steps')
   loop.train_and_evaluate(config, tmp_path / 'whole')
