@@ -5,6 +5,7 @@ import logging
 import shutil
 import tempfile
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -47,7 +48,7 @@ class Checkpoints:
       handlers = {'state': ocp.StandardCheckpointHandler()}
       self._manager = ocp.CheckpointManager(self._plain(), options=options, item_handlers=handlers)
     for step in self.steps():
-      with contextlib.suppress(Exception):  # Unreadable metadata: restoring that step reports it.
+      with contextlib.suppress(Exception), _without_warnings():  # Unreadable metadata: restoring that step reports it.
         self._note(step, self._written(step).get('metrics', {}))
 
   def steps(self) -> list[int]:
@@ -175,8 +176,9 @@ class Checkpoints:
       self._manager.close()
 
   def _restore(self, shapes: TrainState, step: int) -> TrainState:
-    self._check_shapes(shapes, step)
-    state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes))).state
+    with _without_warnings():
+      self._check_shapes(shapes, step)
+      state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes))).state
     written = self._written(step).get('checksum')
     if written is not None and int(checksum(state)) != written:
       raise ValueError('checksum mismatch: its arrays are not those that were written')
@@ -261,6 +263,16 @@ def _log_warnings_only() -> None:
   absl = logging.getLogger('absl')
   absl.setLevel(logging.WARNING)
   absl.handlers, absl.propagate = [_Warnings()], False
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+  """While a checkpoint is read: what is wrong with it is raised, and orbax's warnings would repeat it."""
+  logging.getLogger('absl').setLevel(logging.CRITICAL)
+  try:
+    yield
+  finally:
+    logging.getLogger('absl').setLevel(logging.WARNING)
 
 
 class _Warnings(logging.Handler):

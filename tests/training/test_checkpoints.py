@@ -308,8 +308,8 @@ def test_training_goes_on_from_the_one_before_to_the_same_bits(tmp_path, capfd):
 
 
 def test_the_error_of_a_write_in_the_background_is_raised_at_close(tmp_path, monkeypatch):
-  write(tmp_path, [1])
   manager = checkpoints.Checkpoints(tmp_path)
+  manager.save(1, make_state(1), {})  # the first is waited for, and opened again
   monkeypatch.setattr(Path, 'rename', failing)
   monkeypatch.setattr(os, 'rename', failing)
   monkeypatch.setattr(os, 'replace', failing)
