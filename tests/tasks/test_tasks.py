@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from scipy import signal, special
+from scipy import signal
 from sklearn import metrics
 
 from mixer_jax.errors import MixerError
 from mixer_jax.tasks.binary import Binary, sigmoid
-from mixer_jax.tasks.classification import Classification, calibration_error, classes_report, log_odds
+from mixer_jax.tasks.classification import Classification, calibration_error, classes_report
 from mixer_jax.tasks.reconstruction import Reconstruction
 from mixer_jax.tasks.task import Task, View, model_inputs
 
@@ -378,33 +378,3 @@ def test_models_that_do_not_fit_are_refused():
     Classification(classes=8).check(object(), 'mixer', (3,))
   with pytest.raises(MixerError, match='model mine lacks encode, decode, code, which task reconstruction needs'):
     reconstruction().check(object(), 'mine', (16, 13, 3))
-
-
-# ---- logits from which on every probability is 1.0
-
-
-def test_sure_logits_are_ranked_all_the_same():
-  logits, label = np.array([[50.0], [40.0], [45.0], [-3.0]]), np.array([1, 0, 1, 0])
-  numbers = binary().report.numbers(logits, label)
-  assert numbers['roc_auc'] == numbers['average_precision'] == 1.0
-  # Class 0 is the surer the farther it is above the others; its probabilities are all 1.0.
-  several = np.stack([logits[:, 0], np.zeros(4), np.full(4, -1.0)], axis=1)
-  classes = np.where(label == 1, 0, [1, 1, 2, 2])
-  numbers = Classification(loss='softmax', label_smoothing=0.0, classes=3, report=True).report.numbers(several, classes)
-  ranked = [metrics.roc_auc_score(classes == 0, logits[:, 0])]
-  odds = lambda k: several[:, k] - np.log(np.exp(np.delete(several, k, axis=1)).sum(axis=1))
-  ranked += [metrics.roc_auc_score(classes == k, odds(k)) for k in (1, 2)]
-  assert ranked[0] == 1 and numbers['macro_roc_auc'] == pytest.approx(np.mean(ranked))
-
-
-def test_log_odds_are_those_of_the_softmax():
-  share = special.softmax(LOGITS, axis=-1)
-  np.testing.assert_allclose(log_odds(LOGITS), np.log(share / (1 - share)), rtol=1e-9)
-  np.testing.assert_allclose(log_odds(np.array([[800.0, 0.0, 0.0]])), [[800 - np.log(2), -800, -800]], rtol=1e-12)
-
-
-def test_report_and_accuracy_decide_at_the_same_point():
-  logits = np.array([[1e-20], [-1e-20], [0.0]], np.float32)  # their probabilities are one half
-  accuracy = binary().scores(jnp.asarray(logits), {'label': jnp.ones(3, int)})['accuracy']
-  assert accuracy.tolist() == binary().report.predicted(logits).tolist() == [1, 0, 0]
-  assert binary().report.numbers(logits, np.array([1, 0, 0]))['f1'] == 1

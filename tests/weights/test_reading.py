@@ -123,8 +123,12 @@ def test_arrays_that_are_missing_extra_misshapen_or_no_numbers(tmp_path, kind):
   )
   stem = names['stem.kernel']
   refused(write(path, theirs | {stem: np.ones((12, 8), 'f4')}), 'the stem has the shape (12, 8), but', 'four axes')
-  refused(write(path, theirs | {names['blocks.0.token_mixing.fc1.kernel']: np.ones(3, 'f4')}), 'shapes do not fit a Mixer')
-  refused(write(path, theirs | {names['blocks.0.channel_mixing.fc1.kernel']: np.ones((0, 9), 'f4')}), 'shapes do not fit')
+  refused(
+    write(path, theirs | {names['blocks.0.token_mixing.fc1.kernel']: np.ones(3, 'f4')}), 'shapes do not fit a Mixer'
+  )
+  refused(
+    write(path, theirs | {names['blocks.0.channel_mixing.fc1.kernel']: np.ones((0, 9), 'f4')}), 'shapes do not fit'
+  )
   # Not finite: all are counted.
   bad = {names[k]: theirs[names[k]].copy() for k in ('head.bias', 'blocks.1.channel_mixing.fc1.kernel')}
   for x in bad.values():
