@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope='module', autouse=True)
 def left_alone():
-  """What a file leaves behind, millions of objects of jax, is no more looked at by the garbage collector."""
+  """Spares the garbage collector the millions of jax objects that a test file leaves behind."""
   yield
   gc.collect()
   gc.freeze()

@@ -46,7 +46,7 @@ class Checkpoints:
     with self._reported('opened'):
       # Metadata can be read before the first save or restore only if the handler is given, not just its name.
       handlers = {'state': ocp.StandardCheckpointHandler()}
-      self._manager = ocp.CheckpointManager(self._plain(), options=options, item_handlers=handlers)
+      self._manager = ocp.CheckpointManager(self._plain(read_only), options=options, item_handlers=handlers)
     for step in self.steps():
       with contextlib.suppress(Exception), _without_warnings():  # Unreadable metadata: restoring that step reports it.
         self._note(step, self._written(step).get('metrics', {}))
@@ -69,11 +69,12 @@ class Checkpoints:
       if not self._opened:
         self._open_first(step, state)
 
-  def _plain(self) -> Path:
+  def _plain(self, read_only: bool) -> Path:
     """The folder, or a link to it where orbax would misread its name."""
     if not PATTERN & set(str(self.folder)):
       return self.folder
-    self.folder.mkdir(parents=True, exist_ok=True)
+    if not read_only:
+      self.folder.mkdir(parents=True, exist_ok=True)
     link = Path(tempfile.mkdtemp(prefix='mixer-jax-')) / 'checkpoints'
     link.symlink_to(self.folder)
     weakref.finalize(self, shutil.rmtree, link.parent, ignore_errors=True)
@@ -262,7 +263,9 @@ def _log_warnings_only() -> None:
   logging.getLogger('asyncio').setLevel(logging.CRITICAL)
   absl = logging.getLogger('absl')
   absl.setLevel(logging.WARNING)
-  absl.handlers, absl.propagate = [_Warnings()], False
+  absl.propagate = False
+  if not any(isinstance(handler, _Warnings) for handler in absl.handlers):
+    absl.addHandler(_Warnings())
 
 
 @contextlib.contextmanager

@@ -81,7 +81,7 @@ def read_config(folder: Path) -> dict:
     try:
       parts.import_module(module)
     except (Exception, SystemExit) as error:  # A module of the user's raises what it likes.
-      lost = getattr(error, 'name', None) and f'{module}.'.startswith(f'{error.name}.')
+      lost = isinstance(error, ModuleNotFoundError) and f'{module}.'.startswith(f'{error.name}.')
       reason = f'{type(error).__name__}: {" ".join(str(error).split())}'
       why = f'found now ({error}); run in its folder, or put that on PYTHONPATH' if lost else f'imported now ({reason})'
       raise MixerError(
