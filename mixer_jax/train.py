@@ -7,6 +7,7 @@ Any key of the config is set with --config.key=value. Exit code: 0 at the end an
 """
 
 from mixer_jax import cli
+from mixer_jax.training import last_words
 
 
 def main(arguments: list[str]) -> None:
@@ -21,15 +22,19 @@ def main(arguments: list[str]) -> None:
   if not known.coordinator and (known.processes is not None or known.process is not None):
     options.error('--processes and --process need --coordinator=HOST:PORT')
 
+  several = known.distributed or known.coordinator
+  if several:
+    last_words.shorten()
   from mixer_jax import config as configs
 
   config = configs.load(cli.config_arguments(known, rest))
   cli.use_compilation_cache()
-  from mixer_jax.training import loop, mesh
+  from mixer_jax.training import hosts, loop
 
-  if known.distributed or known.coordinator:
-    mesh.connect(known.coordinator, known.processes, known.process)
-  loop.train_and_evaluate(config, known.workdir, data_dir=known.data_dir)
+  if several:
+    hosts.connect(known.coordinator, known.processes, known.process)
+  with hosts.together(debug=known.debug):
+    loop.train_and_evaluate(config, known.workdir, data_dir=known.data_dir)
 
 
 if __name__ == '__main__':

@@ -8,7 +8,10 @@ Evaluation feeds also hold `mask` [steps, batch]: 0 where the last batch was pad
 """
 
 import functools
+import multiprocessing.connection
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 
 import grain
@@ -126,7 +129,7 @@ class Loader:
       if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain hands its flags to the workers, but no absl app has run here.
       options = grain.MultiprocessingOptions(num_workers=self.workers)
-      dataset = dataset.mp_prefetch(options, worker_init_fn=_ignore_interrupts)
+      dataset = dataset.mp_prefetch(options, worker_init_fn=_live_with_parent)
     return iter(dataset)
 
   def _local_slice(self) -> slice:
@@ -141,9 +144,15 @@ class Loader:
     }
 
 
-def _ignore_interrupts(*_) -> None:
-  """Ctrl-C reaches every process of a terminal; the workers go on, so that the run can finish its steps and save."""
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _live_with_parent(*_) -> None:
+  """A worker ignores Ctrl-C, so that the run can finish its steps and save, but ends with the run, even a killed one."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches every process of a terminal
+
+  def wait():
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+  threading.Thread(target=wait, daemon=True).start()
 
 
 def _put(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:

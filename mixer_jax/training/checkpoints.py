@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 
 from mixer_jax.errors import MixerError
 from mixer_jax.messages import logger
+from mixer_jax.training import hosts
 from mixer_jax.training.state import TrainState
 
 NOT_DAMAGE = ('RESOURCE_EXHAUSTED', 'PERMISSION_DENIED', 'Permission denied', 'Too many open files')
@@ -234,6 +235,10 @@ class Checkpoints:
       raise
     except Exception as error:
       reason = ' '.join(str(error).split())
+      if jax.process_count() > 1 and hosts.OF_OTHERS.search(reason):
+        raise MixerError(
+          f'the checkpoint could not be {what}, for another process did not answer: {reason[:300]}'
+        ) from error
       full = 'No space left on device' in reason or 'ENOSPC' in reason or 'RESOURCE_EXHAUSTED' in reason
       reason = 'no space left on the device' if full else reason[:300]
       raise MixerError(

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +15,7 @@ import numpy as np
 import optax
 from jax.experimental import multihost_utils
 
+import mixer_jax
 from mixer_jax.analysis import curves
 from mixer_jax.data import loader
 from mixer_jax.data.examples import Source
@@ -21,7 +24,7 @@ from mixer_jax.files import read_json, reported
 from mixer_jax.messages import logger
 from mixer_jax.optim.schedules import Length
 from mixer_jax.training import experiment as experiments
-from mixer_jax.training import hooks, warm_start, workdir
+from mixer_jax.training import hooks, hosts, warm_start, workdir
 from mixer_jax.training import mesh as meshes
 from mixer_jax.training.checkpoints import Checkpoints, checkpoints_in
 from mixer_jax.training.experiment import Experiment
@@ -59,10 +62,13 @@ def train_and_evaluate(config: Mapping[str, Any], folder: str | Path, *, data_di
 
 
 def _train(config: dict, folder: Path, data_dir: str | None, opened: contextlib.ExitStack) -> dict | None:
+  hosts.agree('config', _facts(config, folder))
   workdir.check_config(folder, config)
   experiment = experiments.build(config, data_dir=data_dir)
   workdir.check_schema(folder, experiment.data.schema)
   data = _read(experiment, data_dir)
+  sources = {'train': data.train, **data.heldout}
+  hosts.agree('data', {name: hosts.facts_of(source) for name, source in sources.items()} | _schema(experiment))
   workdir.check_classes(folder, data.train.classes)
   length = experiment.length(len(data.train))
   every = {name: length.steps(getattr(experiment.settings, f'{name}_every'), f'{name}_every') for name in EVERY}
@@ -162,6 +168,19 @@ class _Data:
   @property
   def notes(self) -> tuple[str, ...]:
     return tuple(note for source in (self.train, *self.heldout.values()) for note in source.notes)
+
+
+def _facts(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+  """What all processes of a run must have in common before they read the data."""
+  data = {key: value for key, value in config['data'].items() if key != 'workers'}
+  steps = sorted(int(path.name) for path in (folder / 'checkpoints').glob('*') if path.name.isdecimal())
+  return {**config, 'data': data, 'jax': jax.__version__, 'mixer_jax': mixer_jax.__version__, 'checkpoints': steps}
+
+
+def _schema(experiment: Experiment) -> dict[str, str]:
+  schema = experiment.data.schema
+  text = json.dumps(schema.to_json()) if schema else ''
+  return {'checksum of the schema': hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _read(experiment: Experiment, data_dir: str | None) -> _Data:

@@ -62,14 +62,3 @@ def check_batch(what: str, batch_size: int, mesh: Mesh, parts: int = 1) -> None:
       f'{what} is {batch_size}, which {mesh.size} devices{parts_text} do not divide; choose a multiple of'
       f' {mesh.size * parts}'
     )
-
-
-def connect(coordinator: str | None, processes: int | None, process: int | None) -> None:
-  """Joins the other processes of a run; without arguments, from the cluster's environment (TPU pods, Slurm)."""
-  try:
-    jax.distributed.initialize(coordinator, processes, process)
-  except (RuntimeError, ValueError) as error:
-    reason = ' '.join(str(error).split())[:300]
-    raise MixerError(
-      f'jax.distributed could not start ({reason}); give --coordinator, --processes, --process'
-    ) from error
