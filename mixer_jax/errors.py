@@ -1,7 +1,6 @@
 """The one exception for users' mistakes."""
 
 import difflib
-import math
 from collections.abc import Iterable
 
 SHOWN = 60
@@ -9,12 +8,6 @@ SHOWN = 60
 
 class MixerError(Exception):
   """A mistake that the user can fix; the message names the thing, the values and the way out."""
-
-
-def check_amount(what: str, value: float, why: str = '') -> None:
-  """Refuses a number that is below 0, infinite or not a number."""
-  if not 0 <= value < math.inf:
-    raise MixerError(f'{what} is {value}, but must be at least 0 and finite{why}')
 
 
 def unknown(kind: str, name: object, known: Iterable[str], besides: str = '') -> MixerError:

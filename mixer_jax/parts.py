@@ -7,6 +7,7 @@ arguments that the run itself knows (`context`: the shape of an image, a schedul
 import ast
 import importlib
 import inspect
+import math
 import os
 import re
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from mixer_jax.errors import MixerError, unknown
+from mixer_jax.ranges import Within
 
 NAME = re.compile(r'[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*')  # module:name, each with dots or without
 UNIONS = (typing.Union, types.UnionType)
@@ -238,19 +240,31 @@ def _is_plain(value: Any) -> bool:
 
 
 def _checked(value: Any, parameter: inspect.Parameter, what: str, notes: list[str] | None) -> Any:
-  kind, default = parameter.annotation, parameter.default
+  kind, default, about = parameter.annotation, parameter.default, None
   if typing.get_origin(kind) is typing.Annotated:
-    kind, table, *_ = typing.get_args(kind)
-    if isinstance(table, Mapping):
+    kind, about, *_ = typing.get_args(kind)
+    if isinstance(about, Mapping):
       default = {'name': default} if isinstance(default, str) else default
       if isinstance(value, Mapping) and 'name' not in value and isinstance(default, Mapping):
         value = {**default, **value}
-      return resolve_named(table, value, what, (), notes)
+      return resolve_named(about, value, what, (), notes)
   value = _typed(value, kind) if isinstance(value, Text) else value
   # A default may be of another type than it says, such as None for an int.
   if not _fits(value, kind) and not (_is_plain(default) and type(value) is type(default) and value == default):
-    raise MixerError(f'{what} is {value!r} ({type(value).__name__}), but must be {_kind(kind)}')
-  return value
+    raise MixerError(f'{what} is {value!r:.80} ({type(value).__name__}), but must be {_kind(kind)}')
+  if isinstance(about, Within) and value not in about:
+    raise MixerError(f'{what} is {value!r:.80}, but must be in {about.interval}')
+  return _number(value, kind, what)
+
+
+def _number(value: Any, kind: Any, what: str) -> Any:
+  """The value, whole numbers as floats where the setting is one; refuses what no computation can use."""
+  for number in value if isinstance(value, (tuple, list)) else [value]:
+    if isinstance(number, float) and math.isnan(number):
+      raise MixerError(f'{what} is {value!r:.80}, but must be a number')
+    if isinstance(number, int) and not -(2**63) <= number < 2**63:
+      raise MixerError(f'{what} is {value!r:.80}, but must fit into 64 bits')
+  return float(value) if kind is float and isinstance(value, int) else value
 
 
 def _typed(text: Text, kind: Any) -> Any:

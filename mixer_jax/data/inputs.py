@@ -5,7 +5,7 @@ import functools
 import glob
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,13 @@ from mixer_jax.data.tables import sets as table_sets
 from mixer_jax.data.tables.schema import Schema
 from mixer_jax.data.tables.table import MISSING, Notation, Table, rows_at_once, some
 from mixer_jax.errors import MixerError, unknown
+from mixer_jax.ranges import COUNTED, Amount, Count, Seed, Whole, Within
 
 Batch = dict[str, jax.Array]
 Pieces = Iterator[tuple[Sequence[Any], Arrays, dict[str, int]]]  # names, a raw batch, what was counted
 
 AT_ONCE = 64  # images
+Workers = Annotated[int, Within('[0, 1024]')]  # processes
 ROWS = 256  # of a batch: what a Mixer makes of more does not stay in a CPU's cache, and takes almost twice as long
 
 # What a data set implies, where a config does not say otherwise.
@@ -74,15 +76,15 @@ class Images:
 
   name: str
   image: tuple[int, int, int]
-  classes: int
+  classes: Count
   mean: tuple[float, ...] = (0.5,)
   std: tuple[float, ...] = (0.5,)
   train: str = 'train'
   val: str = ''
   test: str = ''
-  resident_mib: float = 2048.0
-  workers: int = 0
-  crop_from: int = 0
+  resident_mib: Amount = 2048.0
+  workers: Workers = 0
+  crop_from: Whole = 0
 
   inputs: ClassVar = ('image',)  # of the batch, in the order in which the model takes them
   schema: ClassVar = None
@@ -197,13 +199,13 @@ class Rows:
   drop: tuple[str, ...] = ()
   categorical: tuple[str, ...] | None = None
   scaling: str = 'quantile'
-  column_order: int = 0
+  column_order: Seed = 0
   decimal: str = '.'
   thousands: str = ''
   missing: tuple[str, ...] = MISSING
-  classes: int | None = None
-  resident_mib: float = 2048.0
-  workers: int = 0
+  classes: Annotated[int | None, COUNTED] = None
+  resident_mib: Amount = 2048.0
+  workers: Workers = 0
   schema: Schema | None = None
 
   inputs: ClassVar = ('features', 'categories')
@@ -211,8 +213,6 @@ class Rows:
 
   def fit(self, data_dir: str | None) -> Schema:
     """The schema of the training rows; refuses another number of classes than `classes`."""
-    if not 0 <= self.column_order < 2**32:
-      raise MixerError(f'data.column_order is {self.column_order}, but must be 0 or a seed in [1, 2**32)')
     table = self.table(self.train, data_dir)
     categorical = [name for name, column in table.columns.items() if column.dtype == object and name != self.label]
     schema = schemas.fit(

@@ -145,7 +145,7 @@ class Loader:
 
 
 def _live_with_parent(*_) -> None:
-  """A worker ignores Ctrl-C, so that the run can finish its steps and save, but ends with the run, even a killed one."""
+  """A worker ignores Ctrl-C, so that the run can finish its steps and save; it ends with the run, even a killed one."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches every process of a terminal
 
   def wait():

@@ -2,7 +2,7 @@
 
 import fnmatch
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from mixer_jax.errors import MixerError
+from mixer_jax.ranges import Within
 
 
 def name(path: tuple) -> tuple[str | int, ...]:
@@ -86,7 +87,11 @@ def _where(frozen: Any, function: Callable, tree: Any) -> Any:
 
 
 def scale(
-  params: Any, *, decay: float = 1.0, freeze: tuple[str, ...] = (), order: Sequence[str] = ('stem', 'blocks')
+  params: Any,
+  *,
+  decay: Annotated[float, Within('(0, 1]')] = 1.0,
+  freeze: tuple[str, ...] = (),
+  order: Sequence[str] = ('stem', 'blocks'),
 ) -> optax.GradientTransformation:
   """Scales updates: frozen parameters by 0, the others by a power of `decay` that grows towards the input.
 
@@ -103,8 +108,6 @@ def scale(
   Raises:
     MixerError: decay is out of range, the model has no layers before its head, or a pattern is wrong.
   """
-  if not 0 < decay <= 1:
-    raise MixerError(f'layers.decay is {decay}, but must be in (0, 1]')
   layers = _layers(params, order, decay) if decay != 1 else []
   factor_of = {layer: decay ** (len(layers) - i) for i, layer in enumerate(layers)}
 

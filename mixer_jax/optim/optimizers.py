@@ -6,6 +6,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ import optax.contrib
 from flax import nnx
 
 from mixer_jax import parts
-from mixer_jax.errors import MixerError, check_amount
+from mixer_jax.errors import MixerError
+from mixer_jax.ranges import Amount, Rate, Within
 
 After = Sequence[optax.GradientTransformation]
 
@@ -25,7 +27,7 @@ def is_kernel(params: nnx.State) -> nnx.State:
 
 
 def adam(
-  *, schedule: optax.Schedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, clip: float = 0.0,
+  *, schedule: optax.Schedule, b1: Rate = 0.9, b2: Rate = 0.999, eps: Amount = 1e-8, clip: Amount = 0.0,
   after: After = (),
 ) -> optax.GradientTransformation:  # fmt: skip
   """Adam (Kingma and Ba 2015, arXiv 1412.6980); `clip` is the maximum global gradient norm, 0 for no clipping."""
@@ -33,8 +35,8 @@ def adam(
 
 
 def adamw(
-  *, schedule: optax.Schedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.05,
-  clip: float = 0.0, after: After = (),
+  *, schedule: optax.Schedule, b1: Rate = 0.9, b2: Rate = 0.999, eps: Amount = 1e-8, weight_decay: Amount = 0.05,
+  clip: Amount = 0.0, after: After = (),
 ) -> optax.GradientTransformation:  # fmt: skip
   """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), decaying kernels only.
 
@@ -46,15 +48,15 @@ def adamw(
 
 
 def sgd(
-  *, schedule: optax.Schedule, momentum: float = 0.9, clip: float = 0.0, after: After = ()
+  *, schedule: optax.Schedule, momentum: Rate = 0.9, clip: Amount = 0.0, after: After = ()
 ) -> optax.GradientTransformation:
   """SGD with momentum, as the paper fine-tunes: no dampening, no Nesterov, no weight decay."""
   return optax.chain(*_clipping(clip), optax.sgd(schedule, momentum or None), *after)
 
 
 def muon(
-  *, schedule: optax.Schedule, beta: float = 0.95, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8,
-  weight_decay: float = 0.05, clip: float = 0.0, after: After = (),
+  *, schedule: optax.Schedule, beta: Rate = 0.95, b1: Rate = 0.9, b2: Rate = 0.999, eps: Amount = 1e-8,
+  weight_decay: Amount = 0.05, clip: Amount = 0.0, after: After = (),
 ) -> optax.GradientTransformation:  # fmt: skip
   """Muon (Jordan et al. 2024) from optax: orthogonalises the momentum of each kernel.
 
@@ -73,8 +75,8 @@ def muon(
 
 
 def schedule_free(
-  *, schedule: optax.Schedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.05,
-  clip: float = 0.0, after: After = (),
+  *, schedule: optax.Schedule, b1: Annotated[float, Within('(0, 1]')] = 0.9, b2: Rate = 0.999, eps: Amount = 1e-8,
+  weight_decay: Amount = 0.05, clip: Amount = 0.0, after: After = (),
 ) -> optax.GradientTransformation:  # fmt: skip
   """Schedule-free AdamW (Defazio et al. 2024, arXiv 2405.15682) from optax, decaying kernels only.
 
@@ -84,8 +86,6 @@ def schedule_free(
   Args:
     b1: the weight of the average x in y; above 0.
   """
-  if not 0 < b1 <= 1:
-    raise MixerError(f'optimizer.b1 is {b1}, but must be in (0, 1] for schedule_free')
   base = optax.chain(
     *_clipping(clip),
     optax.scale_by_rms(b2, eps=eps, eps_in_sqrt=False, bias_correction=True),
@@ -151,7 +151,7 @@ def averaged(opt_state: optax.OptState, params: nnx.State) -> nnx.State | None:
   return optax.contrib.schedule_free_eval_params(states[0], params) if states else None
 
 
-def noise(*, eta: float, gamma: float = 0.55, seed: int) -> optax.GradientTransformation:
+def noise(*, eta: Amount, gamma: Amount = 0.55, seed: int) -> optax.GradientTransformation:
   """Gaussian noise on every update (Neelakantan et al. 2015, arXiv 1511.06807), from optax.
 
   The variance at step t = 1, 2, ... is eta / t^gamma. Deviation: the paper adds the noise to the gradient, where Adam
@@ -160,12 +160,7 @@ def noise(*, eta: float, gamma: float = 0.55, seed: int) -> optax.GradientTransf
   Args:
     eta: variance at the first step.
     gamma: decay exponent, 0.55 in the paper.
-
-  Raises:
-    MixerError: eta or gamma is negative or not finite.
   """
-  check_amount('update_noise.eta', eta)
-  check_amount('update_noise.gamma', gamma)
   inner = optax.add_noise(eta, gamma, key=seed)
   # Checkpoints store arrays of numbers, not typed PRNG keys.
   pack = lambda state: state._replace(rng_key=jax.random.key_data(state.rng_key))
@@ -190,5 +185,4 @@ def _matrices(params: nnx.State) -> nnx.State:
 
 
 def _clipping(norm: float) -> list[optax.GradientTransformation]:
-  check_amount('optimizer.clip', norm, ', a norm; 0 is for no clipping')
   return [optax.clip_by_global_norm(norm)] if norm else []

@@ -30,9 +30,10 @@ from flax import nnx
 from jax.flatten_util import ravel_pytree
 
 from mixer_jax import parts
-from mixer_jax.errors import MixerError, check_amount
+from mixer_jax.errors import MixerError
 from mixer_jax.optim import groups
 from mixer_jax.optim.schedules import Length
+from mixer_jax.ranges import Amount, Count, Rate, Share
 
 EPSILON = 1e-12  # added to norms in denominators, as in SAM's own code
 
@@ -76,7 +77,7 @@ def measures(state: SamState) -> dict[str, jax.Array]:
 
 
 def sam(
-  base: optax.GradientTransformation, *, rho: float, sync: bool = True, has_loss: bool = False
+  base: optax.GradientTransformation, *, rho: Amount, sync: bool = True, has_loss: bool = False
 ) -> optax.GradientTransformationExtraArgs:
   """SAM (Foret et al. 2021, arXiv 2010.01412): e = rho g / |g|; the optimizer takes g'.
 
@@ -98,7 +99,7 @@ def sam(
 
 
 def asam(
-  base: optax.GradientTransformation, *, rho: float, eta: float = 0.01, sync: bool = True, has_loss: bool = False
+  base: optax.GradientTransformation, *, rho: Amount, eta: Amount = 0.01, sync: bool = True, has_loss: bool = False
 ) -> optax.GradientTransformationExtraArgs:
   """ASAM (Kwon et al. 2021, arXiv 2102.11600): e = rho T^2 g / |T g| with T = |w| + eta, elementwise.
 
@@ -109,7 +110,6 @@ def asam(
   Args:
     eta: keeps small weights moving.
   """
-  check_amount('sam.eta', eta)
 
   def direction(step):
     size = lambda path, w: jnp.abs(w) + eta if groups.name(path)[-1] == 'kernel' else jnp.ones(())
@@ -122,7 +122,7 @@ def asam(
 
 
 def gsam(
-  base: optax.GradientTransformation, *, rho: float, rho_min: float = 0.0, alpha: float = 0.2,
+  base: optax.GradientTransformation, *, rho: Amount, rho_min: Amount = 0.0, alpha: Amount = 0.2,
   schedule: optax.Schedule, peak: float, sync: bool = True, has_loss: bool = False,
 ) -> optax.GradientTransformationExtraArgs:  # fmt: skip
   """GSAM (Zhuang et al. 2022, arXiv 2203.08065): g' minus alpha times the component of g orthogonal to g'.
@@ -136,10 +136,8 @@ def gsam(
     alpha: 0 for SAM with that radius.
     schedule, peak: of the learning rate.
   """
-  check_amount('sam.rho', rho)
   if not 0 <= rho_min <= rho:
     raise MixerError(f'sam.rho_min is {rho_min}, but must be between 0 and sam.rho, {rho}')
-  check_amount('sam.alpha', alpha)
 
   def direction(step):
     radius = rho_min + (rho - rho_min) * schedule(step.count) / peak
@@ -151,7 +149,7 @@ def gsam(
 
 
 def fisher_sam(
-  base: optax.GradientTransformation, *, rho: float, sparsity: float = 0.5, refresh: int = 100, sync: bool = True,
+  base: optax.GradientTransformation, *, rho: Amount, sparsity: Rate = 0.5, refresh: Count = 100, sync: bool = True,
   has_loss: bool = False,
 ) -> optax.GradientTransformationExtraArgs:  # fmt: skip
   """Sparse SAM with the Fisher mask, SSAM-F (Mi et al. 2022, arXiv 2210.05177): SAM's e, masked.
@@ -166,11 +164,11 @@ def fisher_sam(
     refresh: steps between masks.
   """
   renew = lambda scores, *_: _largest(scores, _kept(scores, sparsity))
-  return _sparse(base, renew, True, sparsity, refresh, rho=rho, sync=sync, has_loss=has_loss)
+  return _sparse(base, renew, True, refresh, rho=rho, sync=sync, has_loss=has_loss)
 
 
 def dynamic_sam(
-  base: optax.GradientTransformation, *, rho: float, sparsity: float = 0.5, refresh: int = 100, drop: float = 0.5,
+  base: optax.GradientTransformation, *, rho: Amount, sparsity: Rate = 0.5, refresh: Count = 100, drop: Share = 0.5,
   seed: int, length: Length, sync: bool = True, has_loss: bool = False,
 ) -> optax.GradientTransformationExtraArgs:  # fmt: skip
   """Sparse SAM with the dynamic mask, SSAM-D (Mi et al. 2022, arXiv 2210.05177): SAM's e, masked.
@@ -186,8 +184,6 @@ def dynamic_sam(
     seed: of the random choices, together with the step.
     length: of the run; T is its total steps.
   """
-  if not 0 <= drop <= 1:
-    raise MixerError(f'sam.drop is {drop}, but must be in [0, 1]')
 
   def renew(scores, old, count):
     kept = _kept(scores, sparsity)
@@ -197,11 +193,11 @@ def dynamic_sam(
     others = jax.random.uniform(jax.random.fold_in(jax.random.key(seed), count), scores.shape)
     return _largest(jnp.where(old, scores, -1), kept - dropped) | _largest(jnp.where(old, -1, others), dropped)
 
-  return _sparse(base, renew, False, sparsity, refresh, rho=rho, sync=sync, has_loss=has_loss)
+  return _sparse(base, renew, False, refresh, rho=rho, sync=sync, has_loss=has_loss)
 
 
 def _sparse(
-  base: optax.GradientTransformation, renew: Callable, gathering: bool, sparsity: float, refresh: int, *, rho: float,
+  base: optax.GradientTransformation, renew: Callable, gathering: bool, refresh: int, *, rho: float,
   sync: bool, has_loss: bool,
 ) -> optax.GradientTransformationExtraArgs:  # fmt: skip
   """SAM with a mask that renew(squared gradient, old mask, step) returns, all flat.
@@ -209,10 +205,6 @@ def _sparse(
   Args:
     gathering: whether to sum the squared gradients since the last refresh, or to take the current step's alone.
   """
-  if not 0 <= sparsity < 1:
-    raise MixerError(f'sam.sparsity is {sparsity}, but must be in [0, 1): the fraction of the perturbation that is 0')
-  if refresh < 1:
-    raise MixerError(f'sam.refresh is {refresh} steps, but must be at least 1')
 
   def init(params):
     nothing = jax.tree.map(lambda w: jnp.zeros(w.shape, bool), params)
@@ -242,7 +234,7 @@ def _kept(scores: jax.Array, sparsity: float) -> int:
 
 
 def look_sam(
-  base: optax.GradientTransformation, *, rho: float, every: int = 5, alpha: float = 0.7, sync: bool = True,
+  base: optax.GradientTransformation, *, rho: Amount, every: Count = 5, alpha: Amount = 0.7, sync: bool = True,
   has_loss: bool = False,
 ) -> optax.GradientTransformationExtraArgs:  # fmt: skip
   """LookSAM (Liu et al. 2022, arXiv 2203.02714): SAM's second gradient in every `every`-th step only.
@@ -255,9 +247,6 @@ def look_sam(
     every: steps between second gradients, 5 in the paper.
     alpha: the weight of the old direction, 0.7 in the paper.
   """
-  if every < 1:
-    raise MixerError(f'sam.every is {every} steps, but must be at least 1')
-  check_amount('sam.alpha', alpha)
 
   def direction(step):
     def look():
@@ -297,7 +286,7 @@ SAMS = parts.Table(
 
 
 def _wrap(
-  base: optax.GradientTransformation, direction: Callable, init: Callable = lambda _: (), *, rho: float,
+  base: optax.GradientTransformation, direction: Callable, init: Callable = lambda _: (), *, rho: Amount,
   sync: bool, has_loss: bool,
 ) -> optax.GradientTransformationExtraArgs:  # fmt: skip
   """Builds a method's transformation around `base`.
@@ -306,7 +295,6 @@ def _wrap(
     direction: Step -> (the gradient for `base`, new memory, report).
     init: params -> memory.
   """
-  check_amount('sam.rho', rho, ': the norm of the perturbation')
   base = optax.with_extra_args_support(base)
   each = (lambda function: function) if sync else jax.vmap
   mean = (lambda tree: tree) if sync else lambda tree: jax.tree.map(lambda x: x.mean(axis=0), tree)

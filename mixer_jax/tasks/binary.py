@@ -7,6 +7,7 @@ import optax
 from scipy import special
 
 from mixer_jax.errors import MixerError
+from mixer_jax.ranges import Positive
 from mixer_jax.tasks.classification import Classifier, calibration_error
 from mixer_jax.tasks.task import Batch, Report, Scores
 
@@ -24,11 +25,9 @@ class Binary(Classifier):
 
   outputs = (1,)
 
-  def __init__(self, *, classes: int, positive_weight: float = 1.0):
+  def __init__(self, *, classes: int, positive_weight: Positive = 1.0):
     if classes != 2:
       raise MixerError(f'task binary needs data.classes 2, not {classes}; use the task classification')
-    if positive_weight <= 0:
-      raise MixerError(f'task.positive_weight is {positive_weight}, but must be above 0')
     self._positive_weight = positive_weight
     self.report = Report(
       predicted=lambda logits: (logits[:, 0] > 0).astype(int),

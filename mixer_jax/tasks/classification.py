@@ -9,7 +9,8 @@ import numpy as np
 import optax
 from scipy import special
 
-from mixer_jax.errors import MixerError, unknown
+from mixer_jax.errors import unknown
+from mixer_jax.ranges import Rate
 from mixer_jax.tasks.task import Batch, Report, Scores, Task, View
 
 LOSSES = {
@@ -65,11 +66,9 @@ class Classification(Classifier):
     report: adds what depends on all examples, see `classes_report`, and a confusion matrix.
   """
 
-  def __init__(self, *, classes: int, loss: str = 'softmax', label_smoothing: float = 0.0, report: bool = False):
+  def __init__(self, *, classes: int, loss: str = 'softmax', label_smoothing: Rate = 0.0, report: bool = False):
     if loss not in LOSSES:
       raise unknown('task.loss', loss, LOSSES)
-    if not 0 <= label_smoothing < 1:
-      raise MixerError(f'task.label_smoothing is {label_smoothing}, but must be in [0, 1)')
     self.outputs, self._loss, self._smoothing = (classes,), loss, label_smoothing
     if report:
       odds = log_odds if loss == 'softmax' else lambda logits: logits

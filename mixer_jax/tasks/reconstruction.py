@@ -4,7 +4,8 @@ import dm_pix
 import jax
 import jax.numpy as jnp
 
-from mixer_jax.errors import MixerError, check_amount, unknown
+from mixer_jax.errors import MixerError, unknown
+from mixer_jax.ranges import Amount
 from mixer_jax.tasks.task import Batch, Scores, Task, View
 
 LOSSES = {'mse': jnp.square, 'l1': jnp.abs}
@@ -32,11 +33,10 @@ class Reconstruction(Task):
 
   def __init__(
     self, *, image: tuple[int, int, int], mean: tuple[float, ...], std: tuple[float, ...], loss: str = 'mse',
-    noise: float = 0.0,
+    noise: Amount = 0.0,
   ):  # fmt: skip
     if loss not in LOSSES:
       raise unknown('task.loss', loss, LOSSES)
-    check_amount('task.noise', noise)
     if set(mean) != {0} or set(std) != {1}:
       raise MixerError(
         f'task reconstruction compares pixels in [0, 1], but data.mean is {list(mean)} and data.std {list(std)}; set'

@@ -172,12 +172,6 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None, schema: Any
   settings = read(config)
   data = parts.call(kind_of(settings.data['name']), settings.data, 'data', schema=None)
   data = data.with_schema(data.fit(data_dir) if schema is None else schema)
-  if not 0 <= settings.seed < 2**32:
-    raise MixerError(f'seed is {settings.seed}, but must be in [0, 2**32)')
-  if not 0 <= settings.ema < 1:
-    raise MixerError(f'ema is {settings.ema}, but must be in [0, 1), 0 for none')
-  if settings.accumulate < 1:
-    raise MixerError(f'accumulate is {settings.accumulate}, but must be at least 1')
   if settings.ema and settings.optimizer.get('name') == 'schedule_free':
     raise MixerError(f'ema is {settings.ema}, but schedule_free keeps its own average; set ema to 0')
   mesh = make('mesh', settings.mesh)

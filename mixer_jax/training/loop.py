@@ -24,7 +24,7 @@ from mixer_jax.files import read_json, reported
 from mixer_jax.messages import logger
 from mixer_jax.optim.schedules import Length
 from mixer_jax.training import experiment as experiments
-from mixer_jax.training import hooks, hosts, warm_start, workdir
+from mixer_jax.training import hooks, hosts, memory, warm_start, workdir
 from mixer_jax.training import mesh as meshes
 from mixer_jax.training.checkpoints import Checkpoints, checkpoints_in
 from mixer_jax.training.experiment import Experiment
@@ -75,6 +75,7 @@ def _train(config: dict, folder: Path, data_dir: str | None, opened: contextlib.
   optimizer, schedule = experiment.optimizer(length)
   loaders = _loaders(experiment, data)
   shapes = experiment.init_state(optimizer, abstract=True)
+  memory.check(shapes)
   train_loop = make_train_loop(
     experiment.train_step(optimizer, length), jax.tree.map(lambda leaf: leaf.sharding, shapes),
     meshes.over_batch(experiment.mesh),

@@ -1,13 +1,18 @@
 """The device mesh and its shardings, for one CPU up to many hosts."""
 
+from typing import Annotated
+
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mixer_jax.errors import MixerError
+from mixer_jax.ranges import Within
+
+AXIS = Within('[-1, 2147483647]')
 
 
-def make_mesh(*, data: int = -1, fsdp: int = 1) -> Mesh:
+def make_mesh(*, data: Annotated[int, AXIS] = -1, fsdp: Annotated[int, AXIS] = 1) -> Mesh:
   """All devices of all hosts as a mesh [data, fsdp].
 
   Batches are sharded over both axes; parameters and optimizer state are sharded over `fsdp`, replicated over `data`.

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from flax import nnx
 
@@ -18,6 +18,7 @@ from mixer_jax.optim import groups
 from mixer_jax.optim.optimizers import OPTIMIZERS, noise
 from mixer_jax.optim.sam import SAMS
 from mixer_jax.optim.schedules import SCHEDULES
+from mixer_jax.ranges import COUNTED, Count, Rate, Seed
 from mixer_jax.tasks import TASKS
 from mixer_jax.tasks.task import Task
 from mixer_jax.training import mesh, watch
@@ -31,12 +32,12 @@ class Settings:
   `eval_batch_size` None means `batch_size`. {} turns off `sam`, `update_noise`, `layers` and `watch`.
   """
 
-  seed: int = 0
+  seed: Seed = 0
   total: str
-  batch_size: int
-  eval_batch_size: int | None = None
-  accumulate: int = 1
-  ema: float = 0.0
+  batch_size: Count
+  eval_batch_size: Annotated[int | None, COUNTED] = None
+  accumulate: Count = 1
+  ema: Rate = 0.0
   model: dict
   task: dict = dataclasses.field(default_factory=dict)
   data: dict

@@ -2,12 +2,13 @@
 
 import collections
 from collections.abc import Mapping
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mixer_jax.errors import MixerError
+from mixer_jax.ranges import Positive, Within
 
 
 def numbers(before: nnx.State, after: nnx.State, grads: nnx.State, updates: nnx.State) -> dict[str, jax.Array]:
@@ -80,17 +81,11 @@ class Alarm:
     change: a group stands still if its `change`, the mean over a line's steps, is below this ...
     loss: ... and the training loss if its range is below this fraction of its largest absolute value ...
     lines: ... over this many consecutive log lines.
-
-  Raises:
-    MixerError: a limit that can never, or would always, be met.
   """
 
-  def __init__(self, *, change: float = 2e-6, loss: float = 1e-2, lines: int = 5):
-    for what, value in (('change', change), ('loss', loss)):
-      if not value > 0:
-        raise MixerError(f'watch.{what} is {value}, but must be above 0')
-    if lines < 2:
-      raise MixerError(f'watch.lines is {lines}, but must be at least 2: one line cannot show whether the loss moves')
+  def __init__(
+    self, *, change: Positive = 2e-6, loss: Positive = 1e-2, lines: Annotated[int, Within('[2, 2147483647]')] = 5
+  ):
     self.change, self.loss = change, loss
     self._recent = collections.deque(maxlen=lines)
     self._warned = set()
