@@ -16,7 +16,6 @@ from mixer_jax.optim import sam as sams
 from mixer_jax.optim.schedules import Length
 
 RATE, RHO = 0.1, 0.3
-NO_SIZES = (-0.1, float('nan'), float('inf'))
 LENGTH = Length(10, 1.0)
 METHODS = {
   'sam': {}, 'asam': {'eta': 0.01}, 'gsam': {'rho_min': 0.1, 'alpha': 0.4, 'schedule': lambda _: 0.5, 'peak': 1.0},
@@ -302,18 +301,8 @@ def test_without_sync_every_device_has_its_own_perturbation(name):
 @pytest.mark.parametrize(
   'name, settings, parts',
   [
-    *((name, {'rho': rho}, [f'sam.rho is {rho}', 'at least 0']) for name in METHODS for rho in NO_SIZES),
-    *(('asam', {'eta': eta}, [f'sam.eta is {eta}']) for eta in NO_SIZES),
     ('gsam', {'rho_min': 0.5}, ['sam.rho_min is 0.5', 'sam.rho, 0.3']),
     ('gsam', {'rho_min': np.nan}, ['sam.rho_min is nan']),
-    *(('gsam', {'alpha': alpha}, [f'sam.alpha is {alpha}']) for alpha in NO_SIZES),
-    ('fisher_sam', {'sparsity': 1.0}, ['sam.sparsity is 1.0', '[0, 1)']),
-    ('dynamic_sam', {'sparsity': -0.1}, ['sam.sparsity is -0.1']),
-    ('dynamic_sam', {'drop': 1.5}, ['sam.drop is 1.5']),
-    ('fisher_sam', {'refresh': 0}, ['sam.refresh is 0']),
-    ('look_sam', {'every': 0}, ['sam.every is 0']),
-    *(('look_sam', {'alpha': alpha}, [f'sam.alpha is {alpha}']) for alpha in NO_SIZES),
-    *((name, {'sparsity': np.nan}, ['sam.sparsity is nan']) for name in ('fisher_sam', 'dynamic_sam')),
   ],
 )
 def test_bad_settings_are_refused_by_name(name, settings, parts):

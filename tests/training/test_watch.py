@@ -277,9 +277,9 @@ def test_what_the_console_says():
 @pytest.mark.parametrize(
   'settings, message',
   [
-    ({'change': 0.0}, 'watch.change is 0.0, but must be above 0'),
-    ({'loss': -1.0}, 'watch.loss is -1.0, but must be above 0'),
-    ({'lines': 1}, 'watch.lines is 1, but must be at least 2'),
+    ({'change': 0.0}, r'watch.change is 0.0, but must be in \(0, inf\)'),
+    ({'loss': -1.0}, 'watch.loss is -1.0, but must be in '),
+    ({'lines': 1}, r'watch.lines is 1, but must be in \[2, '),
     ({'lines': 2.5}, 'watch.lines is 2.5'),
     ({'change': 'small'}, "watch.change is 'small'"),
     ({'colour': 3}, 'watch.colour'),
