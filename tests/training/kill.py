@@ -1,11 +1,13 @@
-"""Kills a training run with SIGKILL at random moments, resumes it, and compares it in every bit with an unharmed one.
+"""Kills a training run with SIGKILL, resumes it, and compares it in every bit with an unharmed one.
 
   python tests/training/kill.py --config=configs/digits.py --kills=10 --seed=0 [--config.key=value ...]
 
-The moments are random fractions of the wall time of the unharmed run, start-up included. A run that reaches its end
-before the kills are used up is compared, and the next one takes the rest. Exit code 0 when nothing differs.
+Each kill has one of four moments, in turn: `start`, before the first log line; `anywhere` in the wall time of the
+unharmed run; `save`, while orbax writes a checkpoint; `end`, after the last step. A run that reaches its end before the
+kills are used up is compared, and the next one takes the rest. Exit code 0 when nothing differs.
 
-`--hard` adds dropout, stochastic depth, augmentation and mixup to the config. The functions here serve the tests too.
+`--processes=2` trains with so many: one of them is killed, and the others must end by themselves. `--hard` adds
+dropout, stochastic depth, augmentation and mixup to the config. The functions here serve the tests too.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +26,8 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
+MOMENTS = ('start', 'anywhere', 'save', 'end')
+TOGETHER = 60.0  # seconds in which the other processes of a killed one must end
 HARD = {
   'model': {'dropout': 0.1, 'stochastic_depth': 0.1},
   'augment': {
@@ -83,11 +88,13 @@ def log_lines(workdir: Path) -> list[dict]:
 
 
 @functools.cache
-def shapes_of(config: str):
-  """The shapes of the state of a config, which is JSON."""
+def shapes_of(config: str, schema: str):
+  """The shapes of the state of a config; both are JSON, the schema is that of a table or null."""
+  from mixer_jax.data.tables.schema import Schema
   from mixer_jax.training import experiment
 
-  built = experiment.build(json.loads(config))
+  schema = json.loads(schema)
+  built = experiment.build(json.loads(config), schema=schema and Schema.from_json(schema))
   return built.init_state(built.optimizer()[0], abstract=True)
 
 
@@ -99,8 +106,10 @@ def last_state(workdir: Path) -> dict[str, np.ndarray]:
   from mixer_jax.training import workdir as workdirs
 
   config = workdirs.read_config(Path(workdir)) | {'mesh': {'data': -1, 'fsdp': 1}}
+  schema = Path(workdir) / 'schema.json'
+  shapes = shapes_of(json.dumps(config), schema.read_text() if schema.exists() else 'null')
   reader = checkpoints.Checkpoints(workdir, read_only=True)
-  state = reader.restore_last(shapes_of(json.dumps(config)), set_aside=False)
+  state = reader.restore_last(shapes, set_aside=False)
   reader.close()
   return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.flatten_with_path(state)[0]}
 
@@ -121,28 +130,59 @@ def differences(reference: Path, other: Path) -> list[str]:
   return found + [f'summary.json {key}' for key in ('metrics', 'best', 'parameters', 'steps') if a[key] != b[key]]
 
 
-def study(config: str, extra: list[str], *, kills: int, seed: int, folder: Path, limit: float = 3600) -> dict:
+def start_all(config: str, workdir: Path, extra: list[str], out: Path, count: int) -> list[subprocess.Popen]:
+  """The processes of a run, of one device each where there are several."""
+  if count == 1:
+    return [start(config, workdir, extra, out)]
+  port = free_port()
+  joined = lambda i: [f'--coordinator=127.0.0.1:{port}', f'--processes={count}', f'--process={i}']
+  gloo = {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': devices(1), 'JAX_CPU_COLLECTIVES_IMPLEMENTATION': 'gloo'}
+  outs = [out, *(out.with_suffix(f'.{i}.txt') for i in range(1, count))]
+  return [start(config, workdir, [*extra, *joined(i)], outs[i], **gloo) for i in range(count)]
+
+
+def free_port() -> int:
+  with socket.socket() as s:
+    s.bind(('127.0.0.1', 0))
+    return s.getsockname()[1]
+
+
+def study(
+  config: str, extra: list[str], *, kills: int, seed: int, folder: Path, processes: int = 1, limit: float = 3600
+) -> dict:
   """Runs, kills, resumes; the record of it all."""
   rng = np.random.default_rng(seed)
+  begin = lambda name: start_all(config, folder / name, extra, folder / f'{name}.txt', processes)
   # The first run fills the compilation cache, so that the time of the second is that of a resumed one.
   for name in ('first', 'reference'):
     began = time.monotonic()
-    out = folder / f'{name}.txt'
-    if wait(start(config, folder / name, extra, out), limit):
-      raise RuntimeError(f'the unharmed run failed:\n{out.read_text()}')
+    codes = [wait(process, limit) for process in begin(name)]
+    if any(code != 0 for code in codes):
+      raise RuntimeError(f'the unharmed run failed:\n{(folder / f"{name}.txt").read_text()}')
   seconds = time.monotonic() - began
   record = {'seconds': seconds, 'kills': [], 'differences': differences(folder / 'first', folder / 'reference')}
   run, last = 0, {}
   while len(record['kills']) < kills or 'summary.json' not in last:
     workdir, out = folder / f'killed_{run}', folder / f'killed_{run}.txt'
-    fresh, began = not workdir.exists(), time.monotonic()
-    process = start(config, workdir, extra, out)
-    moment = rng.uniform() * seconds if len(record['kills']) < kills else limit
-    code = wait(process, moment)
+    fresh, began, number = not workdir.exists(), time.monotonic(), len(record['kills'])
+    moment = MOMENTS[number % len(MOMENTS)]
+    started = begin(workdir.name)
+    code = None
+    if number < kills:
+      code = await_moment(moment, started, workdir, out, rng, seconds)
+    else:
+      code = max((wait(process, limit) for process in started), key=abs)
     last = {path.name for path in workdir.iterdir()} if workdir.is_dir() else set()
     if code is None:
-      kill(process)
-      record['kills'].append({'run': run, 'after': moment, **moment_of_death(workdir, out.read_text())})
+      after, victim = time.monotonic() - began, int(rng.integers(processes))
+      kill(started[victim])
+      others = [process for process in started if process is not started[victim]]
+      hung = [process for process in others if wait(process, TOGETHER) is None]
+      record['differences'] += [f'kill {number}: {len(hung)} processes went on for {TOGETHER:.0f} s'] if hung else []
+      for process in hung:
+        kill(process)
+      died = {'run': run, 'moment': moment, 'process': victim, 'after': round(after, 2)}
+      record['kills'].append({**died, **moment_of_death(workdir, out.read_text())})
       print(record['kills'][-1], flush=True)
       last = {}
       continue
@@ -154,6 +194,33 @@ def study(config: str, extra: list[str], *, kills: int, seed: int, folder: Path,
     run += 1
   record['runs'] = run
   return record
+
+
+def await_moment(
+  moment: str, processes: list[subprocess.Popen], workdir: Path, out: Path, rng: np.random.Generator, seconds: float
+) -> int | None:
+  """Waits until it is time to kill; returns the exit code instead if the run ends before."""
+  deadline = time.monotonic() + rng.uniform() * seconds * (0.3 if moment == 'start' else 1.0)
+  saves, before = int(rng.integers(1, 4)), {path.name for path in (workdir / 'checkpoints').glob('*')}
+  seen: set[str] = set()
+
+  def is_time() -> bool:
+    if moment in ('start', 'anywhere'):
+      return time.monotonic() > deadline
+    if moment == 'save':
+      seen.update(path.name for path in (workdir / 'checkpoints').glob('*') if not path.name.isdigit())
+      return len(seen - before) >= saves
+    return bool(re.search(r'^step (\d+)/\1 ', out.read_text(), re.MULTILINE))
+
+  while not is_time():
+    codes = [process.poll() for process in processes]
+    if None not in codes:
+      return max(codes, key=abs)
+    time.sleep(0.002)
+  if moment == 'end':
+    time.sleep(rng.uniform(0, 0.5))
+  codes = [process.poll() for process in processes]
+  return None if None in codes else max(codes, key=abs)
 
 
 def moment_of_death(workdir: Path, out: str) -> dict:
@@ -194,6 +261,7 @@ def main() -> None:
   options.add_argument('--config', required=True)
   options.add_argument('--kills', type=int, default=10)
   options.add_argument('--seed', type=int, default=0)
+  options.add_argument('--processes', type=int, default=1)
   options.add_argument('--hard', action='store_true', help='with dropout, stochastic depth, augmentation and mixup')
   known, extra = options.parse_known_args()
   with tempfile.TemporaryDirectory() as folder:
@@ -202,13 +270,16 @@ def main() -> None:
       config = str(Path(folder) / 'hard.py')
       Path(config).write_text(overrides(known.config))
     began = time.monotonic()
-    record = study(config, extra, kills=known.kills, seed=known.seed, folder=Path(folder))
+    record = study(config, extra, kills=known.kills, seed=known.seed, folder=Path(folder), processes=known.processes)
     lines = len(log_lines(Path(folder) / 'reference'))
     arrays = last_state(Path(folder) / 'reference')
   print(f'unharmed run: {record["seconds"]:.1f} s; the whole study: {time.monotonic() - began:.0f} s')
   print(f'compared: {len(arrays)} arrays ({sum(a.nbytes for a in arrays.values()):,} bytes), {lines} lines of the log')
   for text in record['differences']:
     print(f'DIFFERENT: {text}')
+  moments = ', '.join(f'{sum(kill["moment"] == moment for kill in record["kills"])} {moment}' for moment in MOMENTS)
+  half = sum(bool(kill['half_written']) for kill in record['kills'])
+  print(f'moments: {moments}; {half} times a checkpoint was half written')
   verdict = 'every bit the same' if not record['differences'] else f'{len(record["differences"])} differences'
   print(f'verdict: {len(record["kills"])} kills in {record["runs"]} runs, {verdict}')
   sys.exit(bool(record['differences']))

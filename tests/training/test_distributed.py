@@ -1,7 +1,6 @@
 """Two processes on this machine train as one, over loopback and gloo."""
 
 import signal
-import socket
 import time
 
 import kill
@@ -20,12 +19,6 @@ FAST = {
 }  # fmt: skip
 
 
-def free_port():
-  with socket.socket() as s:
-    s.bind(('127.0.0.1', 0))
-    return s.getsockname()[1]
-
-
 @pytest.fixture(scope='module')
 def shared(tmp_path_factory):
   """The config file, and the cache of compiled programs beside the runs."""
@@ -41,7 +34,7 @@ def launch(shared):
   started = []
 
   def launch(name, count, devices, *extra):
-    port, processes = free_port(), []
+    port, processes = kill.free_port(), []
     for i in range(count):
       joined = [f'--coordinator=127.0.0.1:{port}', f'--processes={count}', f'--process={i}'] if count > 1 else []
       processes.append(
