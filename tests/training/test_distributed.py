@@ -1,5 +1,6 @@
 """Two processes on this machine train as one, over loopback and gloo."""
 
+import re
 import signal
 import time
 
@@ -30,16 +31,16 @@ def shared(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def launch(shared):
-  """launch(name, processes, devices of each, flags) starts a run; what is left of it is killed."""
+  """launch(name, processes, devices of each, flags, flags of each) starts a run; what is left of it is killed."""
   started = []
 
-  def launch(name, count, devices, *extra):
+  def launch(name, count, devices, *extra, of_each=((), ())):
     port, processes = kill.free_port(), []
     for i in range(count):
       joined = [f'--coordinator=127.0.0.1:{port}', f'--processes={count}', f'--process={i}'] if count > 1 else []
       processes.append(
         kill.start(
-          str(shared / 'config.py'), shared / name, [*extra, *joined], shared / f'{name}.{i}.txt',
+          str(shared / 'config.py'), shared / name, [*extra, *of_each[i], *joined], shared / f'{name}.{i}.txt',
           JAX_PLATFORMS='cpu', XLA_FLAGS=kill.devices(devices),
           JAX_CPU_COLLECTIVES_IMPLEMENTATION='gloo' if count > 1 else 'none',
         )
@@ -116,6 +117,49 @@ def test_a_signal_to_one_of_them_stops_both_and_they_resume_to_the_same_bits(sha
   texts = finish(shared, 'stopped', launch('stopped', 2, 2, flags))
   assert f'resumed at step {step}' in texts[0]
   assert kill.differences(shared / 'pair', shared / 'stopped') == []
+
+
+@pytest.mark.slow
+def test_processes_that_disagree_say_so_before_the_first_step(shared, launch):
+  flags = ['--config.seed=7', '--config.schedule.peak=0.25']
+  processes = launch('disagree', 2, 1, of_each=([], flags))
+  for process, text in zip(processes, end(shared, 'disagree', processes), strict=True):
+    assert process.returncode == 1
+    assert text.splitlines()[-1].startswith(
+      'error: the processes disagree: seed is 0 in process 0, but 7 in process 1; start all of them with the same'
+    )
+  assert not (shared / 'disagree').exists()
+
+
+@pytest.mark.nightly
+def test_a_process_without_the_data_ends_the_others(shared, launch):
+  mnist = ['--config.data={"name": "mnist", "image": (28, 28, 1)}']
+  processes = launch('lost', 2, 1, of_each=(mnist, [*mnist, f'--data_dir={shared}/nowhere']))
+  texts = end(shared, 'lost', processes)
+  assert [process.returncode for process in processes] == [1, 1]
+  assert all('mnist: no train-images' in text.splitlines()[-1] for text in texts)
+  assert re.match(r'error: process 1 \(.*\) failed: mnist', texts[0].splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('victim', [1, pytest.param(0, marks=pytest.mark.nightly)])
+def test_a_killed_process_ends_the_other_with_one_line(shared, launch, victim):
+  name = f'killed_{victim}'
+  processes = launch(name, 2, 1, '--config.total=100000 steps', '--config.eval_every=0', '--config.checkpoint_every=0')
+  wait_for_a_line(shared / name / 'metrics.jsonl', processes)
+  kill.kill(processes[victim])
+  before = len((shared / f'{name}.{1 - victim}.txt').read_text().splitlines())
+  assert kill.wait(processes[1 - victim], 60)
+  lines = (shared / f'{name}.{1 - victim}.txt').read_text().splitlines()[before:]
+  errors = [line for line in lines if not line.startswith('step ')]
+  assert len(errors) == 1 and errors[0].startswith(f'error: process {victim}')
+  assert ('has ended' if victim == 0 else 'has given no sign for') in errors[0]
+
+
+def end(shared, name, processes):
+  """What the processes printed until they ended."""
+  assert None not in [kill.wait(process, LIMIT) for process in processes]
+  return [(shared / f'{name}.{i}.txt').read_text() for i in range(len(processes))]
 
 
 def wait_for_a_line(path, processes):
