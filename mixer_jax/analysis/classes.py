@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 WRITTEN = 12  # up to this many classes, cells show their counts
+LONGEST = 24  # characters of a name
 
 
 def confusion(label: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -26,8 +27,12 @@ def draw_confusion(label: np.ndarray, predicted: np.ndarray, names: Sequence[str
   few = len(names) <= 2 * WRITTEN
   if few:
     ticks = range(len(names))
-    axes.set_xticks(ticks, names, rotation=90 if max(map(len, names)) > 4 else 0)
-    axes.set_yticks(ticks, names)
+    shown = [
+      name if len(name) <= LONGEST else f'{name[: LONGEST - 3]}...' for name in (' '.join(n.split()) for n in names)
+    ]
+    # parse_math: else a $ in a name begins a formula.
+    axes.set_xticks(ticks, shown, rotation=90 if max(map(len, shown)) > 4 else 0, parse_math=False)
+    axes.set_yticks(ticks, shown, parse_math=False)
   if len(names) <= WRITTEN:
     for row, column in np.ndindex(*counts.shape):
       colour = 'white' if share[row, column] > 0.5 else 'black'
