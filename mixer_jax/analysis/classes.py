@@ -21,15 +21,16 @@ def draw_confusion(label: np.ndarray, predicted: np.ndarray, names: Sequence[str
   """Draws the confusion matrix, shaded by row percentage."""
   counts = confusion(label, predicted, len(names))
   share = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-  figure = Figure(figsize=(3.6, 3.2) if len(names) <= 4 else (6, 5.4), layout='constrained')
+  few = len(names) <= 2 * WRITTEN
+  shown = [' '.join(name.split()) for name in names] if few else []
+  shown = [name if len(name) <= LONGEST else f'{name[: LONGEST - 3]}...' for name in shown]
+  room = 0.08 * max(0, max(map(len, shown), default=0) - 8)  # inches that long names take
+  width, height = (3.6, 3.2) if len(names) <= 4 else (6, 5.4)
+  figure = Figure(figsize=(width + room, height + room), layout='constrained')
   axes = figure.subplots()
   image = axes.imshow(100 * share, cmap='Greys', vmin=0, vmax=100)
-  few = len(names) <= 2 * WRITTEN
   if few:
     ticks = range(len(names))
-    shown = [
-      name if len(name) <= LONGEST else f'{name[: LONGEST - 3]}...' for name in (' '.join(n.split()) for n in names)
-    ]
     # parse_math: else a $ in a name begins a formula.
     axes.set_xticks(ticks, shown, rotation=90 if max(map(len, shown)) > 4 else 0, parse_math=False)
     axes.set_yticks(ticks, shown, parse_math=False)

@@ -126,7 +126,7 @@ def test_a_column_is_judged_by_all_its_texts(tmp_path):
 
 
 def test_words_for_missing_do_not_make_a_notation(tmp_path):
-  refused_column(tmp_path / 'mine.csv', ['NA', 'NA', '5'] * 10, "'NA' is not a number", missing=('-',))
+  refused_column(tmp_path / 'mine.csv', ['NA', '5', '5'] * 10, "'NA' is not a number", missing=('-',))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from mixer_jax.data.tables import schema as schemas
 from mixer_jax.errors import MixerError
 
 HEADER = ('size', 'weight', 'label')
+ORDER = '5ebbaed0840d981e'  # of the rows of breast_cancer's train[:80%]
 
 
 def body(counts, seed=0, copies=1):
@@ -50,7 +51,6 @@ def test_each_part_has_every_class_in_proportion(cuts, copies, tmp_path):
 
 @pytest.mark.parametrize('seed', range(5))
 def test_a_rare_class_stands_in_the_training_part(seed, tmp_path):
-  """Not so by a random order, which may put both rows of a class outside."""
   counts = {'a': 60, 'b': 30} | {f'rare{i}': 2 for i in range(6)} | {'single': 1}
   path = write(tmp_path / 'mine.csv', body(counts, seed), HEADER)
   parts = [load(path, split) for split in ('train[:70%]', 'train[70%:80%]', 'train[80%:]')]
@@ -58,7 +58,6 @@ def test_a_rare_class_stands_in_the_training_part(seed, tmp_path):
   # The second row of most is held out, to be measured.
   held_out = set(classes_in(parts[1])) | set(classes_in(parts[2]))
   assert len(held_out & {f'rare{i}' for i in range(6)}) >= 4 and 'single' not in held_out
-  assert set(classes_in(load(path, 'train[:70%]', stratified=False))) < set(counts)
 
 
 def test_equal_rows_stay_together_whatever_their_labels(tmp_path):
@@ -82,9 +81,6 @@ def test_the_rows_of_the_bundled_table_are_those_of_before():
   part = sets.load('breast_cancer', 'train[:80%]', label='label', drop=(), categorical=(), data_dir=None)
   assert len(part) == 455
   assert hashlib.sha256(part.numbers.astype('<i8').tobytes()).hexdigest()[:16] == ORDER
-
-
-ORDER = 'to be filled in'
 
 
 def test_a_stratified_order_is_a_permutation_for_any_labels():
@@ -135,7 +131,7 @@ def test_a_class_outside_the_training_part_is_named_with_its_cure(tmp_path):
   rows = body({'a': 60, 'b': 38, 'c': 2})
   path = write(tmp_path / 'mine.csv', rows, HEADER)
   lacking = next(
-    split for split in (f'train[{i}%:{i + 50}%]' for i in range(50)) if 'c' not in classes_in(load(path, split, False))
+    split for split in (f'train[{i}%:{i + 20}%]' for i in range(80)) if 'c' not in classes_in(load(path, split, False))
   )
   data = Rows(name=f'csv:{path}', train=lacking, classes=3)
   with refuses(

@@ -33,6 +33,8 @@ def lines_of(tmp_path):
   """(training rows, other splits=rows) -> the lines of the report."""
 
   def lines_of(train, header=COLUMNS, classes=2, drop=(), split='train', name=None, scaling='standard', **heldout):
+    for old in tmp_path.glob('*.csv'):
+      old.unlink()
     for other, body in {'train': train, **heldout}.items():
       write(tmp_path / f'{other}.csv', body, header)
     splits = {other: other if other in heldout else '' for other in ('val', 'test')}

@@ -51,8 +51,8 @@ def _header(path: str | Path) -> tuple[list[str], int]:
       raise _delimited(path, header, others[0])
     if header[0].startswith('#') or sum(map(bool, below)) > 1:
       raise MixerError(
-        f'{path} begins with {_shown(header[0])}, which names no columns; take out what stands above their names, or save'
-        ' the table with commas'
+        f'{path} begins with {_shown(header[0])}, which names no columns; take out what stands above their names, or'
+        ' save the table with commas'
       )
   places: dict[str, int] = {}
   for i, name in enumerate(header):

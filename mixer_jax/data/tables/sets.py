@@ -195,7 +195,8 @@ def _find(name: str, base: str, data_dir: str | None) -> Path:
   if found := next(filter(None, map(_packed, paths)), None):
     return found
   raise MixerError(
-    f'{name}: no {" nor ".join(map(str, paths))}; put it there, or say where it is with --data_dir or MIXER_DATA_DIR'
+    f'{name}: no {" nor ".join(map(str, paths))}, nor with .gz; put it there, or say where it is with --data_dir or'
+    ' MIXER_DATA_DIR'
   )
 
 
