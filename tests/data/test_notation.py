@@ -125,6 +125,14 @@ def test_a_column_is_judged_by_all_its_texts(tmp_path):
   )
 
 
+def test_signs_and_another_notation_at_once(tmp_path):
+  """One is named after the other, and no column becomes categories."""
+  path = tmp_path / 'mine.csv'
+  for cells in (['1,5', '\u22121,5'] * 10, ['\u22121,5', '\u22122,5', '3,5'] * 10, ['\u22125', '1,5'] * 10):
+    refused_column(path, cells, "set data.decimal=',' data.thousands=''")
+    refused_column(path, cells, 'U+2212 MINUS SIGN', "write '-", decimal=',')
+
+
 def test_words_for_missing_do_not_make_a_notation(tmp_path):
   refused_column(tmp_path / 'mine.csv', ['NA', '5', '5'] * 10, "'NA' is not a number", missing=('-',))
 
@@ -132,7 +140,7 @@ def test_words_for_missing_do_not_make_a_notation(tmp_path):
 @pytest.mark.parametrize(
   'cell, sign, plain',
   [
-    ('\u22125', 'U+2212 MINUS SIGN', '-5'), ('\u20135.5', 'U+2013 EN DASH', '-5.5'),
+    ('\u22125', 'U+2212 MINUS SIGN', '-5'), ('1e\u22125', 'U+2212 MINUS SIGN', '1e-5'), ('\u20135.5', 'U+2013 EN DASH', '-5.5'),
     ('\u0663\u0664', 'U+0663 ARABIC-INDIC DIGIT THREE', '34'), ('\uff13', 'U+FF13 FULLWIDTH DIGIT THREE', '3'),
     ('\u0663\u066b\u0661', 'U+066B ARABIC DECIMAL SEPARATOR', '3.1'), ('5\u200b', 'U+200B ZERO WIDTH SPACE', '5'),
     ('\u00b2', 'U+00B2 SUPERSCRIPT TWO', '2'),

@@ -5,7 +5,6 @@ cell changes its kind silently, and a file of any length is read a few rows at a
 """
 
 import csv
-import functools
 import itertools
 import re
 import unicodedata
@@ -21,8 +20,9 @@ from mixer_jax.errors import MixerError
 
 OTHER_DELIMITERS = ';\t|'
 UNNAMED = 'unnamed_1'  # the first column of a file that names all others, as a data frame's index has it
+LONGEST = 100  # characters of a number
 # What may be a number in one of OTHERS: a quick check before they are tried.
-NUMERIC = re.compile(r"(?=.*[0-9])[0-9.,' eE+\u00a0\u202f\u2019-]+")
+NUMERIC = re.compile(r"(?=.*[0-9])[0-9.,' eE+\u00a0\u202f\u2019-]{1,100}")
 
 
 def read_header(path: str | Path) -> list[str]:
@@ -197,16 +197,18 @@ def _no_number(cell: str, notation: Notation) -> tuple[str, str]:
   return f'{_shown(cell)} is not a number', 'fix it'
 
 
-@functools.lru_cache(maxsize=2**16)
 def _ways(text: str, notation: Notation) -> tuple[Notation | None, ...]:
-  """The other notations in which a text is a number; (None,): it is one once it is written in ASCII."""
+  """The other notations in which a text is a number; None among them: it is one once it is written in ASCII."""
   reads = lambda text: tuple(
     way for way in (PLAIN, *OTHERS) if way.settings != notation.settings and way.number(text) is not None
   )
-  ways = reads(text) if NUMERIC.fullmatch(text) else ()
-  if ways or text.isascii() or not NUMERIC.fullmatch(in_ascii(text)):
+  if NUMERIC.fullmatch(text) and (ways := reads(text)):
     return ways
-  return (None,) if notation.number(in_ascii(text)) is not None or reads(in_ascii(text)) else ()
+  if text.isascii() or len(text) > LONGEST or any(sign.isalpha() and sign not in 'eE' for sign in text):
+    return ()
+  text = in_ascii(text)
+  ways = reads(text) if NUMERIC.fullmatch(text) else ()
+  return (*ways, None) if ways or notation.number(text) is not None and NUMERIC.fullmatch(text) else ()
 
 
 def infer_categorical(path: str | Path, columns: Sequence[str], notation: Notation = PLAIN) -> list[str]:
@@ -236,8 +238,10 @@ def infer_categorical(path: str | Path, columns: Sequence[str], notation: Notati
           if found not in first_of[name]:
             first_of[name][found] = first + cells[name].index(cell), cell
   for name in columns:
-    if most := [way for way, count in ways[name].items() if 2 * count > texts[name]]:
-      raise _other_notation(path, name, most, texts[name] - max(ways[name].values()), first_of[name], notation)
+    highest = max(ways[name].values(), default=0)
+    if 2 * highest > texts[name]:
+      most = [way for way, count in ways[name].items() if count == highest]
+      raise _other_notation(path, name, most, texts[name] - highest, first_of[name], notation)
     if 0 < 2 * texts[name] <= present[name]:
       row, cell = first_text[name]
       what, cure = _no_number(cell, notation)
