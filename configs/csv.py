@@ -12,8 +12,8 @@ Arguments: a file, of which a tenth is held out as val and a fifth as test; or a
   --config.data.drop=COLUMN drops a column; --config.data.categorical=COLUMN treats numbers as categories and must then
   name all categorical columns. For several columns repeat the flag or write "('a', 'b')". Training starts by printing
   how it reads the columns: check it.
-Expected: depends on the table. For the 569 rows of configs/breast_cancer.py as a CSV file, EXPECTED of the
-  114 test rows with seeds 0 to 2. With so few rows, --config.model.bins=0 may do better.
+Expected: depends on the table. For the 569 rows of configs/breast_cancer.py as a CSV file, 99.1, 99.1 and 100% of
+  the 114 test rows with seeds 0 to 2, at the last step. With so few rows, --config.model.bins=0 may do better.
 Hardware: 2 CPU cores; one minute for that table, ten for 20,000 rows of 42 columns.
 Data: UTF-8, or UTF-16 with its mark; commas, column names in the first line, blank lines only at the end. Empty
   numeric cells become the median of their column. Empty categorical cells are their own category if a training row
