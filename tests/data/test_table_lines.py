@@ -62,9 +62,10 @@ def test_the_same_table_in_other_clothes(content, tmp_path):
     (b'PK\x03\x04' + b'\0' * 40, ['an Excel or zip file', 'save the table as CSV']),
     (b'\xd0\xcf\x11\xe0' + b'\0' * 40, ['an Excel file']),
     (b'PAR1\x15\x04', ['a Parquet file']),
-    (b'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n', ['Git LFS', '`git lfs pull`']),
+    (b'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n', ['is a Git LFS pointer', '`git lfs pull`']),
     (b'<!DOCTYPE html>\n<html></html>\n', ['a web page', 'download the file itself']),
-    (gzip.compress(b'<html><body>'), ['a web page']),
+    (b'<!doctype html>', ['is a web page']),
+    (gzip.compress(b'<HTML><body>'), ['is a web page']),
   ],
 )
 def test_what_is_no_text(content, parts, tmp_path):

@@ -21,8 +21,8 @@ OTHER_FILES = {
   b'PK\x03\x04': 'an Excel or zip file; save the table as CSV, or unpack it',
   b'\xd0\xcf\x11\xe0': 'an Excel file; save the table as CSV',
   b'PAR1\x15': 'a Parquet file; save the table as CSV',
-  b'version https://git-lfs': 'a pointer of Git LFS; fetch the file with `git lfs pull`',
-  b'<!DOCTYPE': 'a web page; download the file itself',
+  b'version https://git-lfs': 'a Git LFS pointer; fetch the file with `git lfs pull`',
+  b'<!doctype': 'a web page; download the file itself',
   b'<html': 'a web page; download the file itself',
 }
 ERRORS = (OSError, EOFError, zlib.error, UnicodeError, csv.Error)  # what reading a file raises
@@ -35,7 +35,7 @@ def read_lines(path: str | Path) -> Iterator[str]:
     if raw.peek(2).startswith(b'\x1f\x8b'):
       raw = opened.enter_context(gzip.GzipFile(fileobj=raw))
     start = raw.peek(32)
-    if kind := next((kind for mark, kind in OTHER_FILES.items() if start.startswith(mark)), None):
+    if kind := next((kind for mark, kind in OTHER_FILES.items() if start.lower().startswith(mark.lower())), None):
       raise MixerError(f'{path} is {kind}')
     encoding = next((name for mark, name in MARKS.items() if start.startswith(mark)), 'utf-8')
     text = opened.enter_context(io.TextIOWrapper(raw, encoding=encoding, newline=''))
