@@ -52,7 +52,7 @@ def main():
       results[f'{what}/{malloc}'] = measure(what, malloc, args.rounds, args.torch_python)
       show(f'{what}, malloc {malloc}', results[f'{what}/{malloc}'])
   if args.json:
-    args.json.write_text(json.dumps(results, indent=2) + '\n')
+    args.json.write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')
 
 
 def measure(what: str, malloc: str, rounds: int, torch_python: str) -> dict:

@@ -59,13 +59,13 @@ def main():
     between = (large['rows'] - small['rows']) / max(large[what] - small[what], 1e-9)
     print(f'rows/s between them, by {what.replace("_", " ")}: {between:,.0f}')
   if args.json:
-    args.json.write_text(json.dumps(results, indent=2) + '\n')
+    args.json.write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')
 
 
 def write_rows(path: Path, count: int, *, seed: int, label: bool = False) -> None:
   rng = np.random.default_rng(seed)
   scales = np.random.default_rng(9).uniform(-3, 18, NUMBERS)
-  with path.open('w', newline='') as file:
+  with path.open('w', encoding='utf-8', newline='') as file:
     writer = csv.writer(file, lineterminator='\n')
     writer.writerow([*(f'n{i}' for i in range(NUMBERS)), *CATEGORIES, *(['label'] if label else [])])
     for start in range(0, count, 10_000):
@@ -90,7 +90,7 @@ def run(name: str, *arguments) -> dict[str, float]:
 
 
 def check(output: Path, rows: int) -> None:
-  with output.open() as file:
+  with output.open(encoding='utf-8') as file:
     numbers = [int(line.partition(',')[0]) for line in file if not line.startswith('row')]
   if numbers != list(range(1, rows + 1)):
     sys.exit(f'{output} does not hold the rows 1 to {rows}')

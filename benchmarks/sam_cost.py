@@ -54,7 +54,7 @@ def main():
     print(f'{name:12} {statistics.median(ms):9.2f} ms a step ({min(ms):.2f} to {max(ms):.2f})  {ratios[name]:.3f}')
   if args.json:
     result = {'what': args.what, 'ratios': ratios, 'seconds_per_step': seconds}
-    args.json.write_text(json.dumps(result, indent=2) + '\n')
+    args.json.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
 
 
 def make_method(what: str, name: str, batch: int, steps: int):

@@ -1,6 +1,7 @@
 """What the commands share: options, one clear line on a user's error, the compilation cache, huge pages for CPUs."""
 
 import argparse
+import io
 import os
 import platform
 import sys
@@ -41,6 +42,8 @@ def run(main: Callable[[list[str]], None], *, huge_pages: bool = False) -> None:
   """Runs a command: a user's mistake is printed as one line and exits with 1."""
   if huge_pages:
     use_huge_pages()
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors='backslashreplace')  # the locale may lack letters of the names in data
   try:
     main(sys.argv[1:])
   except MixerError as error:

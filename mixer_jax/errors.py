@@ -13,7 +13,8 @@ class MixerError(Exception):
 def unknown(kind: str, name: object, known: Iterable[str], besides: str = '') -> MixerError:
   """The error for a name that is not in a table: lists the known ones, SHOWN at most, and guesses the one meant."""
   known = sorted(known)
-  close = difflib.get_close_matches(str(name), known, n=1)
-  guess = f'; did you mean {close[0]!r}?' if close else '.'
+  folded = {each.casefold(): each for each in reversed(known)}
+  close = difflib.get_close_matches(str(name).casefold(), folded, n=1)
+  guess = f'; did you mean {folded[close[0]]!r}?' if close else '.'
   shown = ', '.join(known[:SHOWN]) + (f', ... ({len(known):,} in all)' if len(known) > SHOWN else '')
   return MixerError(f'unknown {kind} {name!r}{guess} Known: {shown or "none"}{besides and f", {besides}"}.')

@@ -30,7 +30,8 @@ def write_rows(run, inputs: list[str], path: Path) -> str:
   data, task, classes = run.experiment.data, run.experiment.task, run.classes
   answer, (example, kind, most) = make_answers(run), data.written
   count, met = 0, collections.Counter()
-  with path.open('w', encoding='utf-8', newline='') as file:
+  # surrogateescape: the names of files need not be UTF-8.
+  with path.open('w', encoding='utf-8', errors='surrogateescape', newline='') as file:
     write = csv.writer(file).writerow
     write([example, *task.header(classes, kind, most)])
     size, pieces = data.pieces(inputs)
@@ -42,6 +43,11 @@ def write_rows(run, inputs: list[str], path: Path) -> str:
       met.update(counts)
   for what, number in met.items():
     logger.info(f'{", ".join(inputs)}: {number:,} cells of {what}')
+    if 2 * number > count:
+      logger.warning(
+        f'{", ".join(inputs)}: in most of the {count:,} rows the column {what}; see whether it is written as in'
+        ' training (schema.json has the values met there), or train without it by data.drop'
+      )
   return f'{count:,} {"rows" if example == "row" else "images"}'
 
 

@@ -1,6 +1,7 @@
 """Tables through the commands: training, and predictions that are those of the model."""
 
 import csv
+import gzip
 import json
 import tracemalloc
 
@@ -27,15 +28,17 @@ def loaded(path, *overrides):
 
 def test_the_splits_that_are_there(tmp_path):
   splits = lambda path: [loaded(path)['data'].get(k, '') for k in ('train', 'val', 'test')]
+  parts = ['train[:70%]', 'train[70%:80%]', 'train[80%:]']
   path = write(tmp_path / 'train.csv', rows())
-  assert splits(path) == splits(tmp_path) == ['train[:80%]', '', 'train[80%:]']
+  assert splits(path) == splits(tmp_path) == parts
   write(tmp_path / 'test.csv', rows())
-  assert splits(tmp_path) == ['train', '', 'test']
+  assert splits(tmp_path) == ['train[:90%]', 'train[90%:]', 'test']
   write(tmp_path / 'val.csv', rows())
   assert splits(tmp_path) == ['train', 'val', 'test']
   (tmp_path / 'test.csv').unlink()
   assert splits(tmp_path) == ['train', 'val', '']
-  assert splits(path) == ['train[:80%]', '', 'train[80%:]']
+  assert splits(path) == parts
+  assert loaded(path)['data']['stratified'] is True
 
 
 @pytest.mark.parametrize('label', ['label', 'kind'])
@@ -45,7 +48,8 @@ def test_the_splits_that_are_there(tmp_path):
 def test_the_task_is_that_of_the_labels(classes, task, label, tmp_path):
   path = write(tmp_path / 'mine.csv', rows(classes=classes), (*HEADER[:-1], label))
   config = loaded(path if label == 'label' else f'{path}:{label}')
-  assert (config['data']['classes'], config['task']['name'], config['data']['label']) == (len(classes), task, label)
+  assert (config['task']['name'], config['data']['label']) == (task, label)
+  assert experiments.build(config).data.classes == len(classes)
 
 
 def test_a_wide_table_makes_neither_wide_mlps_nor_large_batches(tmp_path):
@@ -115,8 +119,8 @@ def test_three_classes_by_another_column_from_categories_alone(tmp_path, run_com
   assert all(1 / 3 <= float(row['probability']) <= 1 for row in predicted)
 
 
-def test_three_rows_and_a_label_of_two_classes_by_an_override(tmp_path, run_command):
-  path = write(tmp_path / 'mine.csv', rows(3), (*HEADER[:-1], 'kind'))
+def test_ten_rows_and_a_label_of_two_classes_by_an_override(tmp_path, run_command):
+  path = write(tmp_path / 'mine.csv', rows(10), (*HEADER[:-1], 'kind'))
   assert run_command('train', *train(path, tmp_path / 'run', '--config.data.label=kind')) == 0
   assert json.loads((tmp_path / 'run/schema.json').read_text())['label'] == 'kind'
 
@@ -128,11 +132,31 @@ def test_ten_thousand_columns(tmp_path):
   experiment = experiments.build(config)
   schema = experiment.data.schema
   assert len(schema.columns) == 10_000 and schema.classes == ('0', '1')
-  train = experiment.data.table('train[:80%]', None)
+  train = experiment.data.table('train[:70%]', None)
   np.testing.assert_allclose(list(schema.fill.values()), np.median(values[train.numbers - 1], axis=0), atol=1e-6)
   assert experiment.data.batch(16)['features'].shape == (16, 10_000)
   # Token MLPs as wide as the columns are many would have 400 million parameters.
   assert experiment.parameters < 20e6
+
+
+def test_a_rare_class_of_a_packed_file(tmp_path, run_command, capsys):
+  """Two rows of a class: one is learnt from, and what the part without the other cannot show is said."""
+  body = rows(60, classes=('a', 'b'))
+  body[7], body[8] = (*body[7][:-1], 'rare'), (*body[8][:-1], 'rare')
+  path = write(tmp_path / 'mine.csv', body)
+  (tmp_path / 'mine.csv.gz').write_bytes(gzip.compress(path.read_bytes()))
+  path.unlink()
+  assert run_command('train', *train(tmp_path / 'mine.csv.gz', tmp_path / 'run')) == 0
+  shown = capsys.readouterr().out
+  assert "'rare' 1 rows" in shown
+  summary = json.loads((tmp_path / 'run/summary.json').read_text())
+  assert summary['best']['chosen_by'] == 'val/accuracy'
+  assert all(np.isfinite(value) for value in summary['metrics'].values())
+  lacking = [split for split in ('train[70%:80%]', 'train[80%:]') if f"{split}: no row has 'rare'" in shown]
+  assert len(lacking) == 1
+  output = f'--output={tmp_path}/out.csv'
+  assert run_command('predict', f'--workdir={tmp_path}/run', '--input', tmp_path / 'mine.csv.gz', output) == 0
+  assert len(read(tmp_path / 'out.csv')) == 60
 
 
 # ---- predictions
@@ -188,6 +212,12 @@ def test_the_scaling_is_that_of_the_run(predicted):
   assert predicted(body[7:8]) == predicted(body)[7:8]
 
 
+def test_numbers_near_the_end_of_float64(predicted):
+  """They are beyond all training rows, so they are as the largest of these."""
+  (small, large, larger) = predicted([('0', number, '1', 'red', '?') for number in ('-1e308', '1e308', '1.7e308')])
+  assert large == larger != small
+
+
 def test_columns_in_any_order_with_and_without_those_not_used(predicted):
   body = rows(30, seed=7)
   expected = predicted(body)
@@ -207,6 +237,10 @@ def test_what_had_no_value_is_counted(predicted, restored, capsys):
   shown = capsys.readouterr()
   assert 'new.csv: 3 cells of colour: unknown' in shown.err and 'new.csv: 1 cells of weight: missing' in shown.err
   assert shown.out == ''
+  assert 'in most of' not in shown.err
+  predicted([(*row[:3], 'pink' if i < 11 else 'red', row[4]) for i, row in enumerate(body)])
+  shown = capsys.readouterr().err
+  assert 'warning: ' in shown and 'in most of the 20 rows the column colour: unknown; see whether' in shown
   # Any unknown colour is number 0, whose row of the colours' table stayed zero.
   violet = predicted([(*row[:3], 'violet' if row[3] == 'pink' else row[3], row[4]) for row in body])
   assert violet == pink
@@ -251,7 +285,7 @@ def test_predict_refuses_what_is_no_table(content, part, run, tmp_path, refused)
   assert [p.name for p in tmp_path.iterdir()] == ['new.csv']
 
 
-@pytest.mark.parametrize('cell, part', [('inf', "'inf' is infinite"), ('heavy', "'heavy' is not a number")])
+@pytest.mark.parametrize('cell, part', [('1e400', "'1e400' is infinite"), ('heavy', "'heavy' is not a number")])
 def test_a_bad_cell_far_down_leaves_nothing_half_written(cell, part, run, tmp_path, refused, monkeypatch):
   monkeypatch.setattr(table_module, 'ROWS', 1024)
   header = ('weight', 'size', 'colour')

@@ -30,6 +30,7 @@ def refused_table(refused, tmp_path):
     (text(rows()).replace('\n', '\n\n', 7), ['line 2: the line is blank', 'take it out']),
     (text(rows(), ('id', 'size', 'size', 'colour', 'label')), ["'size' is there twice, as number 2 and 3"]),
     (text(rows(), ('id', 'size', '', 'colour', 'label')), ['column 3 has no name']),
+    (changed(7, 'size', '\u22125'), ["row 7, column 'size': '\u22125', with", 'U+2212 MINUS SIGN', "write '-5'"]),
     (text(rows(), ('id', 'size', 'weight', 'colour', 'lable')), ["'label'", "did you mean 'lable'"]),
     (changed(7, 'size', 'big'), ["row 7, column 'size': 'big' is not a number", 'data.categorical']),
     (changed(7, 'size', '1_000'), ["row 7, column 'size': '1_000' is not a number"]),
@@ -45,9 +46,10 @@ def refused_table(refused, tmp_path):
     (text(rows(), ('größe', *HEADER[1:])).encode('latin-1'), ['mine.csv', "can't decode byte 0xf6", 'UTF-8']),
     (text(rows(), ('a\0', *HEADER[1:])), ['mine.csv', 'a NUL byte']),
     (text([(*row[:2], '', *row[3:]) for row in rows()]), ["the column 'weight' is empty in every row", 'data.drop']),
-    (text(rows(2)), ['train[80%:]', 'is empty', '2 examples']),
-    (text([('1', '2', '3', 'red', str(i % 2)) for i in range(40)]), ['train[80%:]', 'has no rows', '1 differ']),
-    (text([(*row[:-1], f'{i / 7:.4f}') for i, row in enumerate(rows())]), ['values in 32 rows', 'are not classes']),
+    (text(rows(2)), ["every row has the label '0', 1 training rows in all"]),
+    (text(rows(3)), ['train[70%:80%]', 'is empty', '3 examples']),
+    (text([('1', '2', '3', 'red', str(i % 2)) for i in range(40)]), ['train[70%:80%]', 'has no rows', '1 differ']),
+    (text([(*row[:-1], f'{i / 7:.4f}') for i, row in enumerate(rows())]), ['values in 28 rows', 'are not classes']),
     (text([row[-1:] for row in rows()], HEADER[-1:]), ['no column is left besides the label']),
   ],
 )  # fmt: skip
@@ -63,7 +65,7 @@ def test_a_table_that_is_refused(content, parts, refused_table):
     ('--config.data.categorical=colr', ['data.categorical', "did you mean 'colour'"]),
     ('--config.data.categorical=id', ["row 1, column 'colour'", 'not a number', 'data.categorical']),
     ('--config.data.label=lable', ["'lable'", "did you mean 'label'"]),
-    ('--config.data.label=colour', ["'colour' has 3 values", 'data.classes is 2']),
+    ('--config.data.label=colour', ['task binary needs data.classes 2, not 3', 'classification']),
     ('--config.data.drop=("id", "size", "weight", "colour")', ['no column is left besides the label']),
     ('--config.data.drop=1,2', ['data.drop', "'1'"]),
     ('--config.data.classes=3', ['data.classes is 3', '2 values']),
@@ -100,7 +102,7 @@ def test_numbers_too_large_for_a_scaling(refused_table):
 
 
 def test_nothing_there(tmp_path, refused):
-  parts = ['is not a file', 'csv:PATH']
+  parts = ['is not a file, nor a folder with train.csv', 'csv:PATH']
   for path in ('none.csv', 'none.csv:kind', '.'):
     refused('train', *train(tmp_path / path, tmp_path / 'run'), parts=parts)
   assert not list(tmp_path.iterdir())

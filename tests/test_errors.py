@@ -11,6 +11,8 @@ from mixer_jax import errors
     ('gren', ['red', 'green'], "unknown colour 'gren'; did you mean 'green'? Known: green, red."),
     ('black', ['red', 'green'], "unknown colour 'black'. Known: green, red."),
     (7, [], 'unknown colour 7. Known: none.'),
+    ('GREEN', ['red', 'green'], "unknown colour 'GREEN'; did you mean 'green'? Known: green, red."),
+    ('label', ['Lable', 'LABEL'], "unknown colour 'label'; did you mean 'LABEL'? Known: LABEL, Lable."),
     ('black', map(str, range(1000, 2500)), "unknown colour 'black'. Known: 1000, 1001,"),
   ],
 )

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 WRITTEN = 12  # up to this many classes, cells show their counts
+LONGEST = 24  # characters of a name
 
 
 def confusion(label: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -20,14 +21,19 @@ def draw_confusion(label: np.ndarray, predicted: np.ndarray, names: Sequence[str
   """Draws the confusion matrix, shaded by row percentage."""
   counts = confusion(label, predicted, len(names))
   share = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-  figure = Figure(figsize=(3.6, 3.2) if len(names) <= 4 else (6, 5.4), layout='constrained')
+  few = len(names) <= 2 * WRITTEN
+  shown = [' '.join(name.split()) for name in names] if few else []
+  shown = [name if len(name) <= LONGEST else f'{name[: LONGEST - 3]}...' for name in shown]
+  room = 0.08 * max(0, max(map(len, shown), default=0) - 8)  # inches that long names take
+  width, height = (3.6, 3.2) if len(names) <= 4 else (6, 5.4)
+  figure = Figure(figsize=(width + room, height + room), layout='constrained')
   axes = figure.subplots()
   image = axes.imshow(100 * share, cmap='Greys', vmin=0, vmax=100)
-  few = len(names) <= 2 * WRITTEN
   if few:
     ticks = range(len(names))
-    axes.set_xticks(ticks, names, rotation=90 if max(map(len, names)) > 4 else 0)
-    axes.set_yticks(ticks, names)
+    # parse_math: else a $ in a name begins a formula.
+    axes.set_xticks(ticks, shown, rotation=90 if max(map(len, shown)) > 4 else 0, parse_math=False)
+    axes.set_yticks(ticks, shown, parse_math=False)
   if len(names) <= WRITTEN:
     for row, column in np.ndindex(*counts.shape):
       colour = 'white' if share[row, column] > 0.5 else 'black'

@@ -15,6 +15,7 @@ from mixer_jax.data import augment, own
 from mixer_jax.data.examples import Arrays, Source, stack
 from mixer_jax.data.images import canvas, decode, folder, pixels
 from mixer_jax.data.images import sets as image_sets
+from mixer_jax.data.splits import split_base
 from mixer_jax.data.tables import csv, report
 from mixer_jax.data.tables import schema as schemas
 from mixer_jax.data.tables import sets as table_sets
@@ -188,6 +189,7 @@ class Rows:
   numbers). `scaling` is a key of scaling.SCALINGS or `module:name`, learnt from the training split only. `column_order`
   is 0 for that of the file, else the seed of a random one. `decimal` and `thousands` are the signs in the file's
   numbers, `missing` what stands for one that is missing. `classes` is None for as many as the training split has.
+  `stratified` cuts parts such as train[:80%] so that each has every class in proportion.
   `schema` is not a key: it is what was learnt, see `fit`.
   """
 
@@ -203,6 +205,7 @@ class Rows:
   decimal: str = '.'
   thousands: str = ''
   missing: tuple[str, ...] = MISSING
+  stratified: bool = False
   classes: Annotated[int | None, COUNTED] = None
   resident_mib: Amount = 2048.0
   workers: Workers = 0
@@ -220,10 +223,14 @@ class Rows:
       column_order=self.column_order, notation=self.notation,
     )  # fmt: skip
     if self.classes not in (None, len(schema.classes)):
+      whole = self.table(split_base(self.train.partition('+')[0]), data_dir)
+      outside = [name for name in schemas.classes_of(whole, self.label) if name not in schema.classes]
+      cure = 'fix the labels, or set data.classes and a task for so many'
+      if outside:
+        cure = f'{some(map(repr, outside), 8)} stand in other rows of the file: set data.stratified=True'
       raise MixerError(
         f'{table.where}: the label {self.label!r} has {len(schema.classes)} values in {self.train}'
-        f' ({some(schema.classes, 8)}), but data.classes is {self.classes}; fix the labels, or set data.classes'
-        ' and a task for so many'
+        f' ({some(schema.classes, 8)}), but data.classes is {self.classes}; {cure}'
       )
     return schema
 
@@ -238,14 +245,15 @@ class Rows:
     table = self.table(split, data_dir)
     arrays, counts = self.schema.arrays(table)
     arrays['label'] = self.schema.labels(table)
-    notes = tuple(f'{self.name}, {split}: {count:,} cells of {what}' for what, count in counts.items())
+    met = [f'{count:,} cells of {what}' for what, count in counts.items()]
+    notes = tuple(f'{self.name}, {split}: {note}' for note in [*met, *report.lacking(self.schema, arrays['label'])])
     return Source(self.schema.classes, arrays, functools.partial(_read_row, arrays), len(table), notes)
 
   def table(self, split: str, data_dir: str | None) -> Table:
     """The rows of a split, before any scaling."""
     return table_sets.load(
       self.name, split, label=self.label, drop=self.drop, categorical=self.categorical, data_dir=data_dir,
-      notation=self.notation, schema=self.schema,
+      notation=self.notation, schema=self.schema, stratified=self.stratified,
     )  # fmt: skip
 
   @property
@@ -255,7 +263,10 @@ class Rows:
   def report(self, data_dir: str | None) -> list[str]:
     """What to look at before trusting the table, a line each. The files are read again unless they are kept."""
     heldout = {split: self.table(split, data_dir) for split in (self.val, self.test) if split}
-    return report.report(self.schema, self.train, self.table(self.train, data_dir), heldout)
+    unused = table_sets.unused(self.name, [self.train, *heldout], data_dir)
+    lines = report.report(self.schema, self.train, self.table(self.train, data_dir), heldout)
+    others = f'warning: {self.name} also holds {some(unused)}, not used here; name them in data.val or data.test'
+    return [*lines, others] if unused else lines
 
   def find(self, inputs: Sequence[str]) -> list[str]:
     """The one CSV file that rows come from."""

@@ -4,9 +4,10 @@ Each hook is called with a Moment after every call of the compiled loop. It acts
 stops for it; with 0, only at the end.
 """
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -18,6 +19,7 @@ from mixer_jax.data import loader
 from mixer_jax.data.examples import stack
 from mixer_jax.errors import MixerError
 from mixer_jax.files import reported
+from mixer_jax.messages import logger
 from mixer_jax.tasks.task import Report, View
 from mixer_jax.training import state as states
 from mixer_jax.training import watch
@@ -120,13 +122,26 @@ class Evaluation:
     if jax.process_index():
       return
     for number, (split, examples) in enumerate(self.loaders.items()):
-      with reported(self.folder):
+      with drawn(self.folder):
         task.draw(View(
           split=split, examples=functools.partial(_first_examples, experiment, examples.source),
           apply=functools.partial(apply, experiment.graphdef, params), kept=kept[split],
           classes=examples.source.classes, folder=self.folder, step=moment.step, last=moment.last,
           first_split=number == 0,
         ))  # fmt: skip
+
+
+@contextlib.contextmanager
+def drawn(path: Path) -> Iterator[None]:
+  """What goes wrong while a figure is drawn, as a warning: no run ends with it, but for what the disk refuses."""
+  with reported(path):
+    try:
+      yield
+    except (OSError, MixerError):
+      raise
+    except Exception as error:
+      reason = f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'
+      logger.warning(f'a figure is missing in {path} ({reason}); the run goes on without it')
 
 
 @dataclasses.dataclass

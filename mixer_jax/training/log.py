@@ -53,7 +53,7 @@ class Log:
     try:
       if self.path.is_file() or not self.path.exists():
         with whole(self.path) as part:
-          part.write_text(''.join(json.dumps(line) + '\n' for line in kept))
+          part.write_text(''.join(json.dumps(line) + '\n' for line in kept), encoding='utf-8')
       self._file = self.path.open('ab', buffering=0)
       # Not SummaryWriter: on a full disk its thread dies, and then its queue blocks the run.
       name = f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}'

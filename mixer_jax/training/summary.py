@@ -4,11 +4,31 @@ import functools
 from pathlib import Path
 
 from mixer_jax.analysis import curves
-from mixer_jax.files import read_json, reported, write_json
+from mixer_jax.errors import MixerError
+from mixer_jax.files import read_json, write_json
 from mixer_jax.messages import logger
 from mixer_jax.optim.schedules import Length
+from mixer_jax.training import hooks
 from mixer_jax.training.experiment import Experiment
 from mixer_jax.training.log import read_metrics
+
+
+def finished(place: Path) -> list[Path]:
+  """The summaries of the finished runs below a folder; warns of the runs that are not finished."""
+  runs = sorted(path.parent for path in place.rglob('metrics.jsonl'))
+  if left_out := [str(run) for run in runs if not (run / 'summary.json').is_file()]:
+    shown = ', '.join(left_out[:5]) + (', ...' if len(left_out) > 5 else '')
+    logger.warning(f'{len(left_out):,} runs below {place} are not finished and left out: {shown}')
+  return sorted(place.rglob('summary.json'))
+
+
+def check_finished(folder: str | Path) -> None:
+  """Refuses a run without a summary, which is written at its end."""
+  if not (Path(folder) / 'summary.json').is_file():
+    raise MixerError(
+      f'{folder} is not a finished run: it has no summary.json; finish it with the command that began it, or leave it'
+      ' out'
+    )
 
 
 def finish(folder: Path, config: dict, experiment: Experiment, length: Length, seconds: float) -> dict:
@@ -36,7 +56,7 @@ def finish(folder: Path, config: dict, experiment: Experiment, length: Length, s
   figures |= {'watch': curves.draw_watch} if experiment.settings.watch else {}
   for name, draw in figures.items():
     figure = folder / 'figures' / f'{name}.png'
-    with reported(figure):
+    with hooks.drawn(figure):
       draw(lines, figure)
   write_json(folder / 'summary.json', summary)
   shown = ', '.join(f'{k} {v:.4f}' for k, v in last.items() if k.split('/')[0] in ('val', 'test'))

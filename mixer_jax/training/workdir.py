@@ -104,7 +104,7 @@ def open_for_training(folder: Path, config: dict, classes: Sequence[str], schema
   """
   with reported(folder):
     (folder / 'figures').mkdir(parents=True, exist_ok=True)
-    lock = (folder / '.lock').open('w')
+    lock = (folder / '.lock').open('wb')
   with lock:  # closing the file, or the end of the process, releases the lock
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

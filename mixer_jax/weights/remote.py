@@ -70,7 +70,7 @@ def _from_fsspec(address: str) -> Path:
     place = cache_folder() / f'{key}-{address.rpartition("/")[2]}'
     kept = place.with_name(f'{place.name}.sha256')
     if place.is_file() and kept.is_file():
-      if checksum(place) != kept.read_text(errors='replace').strip():
+      if checksum(place) != kept.read_text(encoding='ascii', errors='replace').strip():
         raise MixerError(
           f'{place}, fetched from {address}, has changed since it was downloaded; delete it to fetch it again'
         )
@@ -88,7 +88,7 @@ def _from_fsspec(address: str) -> Path:
       digest = checksum(part)
       kept.unlink(missing_ok=True)  # of an earlier file
       os.replace(part, place)
-    kept.write_text(f'{digest}\n')
+    kept.write_text(f'{digest}\n', encoding='ascii')
   return place
 
 

@@ -85,7 +85,7 @@ def to_folder(weights: Weights, folder: Path) -> tuple[str, ...]:
     'format': FORMAT, 'model': weights.model, 'data': weights.data, 'labels': weights.labels,
     'schema': weights.schema, 'source': weights.source,
   }  # fmt: skip
-  (folder / 'config.json').write_text(json.dumps(about, indent=2) + '\n')
+  (folder / 'config.json').write_text(json.dumps(about, indent=2) + '\n', encoding='utf-8')
   (folder / 'model.safetensors').write_bytes(safetensors.numpy.save(dict(weights.arrays), {'format': 'np'}))
   return ()
 

@@ -23,7 +23,7 @@ def main():
   parser.add_argument('--bars', type=int, required=True, help='settings that end after this many images become bars')
   args = parser.parse_args()
   runs = collections.defaultdict(list)
-  for line in args.log.read_text().splitlines():
+  for line in args.log.read_text(encoding='utf-8').splitlines():
     entry = json.loads(line)
     runs[entry['setting']].append((entry['images'], entry['val/mse']))
   draw(runs, args.bars, args.figure)

@@ -25,6 +25,7 @@ from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullFormatter, N
 
 from mixer_jax.describe import describe
 from mixer_jax.training import settings
+from mixer_jax.training.summary import finished
 
 # https://github.com/defgsus/nn-experiments, "MLP-Mixer re-invented for auto-encoding", after 1,000,000 images.
 KERNELS = (1, 3, 5, 7, 9, 11, 13)
@@ -81,13 +82,13 @@ def main():
   if args.figure:
     draw(table, args.figure, 'test' if args.metric.startswith('test') else 'validation')
   if args.log:
-    args.log.write_text(''.join(json.dumps(summary) + '\n' for summary in runs))
+    args.log.write_text(''.join(json.dumps(summary) + '\n' for summary in runs), encoding='utf-8')
 
 
 def read(place: Path) -> list[dict]:
   """The summaries of the runs below a folder, or of a log, with resolved configs."""
-  is_log = place.is_file()
-  texts = place.read_text().splitlines() if is_log else map(Path.read_text, sorted(place.rglob('summary.json')))
+  read_text = lambda path: path.read_text(encoding='utf-8')
+  texts = read_text(place).splitlines() if place.is_file() else map(read_text, finished(place))
   resolve = lambda config: settings.resolve(settings.upgrade(config))
   return [summary | {'config': resolve(summary['config'])} for summary in map(json.loads, texts)]
 

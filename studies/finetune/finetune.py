@@ -14,6 +14,8 @@ import statistics
 import sys
 from pathlib import Path
 
+from mixer_jax.training.summary import finished
+
 SHOWN = {'val': 'validation (%)', 'test': 'test (%)'}
 
 
@@ -40,18 +42,18 @@ def main():
       f' | {statistics.median(run["seconds"] for run in group):.0f} |'
     )
   if args.log:
-    args.log.write_text(''.join(json.dumps(run) + '\n' for run in runs))
+    args.log.write_text(''.join(json.dumps(run) + '\n' for run in runs), encoding='utf-8')
 
 
 def read(place: Path) -> list[dict]:
   """The runs below a folder, or of a log, as dicts of what the table needs."""
   if place.is_file():
-    return [json.loads(line) for line in place.read_text().splitlines()]
-  return [of_run(path.parent) for path in sorted(place.rglob('summary.json'))]
+    return [json.loads(line) for line in place.read_text(encoding='utf-8').splitlines()]
+  return [of_run(path.parent) for path in finished(place)]
 
 
 def of_run(workdir: Path) -> dict:
-  summary = json.loads((workdir / 'summary.json').read_text())
+  summary = json.loads((workdir / 'summary.json').read_text(encoding='utf-8'))
   config, metrics = summary['config'], summary['metrics']
   of = config['init_from']
   if not of['weights']:

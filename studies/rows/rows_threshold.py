@@ -20,6 +20,7 @@ from mixer_jax.data import inputs as data_inputs
 from mixer_jax.errors import MixerError
 from mixer_jax.inference.classify import make_answers
 from mixer_jax.training import restore
+from mixer_jax.training.summary import check_finished
 
 
 def score(run, split: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
@@ -54,6 +55,7 @@ def main(arguments: list[str]) -> None:
   table: dict[str, list[tuple[float, float]]] = {}
   numbers: dict[str, list[float]] = {'threshold of val': [], 'share of positives by EM (%)': []}
   for workdir in known.runs:
+    check_finished(workdir)
     run = restore.restore(workdir)
     data = run.experiment.data
     if len(run.classes) != 2 or not (data.val and data.test):

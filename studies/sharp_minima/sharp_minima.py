@@ -18,6 +18,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from mixer_jax.training.summary import finished
+
 NAMES = {'digits': 'digits', 'unsw_nb15': 'UNSW-NB15', 'mnist': 'MNIST', 'cifar10': '10,000 of CIFAR-10'}
 METHODS = ('adamw', 'noise', 'sam', 'asam', 'gsam', 'fisher_sam', 'dynamic_sam', 'look_sam')
 
@@ -44,18 +46,18 @@ def main():
   if args.figure:
     draw(table, args.figure)
   if args.log:
-    args.log.write_text(''.join(json.dumps(run) + '\n' for run in runs))
+    args.log.write_text(''.join(json.dumps(run) + '\n' for run in runs), encoding='utf-8')
 
 
 def read(place: Path) -> list[dict]:
   """The runs below a folder, or of a log, as dicts of what the table needs."""
   if place.is_file():
-    return [json.loads(line) for line in place.read_text().splitlines()]
-  return [of_run(path.parent) for path in sorted(place.rglob('summary.json'))]
+    return [json.loads(line) for line in place.read_text(encoding='utf-8').splitlines()]
+  return [of_run(path.parent) for path in finished(place)]
 
 
 def of_run(workdir: Path) -> dict:
-  summary = json.loads((workdir / 'summary.json').read_text())
+  summary = json.loads((workdir / 'summary.json').read_text(encoding='utf-8'))
   config, metrics = summary['config'], summary['metrics']
   method = config['sam'].get('name') or ('noise' if config['update_noise'] else 'adamw')
   split = 'test' if config['data']['test'] else 'val'
@@ -68,7 +70,7 @@ def of_run(workdir: Path) -> dict:
   }  # fmt: skip
   found = workdir / 'sharpness.json'
   if found.exists():
-    sharpness = json.loads(found.read_text())
+    sharpness = json.loads(found.read_text(encoding='utf-8'))
     run |= {'eigenvalue': sharpness['eigenvalues'][0], 'm_sharpness': sharpness['m_sharpness']}
     run |= {'sharpness': {key: sharpness[key] for key in ('examples', 'iterations', 'rho', 'm', 'residuals')}}
   return run

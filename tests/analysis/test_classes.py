@@ -61,3 +61,21 @@ def test_thresholds_are_scikit_learns(tmp_path, written):
   assert [x for x, _ in halves] == pytest.approx(
     [1 - metrics.recall_score(label, probability > 0.5, pos_label=0), recalled]
   )
+
+
+def test_one_class_alone(tmp_path, written):
+  """A split that lacks all classes but one is drawn as any other."""
+  label, predicted = np.ones(30, int), np.arange(30) % 2
+  classes.draw_confusion(label, predicted, ['no', 'yes'], tmp_path / 'confusion.png')
+  assert {(x, y): t for x, y, t in written[0]} == {(0, 0): '0', (1, 0): '0', (0, 1): '15', (1, 1): '15'}
+
+
+def test_names_are_no_formulas_and_have_room(tmp_path):
+  """Each of these names stops matplotlib if it is read as a formula, or leaves no room for the matrix."""
+  names = ['$x^$', 'a_{$', 'y' * 500, 'two\nlines']
+  plain = ['x', 'a', 'y', 'two lines']
+  label = np.arange(20) % 4
+  for path, of in ((tmp_path / 'odd.png', names), (tmp_path / 'plain.png', plain)):
+    classes.draw_confusion(label, label, of, path)
+  dark = [(np.asarray(Image.open(tmp_path / f'{name}.png').convert('L')) < 40).mean() for name in ('odd', 'plain')]
+  assert dark[0] > 0.5 * dark[1] > 0.01

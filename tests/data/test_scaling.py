@@ -90,3 +90,20 @@ def test_a_scaling_of_ones_own(numbers, tmp_path, monkeypatch):
   ):
     with pytest.raises(MixerError, match=message):
       scaled(numbers, name)
+
+
+def test_the_largest_numbers_are_scaled_by_quantile():
+  """Neither their differences nor the sum of the two in the middle overflows."""
+  columns = np.random.default_rng(0).normal(size=(40, 2))
+  columns[:, 1] = np.where(np.arange(40) % 2, 1.5e308, -1.5e308) * np.linspace(0.9, 1, 40)
+  table = lambda numbers: Table('t', {'x': numbers, 'label': np.array(['0', '1'] * (len(numbers) // 2), object)})
+  fit = lambda numbers: schemas.fit(table(numbers), label='label', dropped=(), categorical=[], scaling='quantile')
+  large, small = (columns[:, 1] * factor for factor in (1, 2.0**-1000))
+  for numbers in (large, np.abs(large)):
+    scaled = fit(numbers).arrays(table(numbers))[0]['features']
+    assert np.isfinite(scaled).all() and scaled.min() == -1 and scaled.max() == 1
+    np.testing.assert_array_equal(scaled.argsort(axis=0)[:, 0], numbers.argsort())
+  np.testing.assert_array_equal(
+    fit(large).arrays(table(large))[0]['features'], fit(small).arrays(table(small))[0]['features']
+  )
+  assert fit(np.abs(large)).fill['x'] == 2 * np.median(np.abs(large) / 2) < np.inf

@@ -33,6 +33,8 @@ def lines_of(tmp_path):
   """(training rows, other splits=rows) -> the lines of the report."""
 
   def lines_of(train, header=COLUMNS, classes=2, drop=(), split='train', name=None, scaling='standard', **heldout):
+    for old in tmp_path.glob('*.csv'):
+      old.unlink()
     for other, body in {'train': train, **heldout}.items():
       write(tmp_path / f'{other}.csv', body, header)
     splits = {other: other if other in heldout else '' for other in ('val', 'test')}
@@ -325,3 +327,21 @@ def test_numbers_beyond_float32_stop_no_report(lines_of):
   for i, row in enumerate(body):
     row[0] = ('1e308', '-1e308', '0')[i % 3]
   assert lines_of(body, scaling='quantile')[0].startswith("label 'label'")
+
+
+def test_a_check_that_fails_stops_no_report(lines_of, monkeypatch):
+  def fails(*_):
+    raise ValueError('no\nluck')
+
+  monkeypatch.setattr(checks, 'single_column_accuracy', fails)
+  lines = lines_of(make(300))
+  assert warnings(lines) == ['warning: the report lacks leaking columns, which failed (ValueError: no luck)']
+  assert lines[0].startswith("label 'label'") and len(lines) == 5
+
+
+def test_signs_that_look_alike_are_one_spelling(lines_of):
+  body = make(40)
+  for i, row in enumerate(body):
+    row[2] = ('A-1', 'A\u22121', 'A\u200b-1', 'B')[i % 4]
+  (line,) = [line for line in lines_of(body) if 'alone: ' in line]
+  assert line.count("'A") == 3 and 'B' not in line

@@ -79,7 +79,7 @@ def test_what_is_refused(text, message, tmp_path):
 
 def test_no_text(tmp_path):
   (tmp_path / 't.csv').write_bytes(b'a,label\n\xff\xfe,1\n')
-  with pytest.raises(MixerError, match='give a CSV file in UTF-8'):
+  with pytest.raises(MixerError, match='save it in UTF-8'):
     read(tmp_path / 't.csv')
 
 

@@ -55,12 +55,17 @@ def test_a_table_and_a_figure(autoencoders, tmp_path, monkeypatch, capsys):
     write_run(tmp_path / 'runs' / f'mlp{seed}', 'mnist_autoencoder.py:mlp-234', error, seed=seed)
   write_run(tmp_path / 'longer', 'mnist_autoencoder.py:mlp-234', 0.0055, images=6_000_000)
   write_run(tmp_path / 'longer' / 'other', 'mnist_autoencoder.py:none', 0.1, metric='val/mse')
+  (tmp_path / 'runs' / 'begun').mkdir()
+  (tmp_path / 'runs' / 'begun' / 'metrics.jsonl').touch()
   figure = tmp_path / 'figure.png'
   arguments = ['autoencoders.py', str(tmp_path / 'runs'), str(tmp_path / 'longer'), f'--figure={figure}']
   monkeypatch.setattr('sys.argv', arguments)
   autoencoders.main()
   out, err = capsys.readouterr()
-  assert err == '1 runs without test/mse left out\n'
+  begun = f'{tmp_path}/runs/begun'
+  assert err == (
+    f'warning: 1 runs below {tmp_path}/runs are not finished and left out: {begun}\n1 runs without test/mse left out\n'
+  )
   lines = [[cell.strip() for cell in line.split('|')[1:-1]] for line in out.splitlines()]
   assert [line[0] for line in lines[2:]] == ['none', 'mlp-234', 'mlp-234']
   assert lines[2][1:] == ['33,617', '0.8', '1,000,000', '0.011366', '0.012500', '1', '1.100']

@@ -55,6 +55,17 @@ def test_a_row_for_each_setting(benchmark, tmp_path, monkeypatch, capsys):
   assert show(benchmark, monkeypatch, capsys, log) == lines
 
 
+def test_a_run_that_is_not_finished_is_named(benchmark, tmp_path, monkeypatch, capsys):
+  write_run(tmp_path / 'done')
+  (tmp_path / 'begun').mkdir()
+  (tmp_path / 'begun' / 'metrics.jsonl').touch()
+  monkeypatch.setattr(sys, 'argv', ['finetune.py', str(tmp_path)])
+  benchmark.main()
+  out, err = capsys.readouterr()
+  assert len(out.splitlines()) == 3
+  assert err == f'warning: 1 runs below {tmp_path} are not finished and left out: {tmp_path}/begun\n'
+
+
 def test_no_runs_are_an_error(benchmark, tmp_path, monkeypatch):
   monkeypatch.setattr(sys, 'argv', ['finetune.py', str(tmp_path)])
   with pytest.raises(SystemExit, match='no finished run'):

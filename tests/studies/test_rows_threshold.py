@@ -87,3 +87,10 @@ def test_a_run_without_val_is_refused(script, table, tmp_path):
   train(table, tmp_path / 'run', '--config.data.val=')
   with pytest.raises(MixerError, match="thresholds need two classes, a val and a test split, but it has 2 classes, ''"):
     script.main([str(tmp_path / 'run')])
+
+
+def test_a_run_that_is_not_finished_is_refused(script, table, tmp_path):
+  train(table, tmp_path / 'run')
+  (tmp_path / 'run' / 'summary.json').unlink()
+  with pytest.raises(MixerError, match='run is not a finished run: it has no summary.json; finish it'):
+    script.main([str(tmp_path / 'run')])

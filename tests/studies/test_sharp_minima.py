@@ -67,6 +67,17 @@ def test_a_row_for_each_method_and_length(benchmark, tmp_path, monkeypatch, caps
     assert np.asarray(image.convert('L')).std() > 1
 
 
+def test_a_run_that_is_not_finished_is_named(benchmark, tmp_path, monkeypatch, capsys):
+  write_run(tmp_path / 'done', 'sam', 0, '30 epochs', 0.9)
+  (tmp_path / 'begun').mkdir()
+  (tmp_path / 'begun' / 'metrics.jsonl').touch()
+  monkeypatch.setattr(sys, 'argv', ['sharp_minima.py', str(tmp_path)])
+  benchmark.main()
+  out, err = capsys.readouterr()
+  assert len(out.splitlines()) == 3
+  assert err == f'warning: 1 runs below {tmp_path} are not finished and left out: {tmp_path}/begun\n'
+
+
 def test_no_runs_are_an_error(benchmark, tmp_path, monkeypatch):
   monkeypatch.setattr(sys, 'argv', ['sharp_minima.py', str(tmp_path)])
   with pytest.raises(SystemExit, match='no finished run'):

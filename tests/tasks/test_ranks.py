@@ -41,3 +41,21 @@ def test_report_and_accuracy_decide_at_the_same_point():
   accuracy = binary().scores(jnp.asarray(logits), {'label': jnp.ones(3, int)})['accuracy']
   assert accuracy.tolist() == binary().report.predicted(logits).tolist() == [1, 0, 0]
   assert binary().report.numbers(logits, np.array([1, 0, 0]))['f1'] == 1
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('present', [(0,), (1,), (0, 1), (2,), (0, 2), (3, 1, 0), (0, 1, 2, 3)])
+def test_no_metric_is_undefined_whatever_classes_a_split_lacks(present):
+  """What would be undefined is not there, and what is there is finite."""
+  rng = np.random.default_rng(sum(present))
+  label, logits = np.array(present)[rng.integers(len(present), size=24)], rng.normal(size=(24, 4))
+  label[: len(present)] = present
+  several = Classification(classes=4, report=True).report.numbers(logits, label)
+  two = binary().report.numbers(logits[:, :1], label) if max(present) < 2 else {}
+  assert all(np.isfinite(value) and 0 <= value <= 1 for value in [*several.values(), *two.values()])
+  assert ('macro_roc_auc' in several) == ('macro_average_precision' in several) == (len(present) > 1)
+  assert two == {} or ('roc_auc' in two) == ('average_precision' in two) == (len(present) == 2)
+  if len(present) > 1:
+    odds = log_odds(logits)
+    expected = [metrics.roc_auc_score(label == k, odds[:, k]) for k in present]
+    assert several['macro_roc_auc'] == pytest.approx(np.mean(expected))

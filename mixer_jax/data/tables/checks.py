@@ -29,13 +29,41 @@ def row_keys(table: Table, columns: Sequence[str]) -> list[bytes]:
   return keys
 
 
-def shuffled_groups(keys: Sequence[bytes], seed: int) -> tuple[np.ndarray, np.ndarray]:
-  """An order of the rows in which equal ones stand together, groups shuffled, and where each group starts."""
+def shuffled_groups(
+  keys: Sequence[bytes], seed: int, labels: Sequence[str] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+  """An order of the rows in which equal ones stand together, groups shuffled, and where each group starts.
+
+  With labels, every slice of that order has each class in proportion, and it begins with one group of each.
+  """
   numbers: dict[bytes, int] = {}
   group = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
-  place = np.random.default_rng(seed).permutation(len(numbers))[group]
+  place = np.random.default_rng(seed).permutation(len(numbers))
+  place = (place if labels is None else _stratified(place, group, labels))[group]
   order = np.argsort(place, kind='stable')
   return order, np.flatnonzero(np.diff(place[order], prepend=-1))
+
+
+def _stratified(place: np.ndarray, group: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+  """Other places of the groups: by the share of their class's rows that stands before the middle of each.
+
+  A group is of the class that most of its rows have. The first of a class comes first of all, so that the first part
+  of a table has every class, however rare.
+  """
+  classes, label = np.unique(labels, return_inverse=True)
+  pairs, counts = np.unique(group * len(classes) + label, return_counts=True)
+  rising = pairs[np.argsort(counts, kind='stable')]
+  of_group = np.empty(len(place), int)
+  of_group[rising // len(classes)] = rising % len(classes)  # the last one stays
+  order = np.lexsort((place, of_group))
+  sizes = np.bincount(group)[order]
+  middle = np.cumsum(sizes) - sizes / 2
+  _, first, of_class = np.unique(of_group[order], return_index=True, return_inverse=True)
+  share = (middle - (middle - sizes / 2)[first][of_class]) / np.add.reduceat(sizes, first)[of_class]
+  share[first] = 0
+  result = np.empty_like(place)
+  result[order[np.lexsort((place[order], share))]] = np.arange(len(place))
+  return result
 
 
 def single_column_accuracy(table: Table, schema: Schema, labels: np.ndarray) -> dict[str, float]:

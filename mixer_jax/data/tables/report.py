@@ -3,14 +3,14 @@
 Lines of text, printed when training starts; the data stay as they are.
 """
 
-import unicodedata
 from collections import Counter
 
 import numpy as np
 
 from mixer_jax.data.tables import checks
+from mixer_jax.data.tables.csv import UNNAMED
 from mixer_jax.data.tables.schema import Schema
-from mixer_jax.data.tables.table import PLAIN, Table, some
+from mixer_jax.data.tables.table import PLAIN, Table, in_ascii, some
 
 # A column is reported when single_column_accuracy leaves less than this share of the mistakes of always
 # guessing the commonest class. The best of breast_cancer leaves 22%, the best of unsw_nb15 38%.
@@ -22,16 +22,24 @@ SHOWN = 12  # names in a line
 
 
 def report(schema: Schema, split: str, train: Table, heldout: dict[str, Table]) -> list[str]:
-  """The lines for a table: `train`, the rows of `split` before any scaling, and those of the other splits by name."""
+  """The lines for a table: `train`, the rows of `split` before any scaling, and those of the other splits by name.
+
+  A check that fails is a line, too: a run does not end with it.
+  """
   labels = schema.labels(train)
-  return [
-    *describe(schema, labels),
-    *spellings(schema),
-    *copies(schema.columns, split, train, labels, heldout),
-    *leaking_columns(schema, train, labels),
-    *row_numbers(schema, train),
-    *unknown(schema, heldout),
-  ]
+  checked = {
+    describe: (schema, labels), spellings: (schema,), unnamed: (schema,),
+    copies: (schema.columns, split, train, labels, heldout), leaking_columns: (schema, train, labels),
+    row_numbers: (schema, train), unknown: (schema, heldout),
+  }  # fmt: skip
+  lines = []
+  for check, given in checked.items():
+    try:
+      lines += check(*given)
+    except Exception as error:
+      reason = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
+      lines.append(f'warning: the report lacks {check.__name__.replace("_", " ")}, which failed ({reason})')
+  return lines
 
 
 def describe(schema: Schema, labels: np.ndarray) -> list[str]:
@@ -55,7 +63,7 @@ def spellings(schema: Schema) -> list[str]:
   for name, values in {schema.label: schema.classes, **schema.categories}.items():
     forms: dict[str, list[str]] = {}
     for value in values:
-      forms.setdefault(' '.join(unicodedata.normalize('NFKC', value).casefold().split()), []).append(value)
+      forms.setdefault(' '.join(in_ascii(value).casefold().split()), []).append(value)
     if same := [' and '.join(map(repr, group)) for group in forms.values() if len(group) > 1]:
       lines.append(
         f'warning: column {name!r} has values that differ in case, spaces or Unicode form alone: {some(same, SHOWN)};'
@@ -64,6 +72,25 @@ def spellings(schema: Schema) -> list[str]:
   if odd := [value for value in schema.classes if PLAIN.is_missing(value)]:
     lines.append(f'warning: the class {odd[0]!r} of {schema.label!r} may stand for a missing label; take out such rows')
   return lines
+
+
+def unnamed(schema: Schema) -> list[str]:
+  """The first column of a file, where it has no name."""
+  warning = (
+    f'warning: the first column of the file has no name and is called {UNNAMED}; drop it with data.drop={UNNAMED} if'
+    ' it numbers the rows, as the index of a data frame does'
+  )
+  return [warning] if UNNAMED in schema.columns else []
+
+
+def lacking(schema: Schema, labels: np.ndarray) -> list[str]:
+  """The classes of which held-out rows have none, and what that means for the metrics."""
+  present = np.unique(labels)
+  names = [repr(name) for k, name in enumerate(schema.classes) if k not in present]
+  left_out = 'leave them out' if len(present) > 1 else 'are left out'
+  return names and [
+    f'no row has {some(names, SHOWN)}: ROC AUC and average precision {left_out}, their recall and F1 count as 0'
+  ]
 
 
 def copies(

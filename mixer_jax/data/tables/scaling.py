@@ -57,7 +57,8 @@ def _signed_log(values: np.ndarray) -> np.ndarray:
 
 def _fit_quantile(values: np.ndarray) -> dict:
   """Evenly spaced quantiles of each column."""
-  return {'quantiles': np.quantile(values, np.linspace(0, 1, QUANTILES), axis=0)}
+  # Of halves, which is the same: differences of the largest numbers would overflow.
+  return {'quantiles': 2 * np.quantile(values / 2, np.linspace(0, 1, QUANTILES), axis=0)}
 
 
 def _scale_quantile(values: np.ndarray, of: Mapping[str, Any]) -> np.ndarray:
@@ -66,9 +67,9 @@ def _scale_quantile(values: np.ndarray, of: Mapping[str, Any]) -> np.ndarray:
   scikit-learn's QuantileTransformer, but for the lowest and the highest value, which it puts at the ends.
   """
   levels, result = np.linspace(-1, 1, QUANTILES), np.empty_like(values)
-  for i, quantiles in enumerate(np.array(of['quantiles']).T):
-    below = np.interp(values[:, i], quantiles, levels)
-    above = -np.interp(-values[:, i], -quantiles[::-1], levels)
+  for i, quantiles in enumerate(np.array(of['quantiles']).T / 2):
+    below = np.interp(values[:, i] / 2, quantiles, levels)
+    above = -np.interp(-values[:, i] / 2, -quantiles[::-1], levels)
     result[:, i] = (below + above) / 2
   return result
 

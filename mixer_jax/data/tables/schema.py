@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mixer_jax.data.tables import scaling as scalings
-from mixer_jax.data.tables.csv import wrong_delimiter
+from mixer_jax.data.tables.csv import wrong_header
 from mixer_jax.data.tables.table import PLAIN, Notation, Table, number, some
 from mixer_jax.errors import MixerError
 
@@ -56,9 +57,14 @@ class Schema:
     missing = [name for name in self.columns if name not in names]
     extra = [name for name in names if name not in allowed]
     if missing or extra:
-      raise wrong_delimiter(where, names, missing) or MixerError(
+      near = {name.casefold(): name for name in allowed}
+      renamed = {name: near[name.casefold()] for name in extra if name.casefold() in near}
+      cure = f'give it the columns {some(self.columns)}' + ''.join(
+        f'; {old!r} may be {new!r}: name it so' for old, new in [*renamed.items()][:1]
+      )
+      raise wrong_header(where, names, missing) or MixerError(
         f'{where} does not fit the run: it lacks {some(map(repr, missing)) or "nothing"} and has'
-        f' {some(map(repr, extra)) or "nothing"} besides; give it the columns {some(self.columns)}'
+        f' {some(map(repr, extra)) or "nothing"} besides; {cure}'
       )
 
   def arrays(self, table: Table) -> tuple[dict[str, np.ndarray], dict[str, int]]:
@@ -75,14 +81,18 @@ class Schema:
     return {'features': features, 'categories': codes}, counts
 
   def labels(self, table: Table) -> np.ndarray:
-    """int32 [rows]; refuses a label that no training row has, by row."""
+    """int32 [rows]; refuses a label that no training row has, by row and with all such labels."""
     known = {value: k for k, value in enumerate(self.classes)}
-    labels = [known.get(value) for value in label_text(table, self.label)]
+    texts = label_text(table, self.label)
+    labels = [known.get(value) for value in texts]
     if None in labels:
       row = labels.index(None)
+      counts = Counter(text for text, label in zip(texts, labels, strict=True) if label is None)
+      shown = some((f'{text!r} in {count:,} rows' for text, count in counts.items()), 5)
       raise MixerError(
         f'{table.where}, row {table.numbers[row]}, column {self.label!r}: {table.columns[self.label][row]!r} is not'
-        f' one of the classes {some(self.classes)}; fix it, or train on rows that have it'
+        f' one of the classes {some(self.classes)} of the training rows, which lack {shown}; fix it, or train on rows'
+        ' that have it: data.stratified=True puts some of every class into the first part of a table'
       )
     return np.array(labels, np.int32)
 
@@ -104,6 +114,11 @@ def sorted_classes(labels: Iterable[str]) -> tuple[str, ...]:
   """The values of a label, in numerical order where all are whole numbers, else in alphabetical."""
   values = set(labels)
   return tuple(sorted(values, key=int if all(map(WHOLE.fullmatch, values)) else str))
+
+
+def classes_of(table: Table, label: str) -> tuple[str, ...]:
+  """The values of a label, sorted."""
+  return sorted_classes(label_text(table, label))
 
 
 def fit(
@@ -128,13 +143,15 @@ def fit(
   classes = sorted_classes(labels)
   if len(classes) < 2:
     raise MixerError(
-      f'{table.where}: every row has the label {classes[0]!r}; there is nothing to learn, give rows of two classes or'
-      ' name another column with data.label'
+      f'{table.where}: every row has the label {classes[0]!r}, {len(labels):,} training rows in all; there is nothing'
+      ' to learn, give rows of two classes or name another column with data.label'
     )
-  if 20 < len(classes) > len(labels) / 2:
+  amounts = all(number(name) is not None for name in classes) and not all(map(WHOLE.fullmatch, classes))
+  if len(classes) > 20 and (amounts or len(classes) > len(labels) / 2):
+    what = f' but numbers such as {classes[0]}, which no task here predicts' if amounts else ''
     raise MixerError(
       f'{table.where}: the label {label!r} has {len(classes):,} values in {len(labels):,} rows, so they are not'
-      ' classes; name another column with data.label, or put its values into classes'
+      f' classes{what}; name another column with data.label, or put its values into classes, such as low and high'
     )
   text_columns = frozenset(categorical)
   categories = {name: tuple(sorted(set(table.columns[name]))) for name in columns if name in text_columns}
@@ -144,7 +161,7 @@ def fit(
       present = table.columns[name][~np.isnan(table.columns[name])]
       if not len(present):
         raise MixerError(f'{table.where}: the column {name!r} is empty in every row; drop it with data.drop')
-      fill[name] = float(np.median(present))
+      fill[name] = float(2 * np.median(present / 2))  # the sum of two may overflow
   values, _, _ = raw_values(table, columns, categories, fill)
   with np.errstate(over='ignore', invalid='ignore'):
     learnt = learn(values)
@@ -159,9 +176,10 @@ def fit(
 
 
 def _too_large(table: Table, row: int, column: str, scaling: str) -> MixerError:
+  other = '' if scaling == 'quantile' else ', or train with data.scaling=quantile'
   return MixerError(
     f'{table.where}, row {table.numbers[row]}, column {column!r}: {table.columns[column][row]} is too large for the'
-    f' scaling {scaling!r}; fix it, or train with data.scaling=quantile'
+    f' scaling {scaling!r}; fix it{other}'
   )
 
 

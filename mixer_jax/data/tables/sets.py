@@ -12,10 +12,11 @@ from mixer_jax import parts
 from mixer_jax.data import own
 from mixer_jax.data.splits import data_root, parse_split, split_base
 from mixer_jax.data.tables import checks, csv
-from mixer_jax.data.tables.schema import Schema, label_text, no_columns, sorted_classes
+from mixer_jax.data.tables.schema import Schema, classes_of, label_text, no_columns
 from mixer_jax.data.tables.table import PLAIN, Notation, Table, concatenate
 from mixer_jax.errors import MixerError, unknown
 
+VAL = ('val', 'validation', 'valid', 'dev')  # names of the file that is val
 SHUFFLE = 0  # seed of the order in which parts such as train[:80%] are cut
 
 
@@ -61,7 +62,7 @@ def is_table(name: str) -> bool:
 
 def load(
   name: str, split: str, *, label: str, drop: Sequence[str], categorical: Sequence[str] | None, data_dir: str | None,
-  notation: Notation = PLAIN, schema: Schema | None = None,
+  notation: Notation = PLAIN, schema: Schema | None = None, stratified: bool = False,
 ) -> Table:  # fmt: skip
   """The columns of a split: the features in their order, then the label, as text.
 
@@ -70,21 +71,22 @@ def load(
 
   Args:
     name: `breast_cancer` (bundled with scikit-learn), a key of KNOWN, `csv:PATH`: a file, whose only split is `train`,
-      or a folder with train.csv, test.csv, ...; or `module:function`: (split, *, data_dir=None) -> Table, a dict of
-      columns or anything with `columns`, such as a DataFrame.
+      or a folder with train.csv, test.csv, ..., plain or as .csv.gz; or `module:function`: (split, *, data_dir=None)
+      -> Table, a dict of columns or anything with `columns`, such as a DataFrame.
     drop: columns that are not used.
     categorical: columns of text; None takes those of which most cells are not numbers.
     notation: of the numbers in files.
     schema: that of the training rows. The split must have their columns, and its text columns are the schema's.
+    stratified: parts have each class in proportion, and a part from 0% on has all of them.
 
   Refuses an unknown table, split or column, one known to give the label away that is not dropped, a part without rows.
   """
-  given = label, tuple(drop), categorical, data_dir, notation, schema
+  given = label, tuple(drop), categorical, data_dir, notation, schema, stratified
   tables = [_part(name, part, *given) for part in split.split('+')]
   return tables[0] if len(tables) == 1 else concatenate(tables)
 
 
-def _part(name: str, split: str, label, drop, categorical, data_dir, notation, schema) -> Table:
+def _part(name: str, split: str, label, drop, categorical, data_dir, notation, schema, stratified) -> Table:
   base = split_base(split)
   if name in KNOWN or name.startswith('csv:'):
     path = _find(name, base, data_dir)
@@ -111,7 +113,7 @@ def _part(name: str, split: str, label, drop, categorical, data_dir, notation, s
   _, part = parse_split(split, {base: len(table)})
   if len(part) == len(table):
     return table
-  order, starts = groups()
+  order, starts = groups(stratified)
   ends = [*starts, len(table)]
   first, last = (ends[np.searchsorted(ends, edge)] for edge in (part.start, part.stop))
   if first == last:
@@ -122,37 +124,79 @@ def _part(name: str, split: str, label, drop, categorical, data_dir, notation, s
   return table.take(order[first:last])
 
 
-def count_classes(path: Path, label: str) -> int | None:
-  """How many values the label of a CSV file has; None where it has no such column."""
+def count_classes(path: Path, label: str) -> int:
+  """How many values the label of a CSV file has; 0 where it has no such column."""
   if label not in csv.read_header(path):
-    return None
+    return 0
   table = csv.read_csv(path, columns=[label], categorical=[label])
-  return len(sorted_classes(label_text(table, label)))
+  return len(classes_of(table, label))
+
+
+def own_splits(path: Path) -> dict[str, str]:
+  """The splits of a file or a folder of one's own, for a config: test and val where they are there, else of train.
+
+  Of a file a tenth is val and a fifth test; of a train.csv beside a test.csv a tenth is val, to choose the checkpoint.
+  """
+  found = lambda *names: [name for name in names if path.is_dir() and _packed(path / f'{name}.csv')]
+  val, test = found(*VAL), found('test')
+  if len(val) > 1:
+    raise MixerError(
+      f'{path} has {" and ".join(f"{name}.csv" for name in val)}, of which one only can be val; keep one'
+    )
+  if val:
+    return {'train': 'train', 'val': val[0]} | ({'test': 'test'} if test else {})
+  if test:
+    return {'train': 'train[:90%]', 'val': 'train[90%:]', 'test': 'test'}
+  return {'train': 'train[:70%]', 'val': 'train[70%:80%]', 'test': 'train[80%:]'}
+
+
+def own_file(path: Path) -> Path | None:
+  """The file of the training rows: path itself, or train.csv or train.csv.gz in it."""
+  return path if path.is_file() else _packed(path / 'train.csv')
+
+
+def _packed(path: Path) -> Path | None:
+  """A file, or the same with .gz."""
+  return next(filter(Path.is_file, (path, path.with_name(f'{path.name}.gz'))), None)
+
+
+def unused(name: str, splits: Sequence[str], data_dir: str | None) -> list[str]:
+  """The CSV files in the folder of csv:PATH that belong to none of these splits."""
+  place = _place(name, data_dir) if name.startswith('csv:') else None
+  if not place or not place.is_dir():
+    return []
+  used = {_find(name, split_base(part), data_dir) for split in splits for part in split.split('+')}
+  return sorted(file.name for file in place.iterdir() if file.name.endswith(('.csv', '.csv.gz')) and file not in used)
 
 
 def _unknown_column(kind: str, column: str, where: str | Path, header: Sequence[str]) -> MixerError:
-  return csv.wrong_delimiter(where, header, [column]) or unknown(kind, column, header)
+  return csv.wrong_header(where, header, [column]) or unknown(kind, column, header)
 
 
 # ---- files
 
 
+def _place(name: str, data_dir: str | None) -> Path:
+  """The file or the folder that csv:PATH names."""
+  given = Path(name.partition(':')[2]).expanduser()
+  return given if given.exists() or given.is_absolute() else data_root(data_dir) / given
+
+
 def _find(name: str, base: str, data_dir: str | None) -> Path:
-  root = data_root(data_dir)
   if name in KNOWN:
     if base not in KNOWN[name].files:
       raise unknown('split', base, KNOWN[name].files)
-    paths = [root / file for file in KNOWN[name].files[base]]
+    paths = [data_root(data_dir) / file for file in KNOWN[name].files[base]]
   else:
-    given = Path(name.partition(':')[2]).expanduser()
-    place = given if given.exists() or given.is_absolute() else root / given
+    place = _place(name, data_dir)
     if place.is_file() and base != 'train':
       raise unknown(f'split of the file {place}', base, ['train'])
     paths = [place if place.is_file() else place / f'{base}.csv']
-  if found := next(filter(Path.is_file, paths), None):
+  if found := next(filter(None, map(_packed, paths)), None):
     return found
   raise MixerError(
-    f'{name}: no {" nor ".join(map(str, paths))}; put it there, or say where it is with --data_dir or MIXER_DATA_DIR'
+    f'{name}: no {" nor ".join(map(str, paths))}, nor with .gz; put it there, or say where it is with --data_dir or'
+    ' MIXER_DATA_DIR'
   )
 
 
@@ -182,7 +226,9 @@ def _grouped(table: Table, label: str) -> tuple[Table, Callable]:
   features = [column for column in table.columns if column != label]
   if not features:
     raise no_columns(table.where, label)
-  return table, functools.cache(lambda: checks.shuffled_groups(checks.row_keys(table, features), SHUFFLE))
+  labels = lambda stratified: label_text(table, label) if stratified else None
+  groups = lambda stratified: checks.shuffled_groups(checks.row_keys(table, features), SHUFFLE, labels(stratified))
+  return table, functools.cache(groups)
 
 
 # ---- functions

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -11,6 +12,8 @@ from mixer_jax.errors import MixerError
 
 MISSING = ('', 'na', 'n/a', 'nan', 'null', 'none', '?')  # in columns of numbers, in any case
 ROWS, CELLS = 1024, 2**20  # the most that is held as text at once; in a wide table the cells are what weighs
+ALIKE = {' ': ' \u00a0\u202f', "'": "'\u2019"}  # signs between thousands that look like one another
+ASCII = str.maketrans('\u2010\u2012\u2013\u2212\u066b\u066c', '----.,')  # hyphens and minus, Arabic signs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,7 +52,7 @@ def rows_at_once(columns: int) -> int:
 
 def some(names: Iterable[str], most: int = 20) -> str:
   """Names in a line of bounded length."""
-  names = list(names)
+  names = [name if name.isprintable() else repr(name) for name in names]
   return ', '.join(names[:most]) + (f', ... ({len(names):,} in all)' if len(names) > most else '')
 
 
@@ -86,9 +89,14 @@ class Notation:
 
   @functools.cached_property
   def _pattern(self) -> re.Pattern:
-    groups = rf'\d{{1,3}}(?:{re.escape(self.thousands)}\d{{3}})+|' if self.thousands else ''
-    fraction = rf'(?:{re.escape(self.decimal)}\d*)?(?:e[+-]?\d+)?'
-    return re.compile(rf'[+-]?(?:(?:{groups}\d+)?{fraction}|inf(?:inity)?)', re.IGNORECASE)
+    # Not \d, which takes the digits of every script.
+    groups = rf'[0-9]{{1,3}}(?:[{re.escape(self._between)}][0-9]{{3}})+|' if self.thousands else ''
+    fraction = rf'(?:{re.escape(self.decimal)}[0-9]*)?(?:e[+-]?[0-9]+)?'
+    return re.compile(rf'[+-]?(?:(?:{groups}[0-9]+)?{fraction}|inf(?:inity)?)', re.IGNORECASE)
+
+  @property
+  def _between(self) -> str:
+    return ALIKE.get(self.thousands, self.thousands)
 
   def number(self, cell: str) -> float | None:
     """A cell as a number, nan where it is missing, None where it is text."""
@@ -98,11 +106,15 @@ class Notation:
     if not self.is_plain:
       if not self._pattern.fullmatch(cell):
         return None
-      cell = cell.replace(self.thousands, '').replace(self.decimal, '.')
+      cell = cell.translate(dict.fromkeys(map(ord, self._between))).replace(self.decimal, '.')
     try:
-      return float(cell) if '_' not in cell else None
+      return float(cell) if '_' not in cell and cell.isascii() else None
     except ValueError:
       return None
+
+  @property
+  def settings(self) -> str:
+    return f'data.decimal={self.decimal!r} data.thousands={self.thousands!r}'
 
 
 PLAIN = Notation()
@@ -112,3 +124,10 @@ OTHERS = tuple(Notation(d, t) for d, t in (('.', ','), (',', ''), (',', '.'), ('
 
 def number(cell: str) -> float | None:
   return PLAIN.number(cell)
+
+
+def in_ascii(text: str) -> str:
+  """Text with digits, signs and letters as ASCII has them, where it has them, and without invisible signs."""
+  text = unicodedata.normalize('NFKC', text).translate(ASCII)
+  visible = (sign for sign in text if unicodedata.category(sign) != 'Cf')
+  return ''.join(sign if sign.isascii() else str(unicodedata.decimal(sign, sign)) for sign in visible)
