@@ -202,7 +202,7 @@ def tables(made, count, rng):
   """CSV files with odd cells, lines and bytes: described as training data, predicted as rows of a run."""
   odd = ['', 'NaN', '1e400', '1e308', '-0', '1_0', '1,5', '"', '"a', 'a"b', '\0', '\ufeff', '١', 'inf', ' ', '\r', '\n',
          '#', 'sep=,', ';', '\t', 'é', '0x10', '1' * 5000, 'None', 'label', ',']  # fmt: skip
-  text = (made / 'rows.csv').read_text()
+  text = (made / 'rows.csv').read_text(encoding='utf-8')
   for _ in range(count):
     folder = Path(tempfile.mkdtemp())
     lines = [line.split(',') for line in text.splitlines()]
@@ -269,9 +269,13 @@ def make(folder: Path) -> None:
   picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
   for suffix in ('png', 'jpg', 'gif', 'bmp', 'webp', 'tif', 'ppm'):
     Image.fromarray(picture).save(folder / f'image.{suffix}')
-  data = datasets.load_wine(as_frame=True).frame.rename(columns={'target': 'label'})
-  data['colour'] = [('red', 'white', 'rosé')[i % 3] for i in range(len(data))]
-  data.iloc[:, [0, 3, 5, -1, -2]].to_csv(folder / 'rows.csv', index=False)
+  wine = datasets.load_wine()
+  rows = [
+    [*map(str, features[[0, 3, 5]]), ('red', 'white', 'rosé')[i % 3], str(label)]
+    for i, (features, label) in enumerate(zip(wine.data, wine.target, strict=True))
+  ]
+  lines = [['alcohol', 'ash', 'phenols', 'colour', 'label'], *rows]
+  (folder / 'rows.csv').write_text('\n'.join(map(','.join, lines)) + '\n', encoding='utf-8')
   digits = f'--workdir={folder}/digits'
   for call in (
     ('train', *TRAIN['digits'], digits),
