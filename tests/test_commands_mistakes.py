@@ -149,6 +149,15 @@ def test_a_text_that_says_it_is_an_image(folder, tmp_path, refused):
   assert not (tmp_path / 'run').exists()
 
 
+def test_damaged_images_are_listed_before_the_first_step(folder, tmp_path, refused):
+  bad = [folder / 'train' / 'dog' / '3.png', folder / 'train' / 'cat' / '9.png', folder / 'test' / 'cat' / '1.png']
+  for path in bad:
+    path.write_bytes(path.read_bytes()[:-60])  # the header is whole
+  arguments = (f'--config={ROOT}/configs/image_folder.py:{folder}', f'--workdir={tmp_path}/run', '--check_data')
+  refused('train', *arguments, parts=['3 of 86 examples', *bad])
+  assert not (tmp_path / 'run').exists()
+
+
 def test_class_folders_that_differ(folder, tmp_path, refused):
   shutil.move(folder / 'test' / 'dog', folder / 'test' / 'wolf')
   arguments = (f'--config={ROOT}/configs/image_folder.py:{folder}', f'--workdir={tmp_path}/run')

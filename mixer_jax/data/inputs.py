@@ -14,6 +14,7 @@ import numpy as np
 from mixer_jax.data import augment, own
 from mixer_jax.data.examples import Arrays, Source, stack
 from mixer_jax.data.images import canvas, decode, folder, pixels
+from mixer_jax.data.images import report as image_report
 from mixer_jax.data.images import sets as image_sets
 from mixer_jax.data.tables import csv, report
 from mixer_jax.data.tables import schema as schemas
@@ -21,6 +22,7 @@ from mixer_jax.data.tables import sets as table_sets
 from mixer_jax.data.tables.schema import Schema
 from mixer_jax.data.tables.table import MISSING, Notation, Table, rows_at_once, some
 from mixer_jax.errors import MixerError, unknown
+from mixer_jax.messages import logger
 
 Batch = dict[str, jax.Array]
 Pieces = Iterator[tuple[Sequence[Any], Arrays, dict[str, int]]]  # names, a raw batch, what was counted
@@ -69,7 +71,8 @@ class Images:
 
   `crop_from`: 0, or for image files a side in pixels: each is shrunk until its longer side is that long and its shorter
   one still long enough for `image`; a crop of the size of `image` is cut out of it, at random in training, else in the
-  middle. `mean` and `std` have a number for each channel, or one for all; by default pixels become [-1, 1].
+  middle. `bits`: how many of their 16 bits image files of such depth use. `mean` and `std` have a number for each
+  channel, or one for all; by default pixels become [-1, 1].
   """
 
   name: str
@@ -83,6 +86,7 @@ class Images:
   resident_mib: float = 2048.0
   workers: int = 0
   crop_from: int = 0
+  bits: int = 16
 
   inputs: ClassVar = ('image',)  # of the batch, in the order in which the model takes them
   schema: ClassVar = None
@@ -98,6 +102,8 @@ class Images:
       raise MixerError(
         f'data.crop_from is {self.crop_from}, but the crop {self.image[0]}x{self.image[1]} is larger; 0 for none'
       )
+    if not 1 <= self.bits <= 16:
+      raise MixerError(f'data.bits is {self.bits}, but must be from 1 to 16: the bits that files of 16 bits use')
 
   def fit(self, data_dir: str | None) -> None:
     """Images have no schema."""
@@ -106,7 +112,10 @@ class Images:
     return self
 
   def report(self, data_dir: str | None) -> list[str]:
-    return []
+    """What to look at before trusting folders of images, a line each."""
+    splits = {role: split for role in ('train', 'val', 'test') if (split := getattr(self, role))}
+    is_folder = self.name.partition(':')[0] in folder.READERS
+    return image_report.report(self.name, splits, data_dir) if is_folder else []
 
   def without_crop(self) -> 'Images':
     """Images of the size that the model takes."""
@@ -114,29 +123,31 @@ class Images:
 
   def source(self, split: str, data_dir: str | None) -> Source:
     return image_sets.load(
-      self.name, split, image=self.image, classes=self.classes, crop_from=self.crop_from, data_dir=data_dir
-    )
+      self.name, split, image=self.image, classes=self.classes, crop_from=self.crop_from, bits=self.bits,
+      data_dir=data_dir,
+    )  # fmt: skip
 
   def find(self, inputs: Sequence[str]) -> list[str]:
-    """Files, the images in folders, and what patterns match, in order; refuses an input that leads to no file."""
+    """Files, and the images in folders, by name or by pattern, in order; refuses an input that leads to no file."""
     files: list[str] = []
     for item in inputs:
-      if Path(item).is_dir():
-        found = [str(p) for p in sorted(Path(item).rglob('*')) if p.suffix.lower() in folder.SUFFIXES]
-      else:
-        found = [item] if Path(item).is_file() else sorted(glob.glob(item))
+      found = [item] if Path(item).exists() else sorted(glob.glob(item))
       if not found:
         raise MixerError(f'--input={item}: no such file, and no folder or pattern with images')
-      files += found
+      for place in found:
+        left_out: list[str] = []
+        files += folder.image_files(place, left_out, 'name others.') if Path(place).is_dir() else [place]
+        for note in folder.notes_of_left_out(place, left_out):
+          logger.info(note)
     return files
 
   def notes_of(self, files: Sequence[str]) -> tuple[str, ...]:
     """How many of these files are converted, enlarged or cut for the model, a line for each kind."""
-    return folder.notes_of('--input', files, self.image, self.crop_from)
+    return folder.notes_of('--input', files, self.image, self.crop_from, self.bits)
 
   def read(self, files: Sequence[str]) -> Arrays:
     """A raw batch, without labels, of image files."""
-    return stack([decode.read_file(file, self.image, self.crop_from) for file in files])
+    return stack([decode.read_file(file, self.image, self.crop_from, self.bits) for file in files])
 
   def pieces(self, files: Sequence[str]) -> tuple[int, Pieces]:
     """(size of all raw batches but the last, the batches with the names of their files)."""

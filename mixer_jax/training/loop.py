@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 
 from mixer_jax.analysis import curves
 from mixer_jax.data import loader
-from mixer_jax.data.examples import Source
+from mixer_jax.data.examples import Source, check_readable
 from mixer_jax.errors import MixerError
 from mixer_jax.files import read_json, reported
 from mixer_jax.messages import logger
@@ -35,7 +35,9 @@ EVERY, HELDOUT = ('log', 'eval', 'checkpoint'), ('val', 'test')
 CALL_SECONDS = 1.0  # target duration of a call of the compiled loop, and so the latency of Ctrl-C
 
 
-def train_and_evaluate(config: Mapping[str, Any], folder: str | Path, *, data_dir: str | None = None) -> dict | None:
+def train_and_evaluate(
+  config: Mapping[str, Any], folder: str | Path, *, data_dir: str | None = None, check_data: bool = False
+) -> dict | None:
   """Trains to the end, from the last checkpoint if there is one; returns the summary.
 
   All randomness is a function of (seed, step), and a checkpoint holds the rest. A run resumes as follows:
@@ -47,6 +49,7 @@ def train_and_evaluate(config: Mapping[str, Any], folder: str | Path, *, data_di
     config: what differs from the defaults, as config.load returns it.
     folder: the run directory, created after everything else has been checked.
     data_dir: the data directory.
+    check_data: read every example before the first step.
 
   Returns:
     The contents of summary.json, or None if SIGTERM or Ctrl-C stopped the run, after saving its state.
@@ -55,14 +58,18 @@ def train_and_evaluate(config: Mapping[str, Any], folder: str | Path, *, data_di
     MixerError: a mistake in the config or the data, a run directory of another config, a loss that is not finite.
   """
   with contextlib.ExitStack() as opened:
-    return _train(resolve(config), Path(folder), data_dir, opened)
+    return _train(resolve(config), Path(folder), data_dir, check_data, opened)
 
 
-def _train(config: dict, folder: Path, data_dir: str | None, opened: contextlib.ExitStack) -> dict | None:
+def _train(
+  config: dict, folder: Path, data_dir: str | None, check_data: bool, opened: contextlib.ExitStack
+) -> dict | None:
   workdir.check_config(folder, config)
   experiment = experiments.build(config, data_dir=data_dir)
   workdir.check_schema(folder, experiment.data.schema)
   data = _read(experiment, data_dir)
+  if check_data:
+    check_readable([data.train, *data.heldout.values()])
   workdir.check_classes(folder, data.train.classes)
   length = experiment.length(len(data.train))
   every = {name: length.steps(getattr(experiment.settings, f'{name}_every'), f'{name}_every') for name in EVERY}
@@ -103,6 +110,12 @@ def _train(config: dict, folder: Path, data_dir: str | None, opened: contextlib.
   if first:
     for line in (*data.notes, *report):
       logger.info(line)
+    unread = sum(of.size for of in loaders.values() if not of.resident and of.source.arrays is None)
+    if unread and not check_data:
+      logger.info(
+        f'{unread:,} examples are read when their batch comes, and a damaged one stops the run there; --check_data'
+        ' reads all before the first step'
+      )
     logger.info(describe_start(experiment, length, len(data.train), step, loaders['train'].resident))
 
   heldout = {name: examples for name, examples in loaders.items() if name != 'train'}

@@ -153,7 +153,7 @@ def test_what_is_converted_enlarged_and_left_out_is_counted(tmp_path):
   Image.new('RGBA', (30, 30)).save(tmp_path / 'window.png')
   (tmp_path / 'notes.txt').write_text('no image')
   source = load(tmp_path)
-  assert source.notes[0] == f'{tmp_path}: 1 left out that are not images, such as {tmp_path}/notes.txt'
+  assert source.notes[0].startswith(f'{tmp_path}: 1 left out (1 .txt), such as {tmp_path}/notes.txt')
   assert [note.removeprefix(f'images:{tmp_path}, all: ') for note in source.notes[1:]] == [
     f'2 turned from grey to colour or back (3 channels), such as {tmp_path}/grey1.png',
     f'1 with transparency laid on white, such as {tmp_path}/window.png',
