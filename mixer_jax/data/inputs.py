@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixer_jax.data import augment, own
-from mixer_jax.data.examples import Arrays, Source, stack
+from mixer_jax.data.examples import Arrays, Source, check_readable, stack
 from mixer_jax.data.images import canvas, decode, folder, pixels
 from mixer_jax.data.images import report as image_report
 from mixer_jax.data.images import sets as image_sets
@@ -113,18 +113,25 @@ class Images:
 
   def report(self, data_dir: str | None) -> list[str]:
     """What to look at before trusting folders of images, a line each."""
-    splits = {role: split for role in ('train', 'val', 'test') if (split := getattr(self, role))}
     is_folder = self.name.partition(':')[0] in folder.READERS
-    return image_report.report(self.name, splits, data_dir) if is_folder else []
+    return image_report.report(self.name, self._splits, data_dir) if is_folder else []
 
   def without_crop(self) -> 'Images':
     """Images of the size that the model takes."""
     return dataclasses.replace(self, crop_from=0)
 
-  def source(self, split: str, data_dir: str | None) -> Source:
+  @property
+  def _splits(self) -> dict[str, str]:
+    return {role: split for role in ('train', 'val', 'test') if (split := getattr(self, role))}
+
+  def check_readable(self, data_dir: str | None) -> None:
+    """Reads every image once; refuses with all that cannot be read."""
+    check_readable([self.source(split, data_dir, look=False) for split in self._splits.values()])
+
+  def source(self, split: str, data_dir: str | None, *, look: bool = True) -> Source:
     return image_sets.load(
       self.name, split, image=self.image, classes=self.classes, crop_from=self.crop_from, bits=self.bits,
-      data_dir=data_dir,
+      data_dir=data_dir, look=look,
     )  # fmt: skip
 
   def find(self, inputs: Sequence[str]) -> list[str]:
@@ -241,6 +248,9 @@ class Rows:
   def with_schema(self, schema: Schema) -> 'Rows':
     """These rows with what their training split taught."""
     return dataclasses.replace(self, schema=schema, classes=len(schema.classes))
+
+  def check_readable(self, data_dir: str | None) -> None:
+    """Rows are read as a whole when they are used."""
 
   def without_crop(self) -> 'Rows':
     return self

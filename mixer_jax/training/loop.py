@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 
 from mixer_jax.analysis import curves
 from mixer_jax.data import loader
-from mixer_jax.data.examples import Source, check_readable
+from mixer_jax.data.examples import Source
 from mixer_jax.errors import MixerError
 from mixer_jax.files import read_json, reported
 from mixer_jax.messages import logger
@@ -67,9 +67,9 @@ def _train(
   workdir.check_config(folder, config)
   experiment = experiments.build(config, data_dir=data_dir)
   workdir.check_schema(folder, experiment.data.schema)
-  data = _read(experiment, data_dir)
   if check_data:
-    check_readable([data.train, *data.heldout.values()])
+    experiment.data.check_readable(data_dir)
+  data = _read(experiment, data_dir)
   workdir.check_classes(folder, data.train.classes)
   length = experiment.length(len(data.train))
   every = {name: length.steps(getattr(experiment.settings, f'{name}_every'), f'{name}_every') for name in EVERY}

@@ -175,14 +175,14 @@ def test_what_is_converted_enlarged_and_left_out_is_counted(tmp_path):
 )
 def test_a_header_tells_what_the_pixels_will_be(mode, channels, tmp_path):
   Image.new(mode, (9, 5)).save(tmp_path / 'a.png')
-  assert decode.read_header(tmp_path / 'a.png') == ((5, 9), channels, mode in ('LA', 'RGBA'))
+  assert decode.read_header(tmp_path / 'a.png') == ((5, 9), channels, mode in ('LA', 'RGBA'), mode == 'I;16')
 
 
 def test_a_header_knows_of_turned_photographs(tmp_path):
   exif = Image.Exif()
   exif[0x0112] = 6
   path = save(tmp_path, 'a.jpg', gradient(30, 20), exif=exif)
-  assert decode.read_header(path) == ((20, 30), 3, False)
+  assert decode.read_header(path) == ((20, 30), 3, False, False)
   assert decode.read_pixels(path, 3).shape == (20, 30, 3)
 
 

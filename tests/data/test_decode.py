@@ -125,7 +125,7 @@ def test_sixteen_bits_are_scaled(tmp_path):
 def test_fewer_than_sixteen_bits_are_scaled_by_their_own_range(tmp_path):
   values = np.array([[0, 100, 4095]], np.uint16)
   path = save(tmp_path / 'a.png', values)
-  np.testing.assert_array_equal(decode.read_image(path, (1, 3, 1), 12)[0, :, 0], np.round(values[0] * 255 / 4095))
+  np.testing.assert_array_equal(decode.read_image(path, (1, 3, 1), 12)[0, :, 0], np.round(values[0] / 4095 * 255))
   assert decode.read_header(path).deep and decode.bits_used(path) == 12
   assert not decode.read_header(save(tmp_path / 'b.png', PIXELS)).deep
   with refuses(path, '4,095', '11 bits'):

@@ -62,7 +62,7 @@ def spoilt(tiny, old, new):
 
 @pytest.mark.parametrize('old, new, parts', [
   ('val_1.JPEG\t', 'val_9.JPEG\t', ['1 names', 'not listed', 'val_1.JPEG']),
-  ('val_1.JPEG\tn01', 'val_1.JPEG n01', ['line 2', 'no tab']),
+  ('val_1.JPEG\tn01\t0\t0\t9\t9', 'val_1.JPEG n01', ['line 2', 'no tab']),
   ('val_1.JPEG', 'val_2.JPEG', ['val_2.JPEG', 'more than once']),
   ('val_1.JPEG\tn01', 'val_1.JPEG\tn09', ['n01', 'not of both']),
 ])  # fmt: skip

@@ -76,8 +76,11 @@ class Header(NamedTuple):
 def read_header(path: str | os.PathLike) -> Header:
   """The header of the image file at `path`, without its pixels; raises as read_pixels."""
   with named(path), Image.open(path, formats=formats()) as picture:
-    turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    grey = picture.mode in ('1', 'L', 'LA', 'F') or picture.mode.startswith('I') or _raw_mode(picture).startswith('L')
+    # For EXIF at the end of a PNG, Pillow would read all of it.
+    exif = picture.getexif() if picture.format != 'PNG' or 'exif' in picture.info else {}
+    turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    is_grey = picture.mode in ('1', 'L', 'LA', 'F') or picture.mode.startswith('I')
+    grey = is_grey or _raw_mode(picture).startswith('L')
     size = picture.size if turned else picture.size[::-1]
     return Header(size, 1 if grey else 3, picture.has_transparency_data, _is_deep(picture))
 

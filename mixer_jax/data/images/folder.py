@@ -52,10 +52,12 @@ def cut(files: Files, split: str) -> Files:
   return files._replace(paths=files.paths[first:last], labels=files.labels[first:last], starts=starts)
 
 
-def source(files: Files, shape: tuple[int, int, int], crop_from: int, bits: int, *, where: str) -> Source:
-  """Files as a data set; see sets.load for `shape`, `crop_from` and `bits`, `where` is for messages."""
+def source(
+  files: Files, shape: tuple[int, int, int], crop_from: int, bits: int, *, where: str, look: bool = True
+) -> Source:
+  """Files as a data set; see sets.load for the arguments, `where` is for messages."""
   most = None if files.checked else LOOKED_AT
-  notes = files.notes + notes_of(where, files.paths, shape, crop_from, bits, most)
+  notes = files.notes + (notes_of(where, files.paths, shape, crop_from, bits, most) if look else ())
   read = functools.partial(_read, files.paths, files.labels, shape, crop_from, bits)
   return Source(files.classes, None, read, len(files.paths), notes)
 

@@ -25,7 +25,7 @@ WANTED = "({'image': uint8 [n, height, width, channels], 'label': int [n]}, name
 
 def load(
   name: str, split: str, *, image: tuple[int, int, int], classes: int, crop_from: int = 0, bits: int = 16,
-  data_dir: str | None = None,
+  data_dir: str | None = None, look: bool = True,
 ) -> Source:  # fmt: skip
   """The data set `name`, its part `split`, every image of the shape `image`.
 
@@ -41,6 +41,7 @@ def load(
     bits: how many of the 16 bits of such image files are used, see decode.read_pixels.
     data_dir: see data_root. Files are looked for in data_root/NAME. TFDS looks in data_root if this or MIXER_DATA_DIR
       is given, else in its own default (TFDS_DATA_DIR, ~/tensorflow_datasets).
+    look: whether headers of image files are read, for notes.
 
   MNIST, Fashion-MNIST and CIFAR are read from their published files, and where there are none, from TFDS.
 
@@ -61,7 +62,7 @@ def load(
       f"set the config's number of classes to {len(found.classes)} or name other data."
     )
   if in_files:
-    return folder.source(folder.cut(found, split), image, crop_from, bits, where=f'{name}, {split}')
+    return folder.source(folder.cut(found, split), image, crop_from, bits, where=f'{name}, {split}', look=look)
   part = parse_split(split, {base: len(found)})[1]
   if found.arrays is None:
     read = functools.partial(_read_one, found.read, name, classes, image, part.start)
