@@ -31,12 +31,6 @@ class Files(NamedTuple):
   starts: np.ndarray  # where files begin that no part may separate from those before them
 
 
-def read(name: str, split: str, data_dir: str | None) -> Files:
-  """The files of `image_folder:PATH` or `images:PATH` in a split such as train[:90%]."""
-  kind, _, path = name.partition(':')
-  return cut(READERS[kind](path, split_base(split), data_dir), split)
-
-
 def cut(files: Files, split: str) -> Files:
   """A part of the files; a boundary among equal files moves to their end."""
   size = len(files.paths)

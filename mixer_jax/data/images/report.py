@@ -17,8 +17,9 @@ SHOWN = 12  # names in a line
 
 def report(name: str, splits: Mapping[str, str], data_dir: str | None) -> list[str]:
   """The lines for `image_folder:PATH` or `images:PATH`; `splits` by role, `train` the first."""
-  files = {role: folder.read(name, split, data_dir) for role, split in splits.items()}
   kind, _, path = name.partition(':')
+  whole = {base: folder.READERS[kind](path, base, data_dir) for base in {*map(split_base, splits.values())}}
+  files = {role: folder.cut(whole[split_base(split)], split) for role, split in splits.items()}
   of_classes = kind == 'image_folder'
   root = folder.find_folder(kind, path, '', data_dir)
   return [*(unused(root, splits) + absent(files) if of_classes else []), *equal(files)]
