@@ -41,12 +41,14 @@ def test_fine_tuning_on_forty_images(weights, tmp_path, run_command, capsys):
   write_stripes(tmp_path / 'mine' / 'train', 20, seed=0)
   write_stripes(tmp_path / 'mine' / 'test', 50, seed=1)
   write_stripes(tmp_path / 'mine' / 'spare', 1, seed=2)
+  (tmp_path / 'mine' / 'train' / 'rows' / 'list.txt').write_text('0.png')
   config, workdir = f'{ROOT}/configs/finetune.py:{weights},{tmp_path}/mine,adamw', tmp_path / 'run'
   streamed = '--config.data.resident_mib=0'
   assert run_command('train', f'--config={config}', f'--workdir={workdir}', streamed) == 0
   shown = capsys.readouterr().out
   assert f'{tmp_path}/mine/spare is not used' in shown
   assert '140 examples are read when their batch comes' in shown and '--check_data' in shown
+  assert shown.count('1 left out (1 .txt)') == 1  # though two parts of train are read
   summary = json.loads((workdir / 'summary.json').read_text())
   assert summary['steps'] == 302 and summary['config']['batch_size'] == 8
   assert summary['metrics']['test/accuracy'] > 0.9

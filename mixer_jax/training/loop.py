@@ -174,7 +174,8 @@ class _Data:
 
   @property
   def notes(self) -> tuple[str, ...]:
-    return tuple(note for source in (self.train, *self.heldout.values()) for note in source.notes)
+    # Two parts of one folder have the same.
+    return tuple(dict.fromkeys(note for source in (self.train, *self.heldout.values()) for note in source.notes))
 
 
 def _read(experiment: Experiment, data_dir: str | None) -> _Data:

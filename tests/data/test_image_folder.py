@@ -146,10 +146,10 @@ def test_images_that_pillow_cannot_read_are_named(tmp_path, monkeypatch):
     (tmp_path / 'train' / path).write_bytes(b'x')
   others, warning = folder(tmp_path).notes
   assert '2 left out (1 .heif, 1 .txt)' in others or '2 left out (1 .txt, 1 .heif)' in others
-  assert warning.startswith('warning: ') and '2 images left out' in warning and 'convert them' in warning
+  assert warning.startswith('warning: ') and '2 left out that Pillow' in warning and 'convert them' in warning
   for image in (tmp_path / 'train' / 'cat').glob('*.png'):
     image.unlink()
-  folder_refused(tmp_path / 'train' / 'cat', 'no images', '1 images left out', 'IMG_1.HEIC', root=tmp_path)
+  folder_refused(tmp_path / 'train' / 'cat', 'no images', '1 left out that Pillow', 'IMG_1.HEIC', root=tmp_path)
   monkeypatch.setattr(decode.features, 'check', lambda library: library != 'zlib')  # a Pillow built without it
   folder_refused('cat: no images', '.jpg', root=tmp_path)
   assert 'PNG' not in decode.formats()
@@ -182,7 +182,7 @@ def test_the_same_files_are_found_for_predictions_as_for_training(tmp_path, imag
   trained = folders.read_image_folder(str(tmp_path), 'train', None)
   assert images.find([str(tmp_path / 'train')]) == sorted(trained.paths)
   shown = capsys.readouterr().out
-  assert f'{tmp_path}/train: 5 left out' in shown and '1 images left out that Pillow' in shown
+  assert f'{tmp_path}/train: 5 left out' in shown and '1 left out that Pillow' in shown
   assert images.find([f'{tmp_path}/t*']) == sorted(trained.paths)  # a pattern of folders
   mixed = [f'{tmp_path}/train/dog/1.png', f'{tmp_path}/train/cat/[01].png', f'{tmp_path}/train/dog']
   assert [path[-9:] for path in images.find(mixed)] == [

@@ -49,9 +49,9 @@ def test_classes_without_an_image_in_a_part(tmp_path):
   for i in range(29):
     (tmp_path / 'train' / 'dog' / f'{i}.png').unlink()
   assert lines(tmp_path, train='train[:90%]', val='train[90%:]') == [
-    'warning: val has no image of 1 classes: dog; add some'
+    'warning: val has no image of these classes: dog; add some'
   ]
-  assert lines(tmp_path, train='train[50%:]')[0] == 'warning: train has no image of 1 classes: dog; add some'
+  assert lines(tmp_path, train='train[50%:]')[0] == 'warning: train has no image of these classes: dog; add some'
 
 
 def test_copies_are_counted(tmp_path):

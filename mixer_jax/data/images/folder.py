@@ -175,7 +175,7 @@ def notes_of_left_out(root: str | pathlib.Path, left_out: Sequence[str]) -> tupl
     )
   if unreadable:
     notes.append(
-      f'warning: {root}: {len(unreadable)} images left out that Pillow {PIL.__version__} as installed cannot read, such'
+      f'warning: {root}: {len(unreadable)} left out that Pillow {PIL.__version__} as installed cannot read, such'
       f' as {min(unreadable)}; convert them to JPEG or PNG'
     )
   return tuple(notes)

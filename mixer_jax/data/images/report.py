@@ -44,7 +44,7 @@ def absent(files: Mapping[str, folder.Files]) -> list[str]:
   for role, of_role in files.items():
     lacking = [of_role.classes[i] for i in np.setdiff1d(np.arange(len(of_role.classes)), of_role.labels)]
     if lacking:
-      lines.append(f'warning: {role} has no image of {len(lacking):,} classes: {some(lacking, SHOWN)}; add some')
+      lines.append(f'warning: {role} has no image of these classes: {some(lacking, SHOWN)}; add some')
   return lines
 
 
