@@ -102,7 +102,7 @@ def named(path: str | os.PathLike) -> Iterator[None]:
     raise MixerError(f'{path}: {error} Make the image smaller.') from error
   except UnidentifiedImageError as error:
     raise MixerError(
-      f'{path}: cannot be read as an image (it is none of {", ".join(formats())}); convert or remove it.'
+      f'{path}: cannot be read as an image (it is none of {", ".join(formats())}); convert, fix or remove it.'
     ) from error
   # What Pillow's decoders raise for damaged files.
   except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error) as error:
