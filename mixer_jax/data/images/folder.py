@@ -16,7 +16,7 @@ from mixer_jax.data.splits import data_root, parse_split, split_base
 from mixer_jax.errors import MixerError, unknown
 
 VALIDATION = ('val', 'validation', 'valid', 'dev')  # names of one and the same folder
-NO_CLASSES = ('__MACOSX', '@eaDir')  # what archives of macOS and Synology's disks add, hidden files apart
+OF_SYSTEMS = ('__MACOSX', '@eaDir')  # what archives of macOS and Synology's disks add, hidden files apart
 LOOKED_AT = 100  # files, where not all headers are read, and of which the values are looked at
 
 
@@ -187,7 +187,7 @@ def _suffix(file: str) -> str:
 
 def is_hidden(name: str) -> bool:
   """Whether a file or folder is none of the user's, but of the system's."""
-  return name.startswith('.') or name in NO_CLASSES
+  return name.startswith('.') or name in OF_SYSTEMS
 
 
 def folders(path: pathlib.Path) -> list[str]:
