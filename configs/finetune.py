@@ -5,7 +5,8 @@ Source: arXiv 2105.01601, appendix: SGD with momentum 0.9, gradients clipped to 
 Arguments: WEIGHTS,DATASET or WEIGHTS,DATASET,RECIPE.
   WEIGHTS is a Mixer's run directory, .npz, .safetensors, .pth, model folder, or address (hf://, gs://).
   DATASET is digits, mnist, cifar10, or a folder of your own images: PATH/train/CLASS/*.jpg (or png, ...)
-  and, optionally, PATH/val and PATH/test; without either, a random fifth of the training images is held out.
+  and, optionally, PATH/val and PATH/test, as for configs/image_folder.py: without PATH/val, a tenth of the training
+  images is held out, of every class in proportion, and few images are trained on in smaller batches for more epochs.
   RECIPE is
     sgd      the paper's, peak 0.03, for the published weights with 224x224 images (default)
     adamw    AdamW with layer-wise decay of the rate, peak 1e-3, for small networks and few images
@@ -30,6 +31,7 @@ from mixer_jax.training.warm_start import network_of
 
 DATA = {'digits': {'name': 'digits', 'train': 'train[:64%]', 'val': 'train[64%:80%]', 'test': 'train[80%:]'}}
 DATA |= {name: {'name': name, 'train': 'train[:90%]', 'val': 'train[90%:]'} for name in ('mnist', 'cifar10')}
+MANY = 1000  # images, at the least, in DATA
 PEAKS = {'sgd': 0.03, 'adamw': 1e-3, 'probe': 3e-2, 'scratch': 3e-3}
 WANTED = f'WEIGHTS,DATASET or WEIGHTS,DATASET,RECIPE, RECIPE being {", ".join(PEAKS)}'
 
@@ -40,11 +42,10 @@ def get_config(arg=None):
     raise ValueError(f'finetune.py takes {WANTED}, not {arg!r}')
   if dataset not in DATA and not Path(dataset, 'train').expanduser().is_dir():
     raise ValueError(f'DATASET is {dataset!r}, but must be {", ".join(DATA)}, or PATH with PATH/train/CLASS/*.jpg')
-  data = DATA.get(dataset) or held_out.image_folder(dataset, 20)
+  data, examples = (DATA[dataset], MANY) if dataset in DATA else held_out.image_folder(dataset)
   network = network_of(weights)
   config = ConfigDict()
-  config.total = '20 epochs'
-  config.batch_size = 64
+  config.update(held_out.length(examples, epochs=20))
   plain = {'dropout': 0.0, 'stochastic_depth': 0.0, 'rescale': False, 'dtype': 'float32', 'scan': False, 'remat': False}
   config.model = network['model'] | {key: value for key, value in plain.items() if key in network['model']}
   grey = (0.5,) * network['image'][2]

@@ -14,6 +14,9 @@ def main(arguments: list[str]) -> None:
   options = cli.parser('train', __doc__, data=True)
   cli.add_config(options)
   options.add_argument('--workdir', required=True, help='the run directory')
+  options.add_argument(
+    '--check_data', action='store_true', help='read every example before the first step; list all that cannot be read'
+  )
   options.add_argument('--distributed', action='store_true', help='join the other hosts, found by the environment')
   options.add_argument('--coordinator', help='HOST:PORT of the first process, instead of the environment')
   options.add_argument('--processes', type=int, help='how many processes there are')
@@ -34,7 +37,7 @@ def main(arguments: list[str]) -> None:
   if several:
     hosts.connect(known.coordinator, known.processes, known.process)
   with hosts.together(debug=known.debug):
-    loop.train_and_evaluate(config, known.workdir, data_dir=known.data_dir)
+    loop.train_and_evaluate(config, known.workdir, data_dir=known.data_dir, check_data=known.check_data)
 
 
 if __name__ == '__main__':

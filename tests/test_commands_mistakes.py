@@ -149,6 +149,17 @@ def test_a_text_that_says_it_is_an_image(folder, tmp_path, refused):
   assert not (tmp_path / 'run').exists()
 
 
+def test_damaged_images_are_listed_before_the_first_step(folder, tmp_path, refused):
+  bad = [folder / 'train' / 'dog' / '3.png', folder / 'train' / 'cat' / '9.png', folder / 'test' / 'cat' / '1.png']
+  for path in bad:
+    path.write_bytes(path.read_bytes()[:-60])  # the header is whole
+  bad.append(folder / 'train' / 'cat' / 'page.jpg')
+  bad[-1].write_text('<html>not found</html>')
+  arguments = (f'--config={ROOT}/configs/image_folder.py:{folder}', f'--workdir={tmp_path}/run', '--check_data')
+  refused('train', *arguments, parts=['4 of 87 examples', *bad])
+  assert not (tmp_path / 'run').exists()
+
+
 def test_class_folders_that_differ(folder, tmp_path, refused):
   shutil.move(folder / 'test' / 'dog', folder / 'test' / 'wolf')
   arguments = (f'--config={ROOT}/configs/image_folder.py:{folder}', f'--workdir={tmp_path}/run')

@@ -31,6 +31,7 @@ OUTSIDE = [
   *((base(), 'data', 'workers', value) for value in (-1, 1025, HUGE)),
   *((base(), 'data', 'resident_mib', value) for value in AMOUNTS),
   *((base(), 'data', 'crop_from', value) for value in (-1, HUGE)),
+  *((base(), 'data', 'bits', value) for value in (0, 17)),
   (
     base(data={'name': 'breast_cancer'}, model={'name': 'tabular', 'hidden': 4, 'blocks': 1}),
     'data',

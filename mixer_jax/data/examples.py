@@ -5,10 +5,14 @@ import dataclasses
 import operator
 import os
 from collections.abc import Callable, Sequence
+from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import numpy as np
 
+from mixer_jax.errors import MixerError
+
+SHOWN = 20  # messages in one
 Arrays = dict[str, np.ndarray]
 
 
@@ -56,3 +60,22 @@ def materialize(source: Source, threads: int | None = None) -> Arrays:
     for _ in pool.map(fill, range(0, len(source), 64)):
       pass
   return arrays
+
+
+def check_readable(sources: Sequence[Source]) -> None:
+  """Reads every example that is not in memory once, in threads; refuses, naming all that cannot be read."""
+
+  def failure(example: tuple[Source, int]) -> str | None:
+    source, index = example
+    try:
+      source[index]
+    except MixerError as error:
+      return str(error)
+    return None
+
+  examples = [(source, index) for source in sources if source.arrays is None for index in range(len(source))]
+  with ThreadPool(os.cpu_count()) as pool:
+    bad = [message for message in pool.imap(failure, examples, chunksize=16) if message]
+  if bad:
+    shown = ' '.join(sorted(bad)[:SHOWN]) + (' ...' if len(bad) > SHOWN else '')
+    raise MixerError(f'{len(bad):,} of {len(examples):,} examples cannot be read: {shown}')

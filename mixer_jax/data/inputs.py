@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mixer_jax.data import augment, own
-from mixer_jax.data.examples import Arrays, Source, stack
+from mixer_jax.data.examples import Arrays, Source, check_readable, stack
 from mixer_jax.data.images import canvas, decode, folder, pixels
+from mixer_jax.data.images import report as image_report
 from mixer_jax.data.images import sets as image_sets
 from mixer_jax.data.splits import split_base
 from mixer_jax.data.tables import csv, report
@@ -22,6 +23,7 @@ from mixer_jax.data.tables import sets as table_sets
 from mixer_jax.data.tables.schema import Schema
 from mixer_jax.data.tables.table import MISSING, Notation, Table, rows_at_once, some
 from mixer_jax.errors import MixerError, unknown
+from mixer_jax.messages import logger
 from mixer_jax.ranges import COUNTED, Amount, Count, Seed, Whole, Within
 
 Batch = dict[str, jax.Array]
@@ -72,7 +74,8 @@ class Images:
 
   `crop_from`: 0, or for image files a side in pixels: each is shrunk until its longer side is that long and its shorter
   one still long enough for `image`; a crop of the size of `image` is cut out of it, at random in training, else in the
-  middle. `mean` and `std` have a number for each channel, or one for all; by default pixels become [-1, 1].
+  middle. `bits`: how many of their 16 bits image files of such depth use. `mean` and `std` have a number for each
+  channel, or one for all; by default pixels become [-1, 1].
   """
 
   name: str
@@ -86,6 +89,7 @@ class Images:
   resident_mib: Amount = 2048.0
   workers: Workers = 0
   crop_from: Whole = 0
+  bits: Annotated[int, Within('[1, 16]')] = 16
 
   inputs: ClassVar = ('image',)  # of the batch, in the order in which the model takes them
   schema: ClassVar = None
@@ -109,37 +113,49 @@ class Images:
     return self
 
   def report(self, data_dir: str | None) -> list[str]:
-    return []
+    """What to look at before trusting folders of images, a line each."""
+    is_folder = self.name.partition(':')[0] in folder.READERS
+    return image_report.report(self.name, self._splits, data_dir) if is_folder else []
 
   def without_crop(self) -> 'Images':
     """Images of the size that the model takes."""
     return dataclasses.replace(self, crop_from=0)
 
-  def source(self, split: str, data_dir: str | None) -> Source:
+  @property
+  def _splits(self) -> dict[str, str]:
+    return {role: split for role in ('train', 'val', 'test') if (split := getattr(self, role))}
+
+  def check_readable(self, data_dir: str | None) -> None:
+    """Reads every image once; refuses with all that cannot be read."""
+    check_readable([self.source(split, data_dir, look=False) for split in self._splits.values()])
+
+  def source(self, split: str, data_dir: str | None, *, look: bool = True) -> Source:
     return image_sets.load(
-      self.name, split, image=self.image, classes=self.classes, crop_from=self.crop_from, data_dir=data_dir
-    )
+      self.name, split, image=self.image, classes=self.classes, crop_from=self.crop_from, bits=self.bits,
+      data_dir=data_dir, look=look,
+    )  # fmt: skip
 
   def find(self, inputs: Sequence[str]) -> list[str]:
-    """Files, the images in folders, and what patterns match, in order; refuses an input that leads to no file."""
+    """Files, and the images in folders, by name or by pattern, in order; refuses an input that leads to no file."""
     files: list[str] = []
     for item in inputs:
-      if Path(item).is_dir():
-        found = [str(p) for p in sorted(Path(item).rglob('*')) if p.suffix.lower() in folder.SUFFIXES]
-      else:
-        found = [item] if Path(item).is_file() else sorted(glob.glob(item))
+      found = [item] if Path(item).exists() else sorted(glob.glob(item))
       if not found:
         raise MixerError(f'--input={item}: no such file, and no folder or pattern with images')
-      files += found
+      for place in found:
+        left_out: list[str] = []
+        files += folder.image_files(place, left_out, 'name others.') if Path(place).is_dir() else [place]
+        for note in folder.notes_of_left_out(place, left_out):
+          logger.info(note)
     return files
 
   def notes_of(self, files: Sequence[str]) -> tuple[str, ...]:
     """How many of these files are converted, enlarged or cut for the model, a line for each kind."""
-    return folder.notes_of('--input', files, self.image, self.crop_from)
+    return folder.notes_of('--input', files, self.image, self.crop_from, self.bits)
 
   def read(self, files: Sequence[str]) -> Arrays:
     """A raw batch, without labels, of image files."""
-    return stack([decode.read_file(file, self.image, self.crop_from) for file in files])
+    return stack([decode.read_file(file, self.image, self.crop_from, self.bits) for file in files])
 
   def pieces(self, files: Sequence[str]) -> tuple[int, Pieces]:
     """(size of all raw batches but the last, the batches with the names of their files)."""
@@ -237,6 +253,9 @@ class Rows:
   def with_schema(self, schema: Schema) -> 'Rows':
     """These rows with what their training split taught."""
     return dataclasses.replace(self, schema=schema, classes=len(schema.classes))
+
+  def check_readable(self, data_dir: str | None) -> None:
+    """Rows are read as a whole when they are used."""
 
   def without_crop(self) -> 'Rows':
     return self

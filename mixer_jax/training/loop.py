@@ -38,7 +38,9 @@ EVERY, HELDOUT = ('log', 'eval', 'checkpoint'), ('val', 'test')
 CALL_SECONDS = 1.0  # target duration of a call of the compiled loop, and so the latency of Ctrl-C
 
 
-def train_and_evaluate(config: Mapping[str, Any], folder: str | Path, *, data_dir: str | None = None) -> dict | None:
+def train_and_evaluate(
+  config: Mapping[str, Any], folder: str | Path, *, data_dir: str | None = None, check_data: bool = False
+) -> dict | None:
   """Trains to the end, from the last checkpoint if there is one; returns the summary.
 
   All randomness is a function of (seed, step), and a checkpoint holds the rest. A run resumes as follows:
@@ -50,6 +52,7 @@ def train_and_evaluate(config: Mapping[str, Any], folder: str | Path, *, data_di
     config: what differs from the defaults, as config.load returns it.
     folder: the run directory, created after everything else has been checked.
     data_dir: the data directory.
+    check_data: read every example before the first step.
 
   Returns:
     The contents of summary.json, or None if SIGTERM or Ctrl-C stopped the run, after saving its state.
@@ -58,14 +61,18 @@ def train_and_evaluate(config: Mapping[str, Any], folder: str | Path, *, data_di
     MixerError: a mistake in the config or the data, a run directory of another config, a loss that is not finite.
   """
   with contextlib.ExitStack() as opened:
-    return _train(resolve(config), Path(folder), data_dir, opened)
+    return _train(resolve(config), Path(folder), data_dir, check_data, opened)
 
 
-def _train(config: dict, folder: Path, data_dir: str | None, opened: contextlib.ExitStack) -> dict | None:
+def _train(
+  config: dict, folder: Path, data_dir: str | None, check_data: bool, opened: contextlib.ExitStack
+) -> dict | None:
   hosts.agree('config', _facts(config, folder))
   workdir.check_config(folder, config)
   experiment = experiments.build(config, data_dir=data_dir)
   workdir.check_schema(folder, experiment.data.schema)
+  if check_data:
+    experiment.data.check_readable(data_dir)
   data = _read(experiment, data_dir)
   sources = {'train': data.train, **data.heldout}
   hosts.agree('data', {name: hosts.facts_of(source) for name, source in sources.items()} | _schema(experiment))
@@ -110,6 +117,12 @@ def _train(config: dict, folder: Path, data_dir: str | None, opened: contextlib.
   if first:
     for line in (*data.notes, *report):
       logger.info(line)
+    unread = sum(of.size for of in loaders.values() if not of.resident and of.source.arrays is None)
+    if unread and not check_data:
+      logger.info(
+        f'{unread:,} examples are read when their batch comes, and a damaged one stops the run there; --check_data'
+        ' reads all before the first step'
+      )
     logger.info(describe_start(experiment, length, len(data.train), step, loaders['train'].resident))
 
   heldout = {name: examples for name, examples in loaders.items() if name != 'train'}
@@ -168,7 +181,8 @@ class _Data:
 
   @property
   def notes(self) -> tuple[str, ...]:
-    return tuple(note for source in (self.train, *self.heldout.values()) for note in source.notes)
+    # Two parts of one folder have the same.
+    return tuple(dict.fromkeys(note for source in (self.train, *self.heldout.values()) for note in source.notes))
 
 
 def _facts(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -167,13 +167,13 @@ def test_a_model_and_a_task_that_do_not_fit_each_other(file, name, load):
     experiments.build(config)
 
 
-def test_image_folder_takes_the_splits_that_are_there(load, images, tmp_path):
-  shutil.copytree(images, tmp_path / 'all')
-  splits = lambda: [load('image_folder', f':{tmp_path}/all')['data'][k] for k in KINDS]
-  assert splits() == ['train[:90%]', 'train[90%:]', '']
-  shutil.copytree(images / 'train', tmp_path / 'all' / 'test')
-  assert splits() == ['train', '', 'test']
-  shutil.copytree(images / 'train', tmp_path / 'all' / 'val')
-  assert splits() == ['train', 'val', 'test']
-  shutil.rmtree(tmp_path / 'all' / 'test')
-  assert splits() == ['train', 'val', '']
+@pytest.mark.parametrize('name, argument', [('image_folder', ':PLACE'), ('finetune', ':WEIGHTS,PLACE')])
+def test_images_of_ones_own(name, argument, load, images, tmp_path):
+  shutil.copytree(images / 'train', tmp_path / 'train')
+  shutil.copytree(images / 'train', tmp_path / 'test')
+  config = load(name, argument.replace('PLACE', str(tmp_path)))
+  assert [config['data'][kind] for kind in KINDS] == ['train[:90%]', 'train[90%:]', 'test']
+  assert config['batch_size'] == 8 and int(config['total'].split()[0]) * 5 // 8 >= 300  # of 6 images 5
+  shutil.copytree(images / 'train', tmp_path / 'validation')
+  config = load(name, argument.replace('PLACE', str(tmp_path)))
+  assert [config['data'][kind] for kind in KINDS] == ['train', 'validation', 'test']

@@ -280,7 +280,7 @@ def test_every_key_of_digits_is_among_the_changes(load):
 
   `rescale` has its test below, `scan` and `remat` theirs in tests/models/test_mixer.py, `init_from` those of
   tests/weights/test_fitting.py and tests/test_commands_convert.py;
-  `report`, `crop_from` and `ramp` those of tests/tasks, tests/data and tests/optim/test_schedules.py.
+  `report`, `crop_from`, `bits` and `ramp` those of tests/tasks, tests/data and tests/optim/test_schedules.py.
   """
   keys = {key for changes in CHANGES.values() for key in changes}
   left = {key for key in flat(load('digits')) if not any(key == known or key.startswith(f'{known}.') for known in keys)}
@@ -288,7 +288,7 @@ def test_every_key_of_digits_is_among_the_changes(load):
     'accumulate', 'eval_batch_size', 'log_every', 'eval_every', 'checkpoint_every', 'mesh.data', 'mesh.fsdp',
     'model.name', 'task.name', 'optimizer.name', 'data.name', 'data.val', 'data.test', 'data.image', 'data.classes',
     'data.resident_mib', 'data.workers', 'model.rescale', 'model.scan', 'task.report',
-    'data.crop_from', 'schedule.ramp', 'model.remat', 'init_from.weights',
+    'data.crop_from', 'data.bits', 'schedule.ramp', 'model.remat', 'init_from.weights',
     'init_from.checkpoint', 'init_from.head', 'init_from.tokens', 'init_from.stem',
   }  # fmt: skip
 

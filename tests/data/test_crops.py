@@ -153,7 +153,7 @@ def test_what_is_converted_enlarged_and_left_out_is_counted(tmp_path):
   Image.new('RGBA', (30, 30)).save(tmp_path / 'window.png')
   (tmp_path / 'notes.txt').write_text('no image')
   source = load(tmp_path)
-  assert source.notes[0] == f'{tmp_path}: 1 left out that are not images, such as {tmp_path}/notes.txt'
+  assert source.notes[0].startswith(f'{tmp_path}: 1 left out (1 .txt), such as {tmp_path}/notes.txt')
   assert [note.removeprefix(f'images:{tmp_path}, all: ') for note in source.notes[1:]] == [
     f'2 turned from grey to colour or back (3 channels), such as {tmp_path}/grey1.png',
     f'1 with transparency laid on white, such as {tmp_path}/window.png',
@@ -175,14 +175,14 @@ def test_what_is_converted_enlarged_and_left_out_is_counted(tmp_path):
 )
 def test_a_header_tells_what_the_pixels_will_be(mode, channels, tmp_path):
   Image.new(mode, (9, 5)).save(tmp_path / 'a.png')
-  assert decode.read_header(tmp_path / 'a.png') == ((5, 9), channels, mode in ('LA', 'RGBA'))
+  assert decode.read_header(tmp_path / 'a.png') == ((5, 9), channels, mode in ('LA', 'RGBA'), mode == 'I;16')
 
 
 def test_a_header_knows_of_turned_photographs(tmp_path):
   exif = Image.Exif()
   exif[0x0112] = 6
   path = save(tmp_path, 'a.jpg', gradient(30, 20), exif=exif)
-  assert decode.read_header(path) == ((20, 30), 3, False)
+  assert decode.read_header(path) == ((20, 30), 3, False, False)
   assert decode.read_pixels(path, 3).shape == (20, 30, 3)
 
 

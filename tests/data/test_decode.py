@@ -1,5 +1,8 @@
 """Image files and arrays: what they hold, and one clear error for each way of damaging them."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -119,6 +122,50 @@ def test_sixteen_bits_are_scaled(tmp_path):
   np.testing.assert_array_equal(decode.read_image(path, (1, 4, 1))[0, :, 0], [0, 1, 255, 128])
 
 
+def test_fewer_than_sixteen_bits_are_scaled_by_their_own_range(tmp_path):
+  values = np.array([[0, 100, 4095]], np.uint16)
+  path = save(tmp_path / 'a.png', values)
+  np.testing.assert_array_equal(decode.read_image(path, (1, 3, 1), 12)[0, :, 0], np.round(values[0] / 4095 * 255))
+  assert decode.read_header(path).deep and decode.bits_used(path) == 12
+  assert not decode.read_header(save(tmp_path / 'b.png', PIXELS)).deep
+  with refuses(path, '4,095', '11 bits'):
+    decode.read_image(path, (1, 3, 1), 11)
+
+
+def png(path, depth, colour, row, transparent=None, width=2):
+  """A PNG of one row, which Pillow cannot write: of fewer than 8 bits, or 16 bits in colour."""
+  chunk = lambda kind, data: struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+  header = struct.pack('>IIBBBBB', width, 1, depth, colour, 0, 0, 0)
+  between = b'' if transparent is None else chunk(b'tRNS', struct.pack(f'>{len(transparent)}H', *transparent))
+  rows = chunk(b'IDAT', zlib.compress(b'\0' + row))
+  path.write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + between + rows + chunk(b'IEND', b''))
+  return path
+
+
+@pytest.mark.parametrize('depth, colour, row, transparent, other', [
+  (1, 0, b'\x80', (1,), 0), (1, 0, b'\x40', (0,), 255), (2, 0, b'\x60', (1,), 170), (4, 0, b'\x5a', (5,), 170),
+  (8, 0, b'\x00\x50', (0,), 80), (16, 0, b'\x00\x07\x50\x50', (7,), 80),
+  (8, 2, b'\1\2\3\x50\x50\x50', (1, 2, 3), 80),
+  (16, 2, struct.pack('>6H', 1281, 1536, 1792, *[80 * 257] * 3), (1281, 1536, 1792), 80),
+])  # fmt: skip
+def test_a_transparent_value_is_laid_on_white(depth, colour, row, transparent, other, tmp_path):
+  path = png(tmp_path / 'a.png', depth, colour, row, transparent)
+  assert decode.read_header(path).transparent
+  assert decode.read_image(path, (1, 2, 1))[0, :, 0].tolist() == [255, other]
+
+
+def test_sixteen_bits_of_colour(tmp_path):
+  path = png(tmp_path / 'a.png', 16, 2, struct.pack('>6H', *[4095, 80, 0] * 2))
+  assert decode.read_header(path) == ((1, 2), 3, False, True)
+  assert decode.bits_used(path) == 12
+  np.testing.assert_array_equal(decode.read_image(path, (1, 2, 3))[0, 0], [15, 0, 0])  # the upper 8 bits
+  with refuses(path, '16 bits a colour channel', 'data.bits is 12'):
+    decode.read_image(path, (1, 2, 3), 12)
+  grey = png(tmp_path / 'b.png', 16, 4, struct.pack('>4H', 80 * 257, 65535, 0, 0))
+  assert decode.read_header(grey) == ((1, 2), 1, True, True)
+  assert decode.read_image(grey, (1, 2, 1))[0, :, 0].tolist() == [80, 255]
+
+
 def test_one_bit_and_cmyk(tmp_path):
   path = save(tmp_path / 'a.png', Image.new('1', (4, 4), 1))
   assert (decode.read_image(path, (4, 4, 1)) == 255).all()
@@ -138,6 +185,29 @@ def test_what_is_no_image_is_refused(tmp_path, content):
   path.write_bytes(content)
   with refuses(path, 'cannot be read as an image'):
     decode.read_image(path, (4, 4, 3))
+
+
+POSTSCRIPT = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n'
+ICON = b'\0\0\1\0\1\0'
+
+
+@pytest.mark.parametrize(
+  'content', [POSTSCRIPT, ICON + bytes(60), b'%PDF-1.4\n', b'version https://git-lfs.github.com/spec/v1']
+)
+def test_other_formats_than_the_named_ones_are_not_opened(content, tmp_path, monkeypatch):
+  monkeypatch.setattr('subprocess.check_call', None)  # what would start Ghostscript
+  path = tmp_path / 'a.jpg'
+  path.write_bytes(content)
+  for read in (decode.read_header, lambda path: decode.read_image(path, (4, 4, 3))):
+    with refuses(path, 'none of JPEG, PNG, BMP'):
+      read(path)
+
+
+def test_photographs_of_several_frames_are_opened_as_jpeg(tmp_path):
+  image = Image.fromarray(np.full((8, 8, 3), 70, np.uint8))
+  path = tmp_path / 'a.jpg'
+  image.save(path, 'MPO', save_all=True, append_images=[image])
+  assert abs(int(decode.read_image(path, (8, 8, 3)).mean()) - 70) <= 1
 
 
 @pytest.mark.parametrize('suffix', ['png', 'jpg', 'gif', 'bmp', 'tif', 'webp'])

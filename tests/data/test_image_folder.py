@@ -1,11 +1,15 @@
 """Folders of images: what is read, what is left out and counted, what is refused."""
 
+import dataclasses
+import functools
+
 import numpy as np
 import pytest
 from image_sets import folder, refused, write_folder
 from PIL import Image
 
-from mixer_jax.data import examples
+from mixer_jax.data import examples, inputs
+from mixer_jax.data.images import decode
 from mixer_jax.data.images import folder as folders
 
 pytestmark = pytest.mark.usefixtures('no_data')
@@ -39,12 +43,13 @@ def test_image_folder_in_memory(tmp_path):
 
 
 def test_every_suffix_in_any_case_and_at_any_depth(tmp_path):
-  for k, suffix in enumerate([*folders.SUFFIXES, '.JPG', '.Jpeg', '.PNG']):
+  readable = [suffix for suffix, kind in decode.SUFFIXES.items() if kind in decode.formats()]
+  for k, suffix in enumerate([*readable, '.JPG', '.Jpeg', '.PNG']):
     path = tmp_path / 'train' / 'a' / f'deep{k}' / f'x{suffix}'
     path.parent.mkdir(parents=True)
-    Image.fromarray(np.full((4, 4, 3), 9, np.uint8)).save(path)
+    Image.fromarray(np.full((4, 4, 3), 9, np.uint8)).save(path, decode.SUFFIXES[suffix.lower()])
   source = folder(tmp_path, classes=1)
-  assert len(source) == len(folders.SUFFIXES) + 3
+  assert len(source) == len(readable) + 3
   assert all(abs(int(e['image'].mean()) - 9) <= 1 for e in source)
 
 
@@ -64,8 +69,8 @@ def test_what_is_left_out_is_counted(tmp_path):
   source = folder(tmp_path)
   (note,) = source.notes
   assert len(source) == 6
-  assert f'{tmp_path / "train"}: 8 left out' in note
-  assert '.thumbnails' in note
+  assert f'{tmp_path / "train"}: 8 left out (2 .png, 1 ' in note
+  assert '1 .txt' in note and '1 .npy' in note and '.thumbnails' in note
 
 
 def test_relative_folders(tmp_path, monkeypatch):
@@ -121,7 +126,109 @@ def test_a_text_named_jpg_is_an_error_when_read(tmp_path):
   write_folder(tmp_path)
   bad = tmp_path / 'train' / 'dog' / 'text.jpg'
   bad.write_text('this is no image')
+  refused(bad, 'JPEG, PNG', call=folder, root=tmp_path)
+
+
+def test_damaged_files_are_listed_all_at_once(tmp_path):
+  write_folder(tmp_path, n=40, suffix='jpg')
   source = folder(tmp_path)
-  assert len(source) == 7
-  refused(bad, call=lambda: [source[i] for i in range(7)])
-  refused(bad, call=examples.materialize, source=source)
+  examples.check_readable([source])
+  bad = sorted((tmp_path / 'train' / 'dog').iterdir())[:25]
+  for path in bad:
+    path.write_bytes(path.read_bytes()[:-120])  # the header is whole
+  message = refused('25 of 80 examples', call=examples.check_readable, sources=[source])
+  assert [path.name for path in bad if str(path) in message] == [path.name for path in bad[:20]]
+
+
+def test_images_that_pillow_cannot_read_are_named(tmp_path, monkeypatch):
+  write_folder(tmp_path)
+  for path in ('cat/IMG_1.HEIC', 'dog/IMG_2.heif', 'dog/._IMG_2.heif', 'dog/x.txt'):
+    (tmp_path / 'train' / path).write_bytes(b'x')
+  others, warning = folder(tmp_path).notes
+  assert '2 left out (1 .heif, 1 .txt)' in others or '2 left out (1 .txt, 1 .heif)' in others
+  assert warning.startswith('warning: ') and '2 left out that Pillow' in warning and 'convert them' in warning
+  for image in (tmp_path / 'train' / 'cat').glob('*.png'):
+    image.unlink()
+  folder_refused(tmp_path / 'train' / 'cat', 'no images', '1 left out that Pillow', 'IMG_1.HEIC', root=tmp_path)
+  monkeypatch.setattr(decode.features, 'check', lambda library: library != 'zlib')  # a Pillow built without it
+  folder_refused('cat: no images', '.jpg', root=tmp_path)
+  assert 'PNG' not in decode.formats()
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(tmp_path, monkeypatch):
+  write_folder(tmp_path)
+  (tmp_path / 'train' / 'cat' / 'locked').mkdir()
+  scan = folders.os.scandir
+
+  def locked(path):
+    if str(path).endswith('locked'):
+      raise PermissionError(13, 'Permission denied', str(path))
+    return scan(path)
+
+  monkeypatch.setattr(folders.os, 'scandir', locked)
+  folder_refused(tmp_path / 'train' / 'cat' / 'locked', 'Permission denied', root=tmp_path)
+
+
+@pytest.fixture
+def images():
+  return inputs.Images(name='digits', image=(6, 8, 3), classes=10)
+
+
+def test_the_same_files_are_found_for_predictions_as_for_training(tmp_path, images, capsys):
+  write_folder(tmp_path)
+  for path in ('cat/._0.png', 'dog/notes.txt', 'dog/.cache/1.png', '__MACOSX/2.png', 'cat/@eaDir/3.png', 'cat/4.heic'):
+    (tmp_path / 'train' / path).parent.mkdir(exist_ok=True)
+    (tmp_path / 'train' / path).write_bytes(b'x')
+  trained = folders.read_image_folder(str(tmp_path), 'train', None)
+  assert images.find([str(tmp_path / 'train')]) == sorted(trained.paths)
+  shown = capsys.readouterr().out
+  assert f'{tmp_path}/train: 5 left out' in shown and '1 left out that Pillow' in shown
+  assert images.find([f'{tmp_path}/t*']) == sorted(trained.paths)  # a pattern of folders
+  mixed = [f'{tmp_path}/train/dog/1.png', f'{tmp_path}/train/cat/[01].png', f'{tmp_path}/train/dog']
+  assert [path[-9:] for path in images.find(mixed)] == [
+    f'{name}.png' for name in ('dog/1', 'cat/0', 'cat/1', 'dog/0', 'dog/1', 'dog/2')
+  ]
+
+
+def test_inputs_without_images_are_refused(tmp_path, images):
+  (tmp_path / '.hidden.png').write_bytes(b'x')
+  refused(tmp_path, 'no images', call=images.find, inputs=[str(tmp_path)])
+  refused(f'--input={tmp_path}/no*', 'no such file', call=images.find, inputs=[f'{tmp_path}/no*'])
+
+
+def save_deep(root, name, values, count=3):
+  (root / 'train' / name).mkdir(parents=True)
+  for i in range(count):
+    Image.fromarray(np.full((6, 8), values[0], np.uint16) + np.uint16(i)).save(root / 'train' / name / f'{i}.png')
+    Image.fromarray(np.full((6, 8), values[1], np.uint16)).save(root / 'train' / name / f'top{i}.png')
+
+
+def test_files_of_fewer_than_16_bits(tmp_path):
+  save_deep(tmp_path, 'scan', (7, 4095))
+  grey = {'image': (6, 8, 1), 'classes': 1}
+  source = folder(tmp_path, **grey)
+  scaled, warning = source.notes
+  assert '6 with 16 bits a channel scaled to 8 (data.bits is 16)' in scaled
+  assert (
+    warning.startswith('warning: ')
+    and '6 files of 16 bits need 12 bits' in warning
+    and '16 times too dark; set data.bits' in warning
+  )
+  assert max(example['image'].max() for example in source) == 16
+  source = folder(tmp_path, bits=12, **grey)
+  assert len(source.notes) == 1 and '(data.bits is 12)' in source.notes[0]
+  assert {int(e['image'][0, 0, 0]) for e in source} == {0, 1, 255}  # 7, 8, 9 of 4,095 and 4,095
+  refused(
+    tmp_path, '4,095', '11 bits of data.bits', call=examples.materialize, source=folder(tmp_path, bits=11, **grey)
+  )
+
+
+def test_bits_that_make_no_sense(images):
+  refused('data.bits is 12', 'digits', name='digits', split='train', image=(8, 8, 1), classes=10, bits=12)
+
+
+def test_a_large_folder_is_looked_at_in_samples(tmp_path, monkeypatch):
+  write_folder(tmp_path, n=20)
+  monkeypatch.setattr(folders, 'LOOKED_AT', 10)
+  (note,) = folder(tmp_path, image=(6, 8, 1)).notes
+  assert f'image_folder:{tmp_path}, train, 10 of 40 files looked at: 10 turned from grey to colour' in note

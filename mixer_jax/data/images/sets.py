@@ -24,8 +24,9 @@ WANTED = "({'image': uint8 [n, height, width, channels], 'label': int [n]}, name
 
 
 def load(
-  name: str, split: str, *, image: tuple[int, int, int], classes: int, crop_from: int = 0, data_dir: str | None = None
-) -> Source:
+  name: str, split: str, *, image: tuple[int, int, int], classes: int, crop_from: int = 0, bits: int = 16,
+  data_dir: str | None = None, look: bool = True,
+) -> Source:  # fmt: skip
   """The data set `name`, its part `split`, every image of the shape `image`.
 
   Args:
@@ -37,8 +38,10 @@ def load(
     classes: how many classes the config expects.
     crop_from: 0, or the side of a canvas that keeps more of each image file than `image`: an example then has `size`,
       see canvas.fit_canvas.
+    bits: how many of the 16 bits of such image files are used, see decode.read_pixels.
     data_dir: see data_root. Files are looked for in data_root/NAME. TFDS looks in data_root if this or MIXER_DATA_DIR
       is given, else in its own default (TFDS_DATA_DIR, ~/tensorflow_datasets).
+    look: whether headers of image files are read, for notes.
 
   MNIST, Fashion-MNIST and CIFAR are read from their published files, and where there are none, from TFDS.
 
@@ -50,15 +53,17 @@ def load(
   in_files = kind in folder.READERS
   if crop_from and not in_files:
     raise MixerError(f'data.crop_from is {crop_from}, but {name} holds images of one size; set it to 0')
+  if bits != 16 and not in_files:
+    raise MixerError(f'data.bits is {bits}, but {name} is no folder of image files; leave it at 16')
   found = folder.READERS[kind](rest, base, data_dir) if in_files and rest else _native(name, base, data_dir)
   if len(found.classes) != classes:
     raise MixerError(
       f'{name}: the config expects {classes} classes, the data have {len(found.classes)}; '
       f"set the config's number of classes to {len(found.classes)} or name other data."
     )
-  part = parse_split(split, {base: len(found.paths if in_files else found)})[1]
   if in_files:
-    return folder.source(found, part, image, crop_from, where=f'{name}, {split}')
+    return folder.source(folder.cut(found, split), image, crop_from, bits, where=f'{name}, {split}', look=look)
+  part = parse_split(split, {base: len(found)})[1]
   if found.arrays is None:
     read = functools.partial(_read_one, found.read, name, classes, image, part.start)
     return Source(found.classes, None, read, len(part), found.notes)
