@@ -1,8 +1,5 @@
 """Folders of images: what is read, what is left out and counted, what is refused."""
 
-import dataclasses
-import functools
-
 import numpy as np
 import pytest
 from image_sets import folder, refused, write_folder
@@ -223,7 +220,7 @@ def test_files_of_fewer_than_16_bits(tmp_path):
   )
 
 
-def test_bits_that_make_no_sense(images):
+def test_bits_need_files():
   refused('data.bits is 12', 'digits', name='digits', split='train', image=(8, 8, 1), classes=10, bits=12)
 
 
