@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import shutil
 import tempfile
 import weakref
@@ -20,6 +21,7 @@ from mixer_jax.training.state import TrainState
 
 NOT_DAMAGE = ('RESOURCE_EXHAUSTED', 'PERMISSION_DENIED', 'Permission denied', 'Too many open files')
 OVERHEAD = 2**20  # a generous bound on a checkpoint's bytes beyond its arrays
+FILES = 64  # of a checkpoint; orbax makes about 30
 PATTERN = set('[]*?\\')  # orbax looks for its files by a pattern, in which these stand for something else
 
 
@@ -209,6 +211,13 @@ class Checkpoints:
         f'no space left on the device for the checkpoint of step {step} in {self.folder}: {needed / 2**20:,.1f} MiB'
         f' needed, {disk.free / 2**20:,.1f} MiB free; earlier checkpoints are intact: free space, then run the same'
         ' command again'
+      )
+    inodes = os.statvfs(self.folder)
+    if inodes.f_files and inodes.f_favail < FILES:
+      raise MixerError(
+        f'no inodes left on the device for the checkpoint of step {step} in {self.folder}: it takes up to {FILES}'
+        f' files, {inodes.f_favail} may still be made; earlier checkpoints are intact: remove files, then run the same command'
+        ' again'
       )
 
   def _check_shapes(self, shapes: TrainState, step: int, *, strict: bool = False) -> None:

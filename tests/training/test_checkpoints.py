@@ -378,15 +378,18 @@ def test_a_state_without_an_average(tmp_path):
   manager.close()
 
 
-@pytest.mark.parametrize('total, fits', [(10**9, False), (0, True)])
-def test_a_disk_too_small(total, fits, tmp_path, monkeypatch):
-  """A disk that says it has nothing at all says nothing."""
-  monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(total=total, free=1000))
+# A disk that says it has nothing at all says nothing.
+@pytest.mark.parametrize(
+  'total, inodes, parts', [(10**9, 0, 'no space left .* 0.0 MiB free'), (0, 9, 'no inodes left .* 5 may'), (0, 0, '')]
+)
+def test_a_disk_too_small(total, inodes, parts, tmp_path, monkeypatch):
   manager = checkpoints.Checkpoints(tmp_path)
-  if fits:
-    manager.save(1, make_state(1), {})
-  else:
-    with pytest.raises(MixerError, match=r'no space left .* step 1 .* 0\.0 MiB free'):
+  monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(total=total, free=1000))
+  monkeypatch.setattr(checkpoints.os, 'statvfs', lambda _: SimpleNamespace(f_files=inodes, f_favail=5))
+  if parts:
+    with pytest.raises(MixerError, match=parts.replace('left', 'left .* step 1')):
       manager.save(1, make_state(1), {})
+  else:
+    manager.save(1, make_state(1), {})
   manager.close()
-  assert manager.steps() == ([1] if fits else [])
+  assert manager.steps() == ([] if parts else [1])

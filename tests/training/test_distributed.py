@@ -141,8 +141,9 @@ def test_a_process_without_the_data_ends_the_others(shared, launch):
   assert re.match(r'error: process 1 \(.*\) failed: mnist', texts[0].splitlines()[-1])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('victim', [1, pytest.param(0, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+  'victim', [pytest.param(1, marks=pytest.mark.slow), pytest.param(0, marks=pytest.mark.nightly)]
+)
 def test_a_killed_process_ends_the_other_with_one_line(shared, launch, victim):
   name = f'killed_{victim}'
   processes = launch(name, 2, 1, '--config.total=100000 steps', '--config.eval_every=0', '--config.checkpoint_every=0')
