@@ -216,8 +216,8 @@ class Checkpoints:
     if inodes.f_files and inodes.f_favail < FILES:
       raise MixerError(
         f'no inodes left on the device for the checkpoint of step {step} in {self.folder}: it takes up to {FILES}'
-        f' files, {inodes.f_favail} may still be made; earlier checkpoints are intact: remove files, then run the same command'
-        ' again'
+        f' files, {inodes.f_favail} may still be made; earlier checkpoints are intact: remove files, then run the same'
+        ' command again'
       )
 
   def _check_shapes(self, shapes: TrainState, step: int, *, strict: bool = False) -> None:
