@@ -187,7 +187,7 @@ def test_own_augmentations_that_are_refused(own):
     ({'rotation': {'degrees': 181}}, 'rotation.degrees must be a number at least 0 and at most 180, got 181'),
     (
       {'rotation': {'degrees': math.nan}},
-      'rotation.degrees must be a number at least 0 and at most 180, got nan',
+      'augment.rotation.degrees is nan, but must be a number',
     ),
     ({'affine': {'degrees': 181}}, 'affine.degrees must be a number at least 0 and at most 180, got 181'),
     ({'affine': {'translate': 2}}, 'affine.translate must be a number at least 0 and at most 1, got 2'),
