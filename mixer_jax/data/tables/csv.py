@@ -12,6 +12,7 @@ import numpy as np
 
 from mixer_jax.data.tables.table import OTHERS, PLAIN, Notation, Table, concatenate, rows_at_once, some
 from mixer_jax.errors import MixerError
+from mixer_jax.files import check_start
 
 OTHER_DELIMITERS = ';\t|'
 LOOKED_AT = 1000  # texts of a column by which numbers in another notation are found
@@ -23,6 +24,7 @@ def read_header(path: str | Path) -> list[str]:
   Refuses a missing or empty file, one that is not text, a name twice or missing, another delimiter.
   """
   path = Path(path)
+  check_start(path)
   try:
     with path.open(encoding='utf-8-sig', newline='') as file:
       header = next(_reader(file), None)
