@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def write_json(path: Path, value: Any) -> None:
   """Writes what read_json reads; refuses more."""
   text = json.dumps(value, indent=2) + '\n'
   if len(text) > MOST_JSON:  # ASCII
-    raise MixerError(f'{path} would have {len(text):,} bytes, above the limit of {MOST_JSON:,}; give it fewer categories')
+    raise MixerError(f'{path} would have {len(text):,} bytes, above the limit of {MOST_JSON:,}; use fewer categories')
   write_text(path, text)
 
 
@@ -116,16 +116,17 @@ def parse_json(text: str) -> Any:
     value = json.loads(text, parse_int=_integer, object_pairs_hook=_once)
   except RecursionError as error:
     raise ValueError(f'it is nested more than {DEEPEST} deep') from error
-  level = [value]
-  for _ in range(DEEPEST + 1):
-    level = [part for parts in level if isinstance(parts, (dict, list)) for part in _values(parts)]
+  level = _inside([value])
+  for _ in range(DEEPEST):
+    level = [part for parts in level for part in _inside(parts)]
   if level:
     raise ValueError(f'it is nested more than {DEEPEST} deep')
   return value
 
 
-def _values(parts: dict | list) -> Iterable[Any]:
-  return parts.values() if isinstance(parts, dict) else parts
+def _inside(parts: dict | list) -> list[dict | list]:
+  """The dicts and lists in a dict or a list."""
+  return [part for part in (parts.values() if isinstance(parts, dict) else parts) if isinstance(part, (dict, list))]
 
 
 def _integer(text: str) -> int:

@@ -231,8 +231,23 @@ def test_few_shots_of_a_folder_of_images(runs, tmp_path, run_command, capsys):
 
 @pytest.mark.parametrize('options, parts', [
   (['--shots=5,x'], ["--shots is '5,x'"]), (['--shots=0'], ['at least 1']), (['--draws=0'], ['--draws is 0']),
-  (['--ridge=0'], ['--ridge is 0.0']), (['--shots=200'], ['--shots asks for 200 of each class, but']),
+  (['--ridge=0'], ['--ridge is 0.0']), (['--shots=5,200'], ['--shots asks for 200 of each class, but']),
   (['--data=mnist'], ['needs --train and --test']), (['--test=nonsense'], ['nonsense']),
+  (['--train=nonsense'], ['nonsense']), (['--data=nothing', '--train=train', '--test=test'], ["'nothing'"]),
 ])  # fmt: skip
-def test_few_shots_bad_options(options, parts, runs, refused):
+def test_few_shots_bad_options(options, parts, runs, refused, monkeypatch):
+  monkeypatch.setattr(restore, 'restore', lambda *_, **__: pytest.fail('restored first'))
   refused('analyze', 'few_shot', f'--workdir={runs("digits")}', *options, parts=parts)
+
+
+def test_few_shots_of_what_has_no_features(runs, refused, monkeypatch):
+  monkeypatch.setattr(restore, 'restore', lambda *_, **__: pytest.fail('restored first'))
+  refused('analyze', 'few_shot', f'--workdir={runs("digits_autoencoder")}', parts=['has no method features'])
+
+
+def test_few_shots_that_cannot_be_written(runs, tmp_path, refused, monkeypatch):
+  workdir = shutil.copytree(runs('digits'), tmp_path / 'run')
+  shutil.rmtree(workdir / 'figures')
+  (workdir / 'figures').write_text('in the way')
+  monkeypatch.setattr(restore, 'restore', lambda *_, **__: pytest.fail('restored first'))
+  refused('analyze', 'few_shot', f'--workdir={workdir}', parts=['figures', 'cannot write'])

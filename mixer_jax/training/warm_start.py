@@ -55,8 +55,11 @@ def of_run(folder: Path, checkpoint: str = 'last') -> reading.Weights:
   """A run's weights, averaged if it kept an average."""
   run = restore.restore(folder, step=checkpoint)
   experiment = run.experiment
+  data = _data_of(experiment)
+  if run.labels is None:
+    data.pop('classes')
   return reading.Weights(
-    arrays=names.arrays(run.params), model=dict(experiment.settings.model), data=_data_of(experiment),
+    arrays=names.arrays(run.params), model=dict(experiment.settings.model), data=data,
     labels=run.labels, schema=_plain_schema(experiment), source=str(folder), kind='run',
     notes=(f'step {run.step} of the run' + (', averaged parameters' if run.averaged else ''),),
   )  # fmt: skip
