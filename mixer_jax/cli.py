@@ -58,7 +58,7 @@ def run(main: Callable[[list[str]], None], *, huge_pages: bool = False) -> None:
   except BrokenPipeError:
     _leave(141)
   except OSError as error:
-    if '--debug' in sys.argv or _takes_output():
+    if '--debug' in sys.argv or _takes_output('\n'):
       raise
     _leave(f'error: cannot write to stdout ({error.strerror or error}); free space, or send it elsewhere')
 
@@ -68,9 +68,10 @@ def _flush() -> None:
     sys.stdout.flush()
 
 
-def _takes_output() -> bool:
-  """Whether stdout takes what was printed; of an error elsewhere it does."""
+def _takes_output(text: str = '') -> bool:
+  """Whether stdout takes what was printed, and this text: of what did not fit into its buffer nothing is left."""
   try:
+    print(end=text)
     _flush()
   except OSError:
     return False

@@ -130,7 +130,7 @@ def _inside(parts: dict | list) -> list[dict | list]:
 
 
 def _integer(text: str) -> int:
-  if len(text) > 20 or abs(int(text)) >= LARGEST:
+  if len(text) > 21 or abs(int(text)) >= LARGEST:
     raise ValueError(f'an integer of {len(text):,} digits, {text[:20]}...')
   return int(text)
 

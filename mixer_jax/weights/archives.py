@@ -143,7 +143,8 @@ class _Bounded(io.BufferedReader):
   def read(self, size: int | None = -1) -> bytes:
     if size is not None and size > MOST_HEADER:
       raise ValueError(f'a part of {size:,} bytes, above the limit of {MOST_HEADER:,}')
-    return super().read(MOST_HEADER if size is None or size < 0 else size)
+    # All that is left is the end of a zip, which says where its directory is.
+    return super().read(2**17 if size is None or size < 0 else size)
 
 
 @contextlib.contextmanager
@@ -261,6 +262,8 @@ def _shards(path: Path) -> dict[str, str]:
   names = index.get('weight_map') if isinstance(index, dict) else None
   if not isinstance(names, dict) or not names or not all(isinstance(shard, str) for shard in names.values()):
     raise ValueError('it has no weight_map from names to files')
+  if odd := [name for name in names if not name.isprintable()]:
+    raise ValueError(f'the name {odd[0]!r:.80}')
   if odd := [shard for shard in names.values() if not re.fullmatch(r'[\w. -]+\.safetensors', shard)]:
     raise MixerError(f'{path} names the shard {odd[0]!r:.80}, but shards are NAME.safetensors in the same folder')
   return names

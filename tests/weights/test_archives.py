@@ -57,7 +57,7 @@ def test_what_is_no_file_of_weights(tmp_path, end, monkeypatch):
 def test_what_stands_in_the_place_of_weights(tmp_path, end):
   path = tmp_path / f'w{end}'
   path.write_bytes(b'version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n')
-  with pytest.raises(MixerError, match=f'{path} is a Git LFS pointer .* git lfs pull'):
+  with pytest.raises(MixerError, match=f'{path} is a Git LFS pointer .*git lfs pull'):
     archives.read(path)
   path.write_bytes(b'\n<!DOCTYPE html><html>404')
   with pytest.raises(MixerError, match=f'{path} is a web page'):
