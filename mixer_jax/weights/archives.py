@@ -6,7 +6,7 @@ read by torch, where it is installed, and hold tensors alone. numpy.load is not 
 header can be judged, and safetensors.numpy since it has no bfloat16.
 
 Refused, mostly unread: arrays of more than MOST_BYTES, more than MOST_ARRAYS of them, lists of names of more than
-MOST_HEADER bytes, zip members that unpack to MOST_UNPACKED times the file, a pickle of tensors of MOST_HEADER bytes.
+MOST_HEADER bytes, zip members that unpack to MOST_UNPACKED times the file, and pickles as `pickles` says.
 """
 
 import contextlib
@@ -28,10 +28,11 @@ import safetensors
 
 from mixer_jax import files
 from mixer_jax.errors import MixerError, unknown
+from mixer_jax.weights import pickles
 
 MOST_BYTES = 2**33  # of all arrays of a file: 5 times the largest Mixer
 MOST_ARRAYS = 10_000  # 20 times those of the largest Mixer with its optimizer's state
-MOST_HEADER = 2**24  # bytes of a list of names: the directory of a zip, the header of a .safetensors, torch's pickle
+MOST_HEADER = 2**24  # bytes of a list of names: the directory of a zip, the header of a .safetensors
 MOST_NPY_HEADER = 2**16 + 12  # the longest header that NumPy writes by itself
 MOST_UNPACKED = 100  # times the size of a file; trained weights hardly shrink
 FLOATS = {'float64': 8, 'float32': 4, 'float16': 2, 'bfloat16': 2}  # bytes an entry
@@ -278,8 +279,13 @@ def _read_torch(path: Path, part: str = '') -> Archive:
   if zipfile.is_zipfile(path):
     with _zip(path) as archive:
       _check_members(path, archive.infolist())
-      if any(m.filename.endswith('.pkl') and m.file_size > MOST_HEADER for m in archive.infolist()):
-        raise ValueError(f'its pickle has more than {MOST_HEADER:,} bytes')
+      for member in archive.infolist():
+        if member.filename.lower().endswith('.pkl'):
+          with archive.open(member) as file:
+            pickles.check(file.read(pickles.MOST_BYTES))
+  else:  # before torch 1.6: five pickles, and the numbers
+    with path.open('rb') as file:
+      pickles.check(file.read(pickles.MOST_BYTES), 5)
   try:
     content = torch.load(path, map_location='cpu', weights_only=True)
   except pickle.UnpicklingError as error:

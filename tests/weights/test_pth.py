@@ -15,7 +15,7 @@ from archive_files import FLOATS, read, refused
 from weight_files import write_zip
 
 from mixer_jax.errors import MixerError
-from mixer_jax.weights import archives
+from mixer_jax.weights import archives, pickles
 
 
 class Tensor:
@@ -54,7 +54,7 @@ def torch(monkeypatch):
 
 
 def some_file(tmp_path, name='w.pth'):
-  (tmp_path / name).write_bytes(b'torch reads it')
+  (tmp_path / name).write_bytes(b'\x80\2N.' * 5 + b'torch reads it')
   return tmp_path / name
 
 
@@ -161,10 +161,20 @@ def test_pth_zips_that_torch_does_not_write(tmp_path, torch):
 
 def test_pth_whose_pickle_is_large(tmp_path, torch, monkeypatch):
   torch(AssertionError('not asked'))
-  monkeypatch.setattr(archives, 'MOST_HEADER', 1000)
-  refused(
-    write_zip(tmp_path / 'w.pth', {'w/data.pkl': bytes(1001), 'w/data/0': bytes(10)}), 'pickle has more than 1,000'
-  )
+  monkeypatch.setattr(pickles, 'MOST_BYTES', 1000)
+  data = b'\x80\2' + b'N0' * pickles.MOST_BYTES
+  (tmp_path / 'w.pth').write_bytes(data)
+  refused(tmp_path / 'w.pth', 'is damaged')
+  refused(write_zip(tmp_path / 'w.pth', {'w/data.pkl': data, 'w/data/0': bytes(10)}), 'is damaged')
+
+
+@pytest.mark.parametrize('key', ['w/data.pkl', 'W/DATA.PKL'])
+def test_pth_whose_pickle_torch_would_never_end(tmp_path, torch, key):
+  torch(AssertionError('not asked'))
+  data = b'\x80\2})q\0' + b''.join(b'h%c\x86q%c' % (i, i + 1) for i in range(60)) + b'K\1s.'
+  refused(write_zip(tmp_path / 'w.pth', {key: data, 'w/data/0': bytes(10)}), 'its pickle repeats itself')
+  (tmp_path / 'w.pth').write_bytes(b'\x80\2N.' * 3 + data + b'N.')
+  refused(tmp_path / 'w.pth', 'its pickle repeats itself')
 
 
 def test_pth_tar_that_is_a_tar(tmp_path, torch):
@@ -187,8 +197,9 @@ def test_pth_by_torch_itself(tmp_path):
     'b': torch.tensor(FLOATS[:3]).bfloat16(),
     't': torch.arange(4.0).reshape(2, 2).T,
   }
-  torch.save({'state_dict': values}, tmp_path / 'w.pth')
-  found = read(tmp_path / 'w.pth')
+  for new in (False, True):
+    torch.save({'state_dict': values}, tmp_path / 'w.pth', _use_new_zipfile_serialization=new)
+    found = read(tmp_path / 'w.pth')
   np.testing.assert_array_equal(found['a'], FLOATS)
   assert found['b'].astype(np.float32).tolist() == [1.5, -2, 0.25] and found['t'].tolist() == [[0, 2], [1, 3]]
   whole = (tmp_path / 'w.pth').read_bytes()
