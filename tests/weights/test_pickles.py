@@ -16,7 +16,7 @@ def test_pickles_as_they_are(protocol):
   data = pickle.dumps(value, protocol) * 2
   pickles.check(data + b'and more', 2)
   for size in (1, len(data) // 3):
-    with pytest.raises(ValueError, match='pickle'):
+    with pytest.raises(ValueError, match='stream|exhausted|newline'):
       pickles.check(data[:size])
 
 
