@@ -20,6 +20,7 @@ def run(code, stdout, *arguments):
 
 
 PRINTS = [
+  'import mixer_jax.__main__\ncli.run(mixer_jax.__main__.main)',
   "cli.run(lambda _: print('result'))",
   "cli.run(lambda _: print('x' * 10**6))",  # more than the buffer holds: it fails in print
   "messages.show()\ncli.run(lambda _: messages.logger.info('note'))",

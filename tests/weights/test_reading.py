@@ -224,6 +224,8 @@ def test_a_folder_of_another_model(tmp_path):
   weights = reading.read(str(folder(tmp_path / 'm', about, {'x.y': np.ones((2, 3), 'f4')})))
   assert weights.schema == {'a': 1} and not weights.is_mixer and weights.arrays['x.y'].sum() == 6
   refused(folder(tmp_path / 'm', about, {'x.y': np.full(3, np.nan, 'f4')}), 'x.y (3 of 3)')
+  former = {'name': 'mixing_autoencoder', 'kernel': 3}  # of a version whose folders have `mixing`, too
+  assert reading.read(str(folder(tmp_path / 'n', about | {'model': former}, {}))).model['mixing']['name'] is None
   refused(folder(tmp_path / 'm', about | {'model': {'name': 'tabula'}}), "'tabula'; did you mean 'tabular'?")
 
 
