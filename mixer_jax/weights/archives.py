@@ -291,7 +291,8 @@ def _read_torch(path: Path, part: str = '') -> Archive:
   except pickle.UnpicklingError as error:
     reason = next((line for line in str(error).splitlines() if 'Unsupported' in line), str(error)).strip()[:200]
     raise MixerError(
-      f'{path} is damaged or holds more than weights ({reason}), so it is not read; {CONVERT}'
+      f'{path} is damaged or holds more than weights ({reason}), so it is not read;'
+      f' {CONVERT.replace("weights_only=True", "weights_only=False")}'
     ) from error
   content, told = _state_dict(path, content, part, torch.Tensor)
   for name, value in content.items():

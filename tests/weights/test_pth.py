@@ -134,7 +134,11 @@ def test_pth_without_torch(tmp_path, monkeypatch):
   [
     (
       pickle.UnpicklingError('Weights only load failed.\n\tUnsupported global: GLOBAL argparse.Namespace was not'),
-      ['holds more than weights (Unsupported global: GLOBAL argparse.Namespace', 'convert it where torch is'],
+      [
+        'holds more than weights (Unsupported global: GLOBAL argparse.Namespace',
+        'file is trusted',
+        'weights_only=False',
+      ],
     ),
     (pickle.UnpicklingError('invalid load key'), ['is damaged or holds more than weights (invalid load key)']),
     (RuntimeError('PytorchStreamReader failed\nlong text'), ['is damaged', '(PytorchStreamReader failed)']),
