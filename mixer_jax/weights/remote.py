@@ -21,6 +21,7 @@ from mixer_jax.errors import MixerError, unknown
 from mixer_jax.weights.archives import INDEX, READERS, checksum, end_of
 
 CHUNK = 2**22
+MOST_BYTES = 2**34  # of a file: twice what archives.MOST_BYTES allows of arrays
 INSTALL = "python -m pip install -e '.[remote]' where this project lies"
 
 
@@ -88,6 +89,8 @@ def _from_fsspec(address: str) -> Path:
       total = getattr(source, 'size', None)
       with part.open('wb') as target, tqdm.tqdm(total=total, unit='B', unit_scale=True, desc=place.name) as bar:
         while chunk := source.read(CHUNK):
+          if target.tell() + len(chunk) > MOST_BYTES:
+            raise OSError(f'more than {MOST_BYTES:,} bytes')
           target.write(chunk)
           bar.update(len(chunk))
       if total is not None and part.stat().st_size != total:

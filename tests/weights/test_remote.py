@@ -101,6 +101,16 @@ def test_without_a_progress_bar(memory, monkeypatch):
   assert remote.fetch(ADDRESS).read_bytes() == DATA
 
 
+def test_an_address_that_does_not_end(memory, monkeypatch):
+  monkeypatch.setattr(remote, 'CHUNK', 1000)
+  monkeypatch.setattr(remote, 'MOST_BYTES', len(DATA))
+  assert remote.fetch(ADDRESS).read_bytes() == DATA
+  memory.pipe('/bucket/x/w.npz', DATA + b'x')
+  before = kept()
+  refused('memory://bucket/x/w.npz', 'cannot be fetched (more than 5,120,000 bytes)')
+  assert kept() == before
+
+
 def test_two_files_of_one_name_do_not_meet(memory):
   memory.pipe('/other/w.npz', b'other')
   assert remote.fetch(ADDRESS).read_bytes() == DATA
