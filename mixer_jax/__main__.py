@@ -3,10 +3,12 @@
 import ast
 from pathlib import Path
 
+from mixer_jax import cli
+
 COMMANDS = ('train', 'evaluate', 'predict', 'analyze', 'convert', 'export', 'sweep', 'describe', 'benchmark')
 
 
-def main() -> None:
+def main(_: list[str]) -> None:
   print('mixer-jax: MLP-Mixer and its relatives in JAX.\n')
   for name in COMMANDS:
     text = ast.get_docstring(ast.parse(Path(__file__).with_name(f'{name}.py').read_text(encoding='utf-8')))
@@ -15,4 +17,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  main()
+  cli.run(main)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mixer_jax import cli
 from mixer_jax.errors import MixerError
-from mixer_jax.files import reported, write_json
+from mixer_jax.files import check_writable, reported, write_json
 from mixer_jax.messages import logger
 
 SHARPNESS = """Measures the sharpness of a run's minimum. Prints one JSON object.
@@ -83,6 +83,7 @@ def study_sharpness(known: argparse.Namespace) -> None:
 
 def study_few_shot(known: argparse.Namespace) -> None:
   from mixer_jax.analysis import few_shot
+  from mixer_jax.data.examples import materialize
   from mixer_jax.inference import classify
   from mixer_jax.training import restore
 
@@ -92,18 +93,27 @@ def study_few_shot(known: argparse.Namespace) -> None:
   except ValueError as error:
     raise MixerError(f'--shots is {known.shots!r}, but must be numbers such as 5,10,25') from error
   few_shot.check(shots, known.draws, known.ridge)
-  run = restore.restore(workdir, step=known.checkpoint, raw=known.raw)
-  data = run.experiment.data
   if known.data and not (known.train and known.test):
     raise MixerError(f'--data={known.data} needs --train and --test: its splits to learn from and to evaluate on')
+  # What can be refused is refused before anything is restored or compiled.
+  experiment = restore.rebuild(workdir)
+  classify.check_features(experiment)
+  data = experiment.data
   splits = {'train': known.train or data.train, 'test': known.test or data.test or data.val}
   if not splits['test']:
     raise MixerError(f'{workdir} has neither test nor val; set --test to the split to evaluate on')
   data = dataclasses.replace(data, name=known.data or data.name, classes=known.classes or data.classes)
   train, test = (data.source(split, known.data_dir) for split in splits.values())
-  train_features, train_label = classify.features_of(run, train)
+  for folder in (workdir, workdir / 'figures'):
+    check_writable(folder)
+  raw = materialize(train)
+  few_shot.check_counts(raw['label'], max(shots), train.classes)
+  run = restore.restore(workdir, step=known.checkpoint, raw=known.raw)
+  train_features, train_label = classify.features_of(run, raw), raw['label']
+  raw = materialize(test)
+  test_features, test_label = classify.features_of(run, raw), raw['label']
   found = few_shot.study(
-    train_features, train_label, *classify.features_of(run, test), train.classes, shots=shots, draws=known.draws,
+    train_features, train_label, test_features, test_label, train.classes, shots=shots, draws=known.draws,
     ridge=known.ridge, seed=known.seed,
   )  # fmt: skip
   about = {

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from mixer_jax import messages
 from mixer_jax.errors import MixerError
@@ -39,22 +40,52 @@ def parser(
 
 
 def run(main: Callable[[list[str]], None], *, huge_pages: bool = False) -> None:
-  """Runs a command: a user's mistake is printed as one line and exits with 1."""
+  """Runs a command: a user's mistake, or a stdout that cannot be written, is printed as one line and exits with 1."""
   if huge_pages:
     use_huge_pages()
   if isinstance(sys.stdout, io.TextIOWrapper):
     sys.stdout.reconfigure(errors='backslashreplace')  # the locale may lack letters of the names in data
   try:
-    main(sys.argv[1:])
+    try:
+      main(sys.argv[1:])
+    except SystemExit:  # of --help
+      _flush()
+      raise
+    _flush()
   except MixerError as error:
     if '--debug' in sys.argv:
       raise
-    sys.exit(f'error: {" ".join(str(error).splitlines())}')  # a name out of a file may hold a line break
+    _leave(f'error: {" ".join(str(error).splitlines())}')  # a name out of a file may hold a line break
   except KeyboardInterrupt:
-    sys.exit(130)
+    _leave(130)
   except BrokenPipeError:
+    _leave(141)
+  except OSError as error:
+    if '--debug' in sys.argv or _takes_output('\n'):
+      raise
+    _leave(f'error: cannot write to stdout ({error.strerror or error}); free space, or send it elsewhere')
+
+
+def _flush() -> None:
+  if sys.stdout is not None:  # as where it is closed
+    sys.stdout.flush()
+
+
+def _takes_output(text: str = '') -> bool:
+  """Whether stdout takes what was printed, and this text: of what did not fit into its buffer nothing is left."""
+  try:
+    print(end=text)
+    _flush()
+  except OSError:
+    return False
+  return True
+
+
+def _leave(code: int | str) -> NoReturn:
+  """Exits; what stdout does not take is dropped, or Python would complain about it at the very end."""
+  if not _takes_output():
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(141)
+  sys.exit(code)
 
 
 def add_run(options: argparse.ArgumentParser) -> None:

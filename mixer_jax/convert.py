@@ -4,10 +4,11 @@
   python -m mixer_jax.convert --from=Mixer-B_16.npz --to=mixer_b16.safetensors # timm's layout
   python -m mixer_jax.convert --from=hf://OWNER/NAME/model.safetensors --to=mixer.npz --check
 
---from: a run directory, .npz (the original's layout, in either naming), .safetensors and .pth (timm's), a model folder,
-or the address of a file, hf:// or gs://. --to: the original's layout for NAME.npz, timm's for NAME.safetensors, a model
-folder for a name without a suffix. --check reads the written file again and compares logits and the features before
-the head on random images, before the file is moved into place.
+--from: a run directory, .npz (the original's layout, in either naming), .safetensors and .pth (timm's; FILE.pth#KEY for
+another state dict of a training checkpoint, such as state_dict_ema), a model folder, or the address of a file, hf:// or
+gs://. --to: the original's layout for NAME.npz, timm's for NAME.safetensors, a model folder for a name without a
+suffix. --check reads the written file again and compares logits and the features before the head on random images,
+before the file is moved into place.
 """
 
 from pathlib import Path

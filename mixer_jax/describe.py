@@ -17,7 +17,7 @@ def describe(config: dict[str, Any], data_dir: str | None = None) -> dict[str, A
   """Model, sizes and costs of a config.
 
   Returns:
-    config (resolved), parameters, tokens (None where a model has none), forward_flops (matrix products, one example),
+    config (resolved), parameters, tokens (where a model has them), forward_flops (matrix products, one example),
     parameter_bytes, optimizer_bytes, ema_bytes, batch and eval_batch (name -> shape and dtype, global),
     batch_per_device, devices.
   """
@@ -39,7 +39,7 @@ def describe(config: dict[str, Any], data_dir: str | None = None) -> dict[str, A
   return {
     'config': config,
     'parameters': experiment.parameters,
-    'tokens': math.prod(grid) if (grid := getattr(experiment.model, 'grid', None)) else None,
+    **({'tokens': math.prod(grid)} if (grid := getattr(experiment.model, 'grid', None)) else {}),
     'forward_flops': cost.matmul_flops(forward, state.params, seen),
     'parameter_bytes': cost.nbytes(state.params),
     'optimizer_bytes': cost.nbytes(state.opt_state),
@@ -66,8 +66,6 @@ def main(arguments: list[str]) -> None:
     print(f'{"config." + name:24} {json.dumps(value)}')
   print()
   for name, value in result.items():
-    if value is None:
-      continue
     shown = f'{value:,}' if isinstance(value, int) else value
     if isinstance(value, dict):
       shown = ', '.join(f'{k}={v}' for k, v in value.items())

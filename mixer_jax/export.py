@@ -5,15 +5,19 @@
 
 It takes batches of any size: raw pixels, uint8 [batch, height, width, channels], or a table's columns scaled by the
 run's schema.json, and gives logits and probabilities, or an auto-encoder's images. Beside it comes OUTPUT.json: inputs,
-outputs, labels, SHA-256. With jax alone: jax.export.deserialize(bytearray(open(OUTPUT, 'rb').read())).call(pixels).
-A name that ends in .onnx makes ONNX, by jax2onnx (python -m pip install -e '.[onnx]').
+outputs, labels (null for an auto-encoder), SHA-256. With jax alone:
+jax.export.deserialize(bytearray(open(OUTPUT, 'rb').read())).call(pixels).
+A name that ends in .onnx makes ONNX, by jax2onnx (python -m pip install -e '.[onnx]'); .stablehlo, or no end,
+StableHLO.
 """
 
 import hashlib
 from pathlib import Path
 
-from mixer_jax import cli
+from mixer_jax import cli, files
 from mixer_jax.errors import MixerError
+
+ENDS = ('.stablehlo', '.onnx', '')
 
 
 def main(arguments: list[str]) -> None:
@@ -23,12 +27,14 @@ def main(arguments: list[str]) -> None:
   options.add_argument('--platforms', help='of StableHLO: of cpu, cuda, rocm, tpu (default: cpu,cuda,tpu)')
   known = options.parse_args(arguments)
   output = Path(known.output)
-  if output.is_dir() or not output.absolute().parent.is_dir():
-    what = 'is a folder' if output.is_dir() else f'lies in {output.absolute().parent}, which is no folder'
-    raise MixerError(f'--output={output} {what}; choose the name of a file')
-  if output.suffix == '.json':
-    raise MixerError(f'--output={output}: the artefact is no JSON; choose a name such as {output.stem}.stablehlo')
-  from mixer_jax import files
+  files.check_output(output)
+  if output.is_dir():
+    raise MixerError(f'--output={output} is a folder; choose the name of a file')
+  if output.suffix not in ENDS:
+    raise MixerError(
+      f'--output={output} ends in {output.suffix}, but an export is NAME.stablehlo, NAME.onnx, or StableHLO in a name'
+      f' without an end; choose a name such as {output.stem}.stablehlo'
+    )
   from mixer_jax.inference import artefact as artefacts
   from mixer_jax.training import restore
 
@@ -36,6 +42,7 @@ def main(arguments: list[str]) -> None:
   if onnx and known.platforms is not None:
     raise MixerError(f'--platforms={known.platforms} is for StableHLO, and {output} is ONNX; leave it out')
   platforms = tuple(name for name in (known.platforms or 'cpu,cuda,tpu').split(',') if name)
+  artefacts.check_platforms(platforms)
   run = restore.restore(known.workdir, step=known.checkpoint)
   artefact, about = artefacts.export_onnx(run) if onnx else artefacts.export_run(run, platforms)
   try:

@@ -62,6 +62,8 @@ def main(arguments: list[str]) -> None:
   kind.add_argument('--encode', action='store_true', help='images to codes')
   kind.add_argument('--decode', action='store_true', help='codes to images')
   known = options.parse_args(arguments)
+  output = Path(known.output)
+  files.check_no_device(output)
   cli.use_compilation_cache()
   from mixer_jax.inference import encode
   from mixer_jax.training import restore
@@ -73,7 +75,6 @@ def main(arguments: list[str]) -> None:
     raise MixerError(f'{flag} needs the run of an auto-encoder, but {known.workdir} has the task {name}')
   if any(Path(known.output).exists() and os.path.samefile(known.output, p) for p in known.input if Path(p).exists()):
     raise MixerError(f'--output={known.output} equals --input and would be overwritten; choose another place')
-  output = Path(known.output)
   part = Path(f'{output}.part')
   encode.check_empty(part)
   if known.decode or task.writes == 'pictures' and not known.encode:
@@ -92,7 +93,7 @@ def main(arguments: list[str]) -> None:
       else:
         done = write_rows(run, inputs, part)
   except OSError as error:
-    raise MixerError(f'cannot write --output={known.output} ({error.strerror}); choose another place') from error
+    raise files.cannot_write(f'--output={known.output}', error, 'choose another place') from error
   print(f'{done} -> {known.output}')
 
 

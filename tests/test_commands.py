@@ -194,6 +194,18 @@ def test_describe(run_command, capsys):
   assert re.search(rf'^parameters +{result["parameters"]:,}$', text, re.M) and re.search(r'^ema bytes +0$', text, re.M)
 
 
+@pytest.mark.parametrize(
+  'config, tokens', [('breast_cancer', 30), ('digits_autoencoder', 16), ('mnist_cnn_autoencoder:k5', None)]
+)
+def test_describe_prints_what_there_is(run_command, config, tokens, capsys):
+  assert run_command('describe', f'--config={config}', '--json') == 0
+  result = json.loads(capsys.readouterr().out)
+  assert result.get('tokens') == tokens and None not in result.values()
+  assert run_command('describe', f'--config={config}') == 0
+  costs = capsys.readouterr().out.partition('\n\n')[2]
+  assert ('tokens' in costs) == (tokens is not None) and 'None' not in costs and 'null' not in costs
+
+
 @pytest.mark.skipif(not Path('/proc/self/status').is_file(), reason='reads the peak memory that Linux tells')
 def test_describe_a_large_model_from_shapes_alone():
   # Not getrusage: its peak is inherited from the process that starts this one.

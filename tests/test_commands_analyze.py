@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 
 import mixer_jax
-from mixer_jax.training import restore
+from mixer_jax import config as configs
+from mixer_jax.training import restore, settings
 
 ROOT = Path(mixer_jax.__file__).parents[1]
 SHORT = (
@@ -203,7 +204,7 @@ def test_few_shots_of_the_runs_own_data(runs, tmp_path, run_command, capsys):
   workdir = shutil.copytree(runs('digits'), tmp_path / 'run')
   options = ('--shots=2,7', '--draws=3')
   assert run_command('analyze', 'few_shot', f'--workdir={workdir}', *options) == 0
-  found = json.loads(capsys.readouterr().out)
+  found = json.loads(capsys.readouterr().out.splitlines()[-1])
   assert found == json.loads((workdir / 'few_shot.json').read_text())
   assert found['train'] == 'train[:80%]' and found['test'] == 'train[80%:]' and list(found['shots']) == ['2', '7']
   assert all(len(of['accuracies']) == 3 for of in found['shots'].values())
@@ -231,8 +232,25 @@ def test_few_shots_of_a_folder_of_images(runs, tmp_path, run_command, capsys):
 
 @pytest.mark.parametrize('options, parts', [
   (['--shots=5,x'], ["--shots is '5,x'"]), (['--shots=0'], ['at least 1']), (['--draws=0'], ['--draws is 0']),
-  (['--ridge=0'], ['--ridge is 0.0']), (['--shots=200'], ['--shots asks for 200 of each class, but']),
+  (['--ridge=0'], ['--ridge is 0.0']), (['--shots=5,200'], ['--shots asks for 200 of each class, but']),
   (['--data=mnist'], ['needs --train and --test']), (['--test=nonsense'], ['nonsense']),
+  (['--train=nonsense'], ['nonsense']), (['--data=nothing', '--train=train', '--test=test'], ["'nothing'"]),
 ])  # fmt: skip
-def test_few_shots_bad_options(options, parts, runs, refused):
+def test_few_shots_bad_options(options, parts, runs, refused, monkeypatch):
+  monkeypatch.setattr(restore, 'restore', lambda *_, **__: pytest.fail('restored first'))
   refused('analyze', 'few_shot', f'--workdir={runs("digits")}', *options, parts=parts)
+
+
+def test_few_shots_of_what_has_no_features(tmp_path, refused):
+  """By the config alone: there is nothing to restore."""
+  config = settings.resolve(configs.load([f'--config={ROOT}/configs/digits_autoencoder.py']))
+  (tmp_path / 'config.json').write_text(json.dumps(config))
+  refused('analyze', 'few_shot', f'--workdir={tmp_path}', parts=['has no method features'])
+
+
+def test_few_shots_that_cannot_be_written(runs, tmp_path, refused, monkeypatch):
+  workdir = shutil.copytree(runs('digits'), tmp_path / 'run')
+  shutil.rmtree(workdir / 'figures')
+  (workdir / 'figures').write_text('in the way')
+  monkeypatch.setattr(restore, 'restore', lambda *_, **__: pytest.fail('restored first'))
+  refused('analyze', 'few_shot', f'--workdir={workdir}', parts=['figures', 'cannot write'])

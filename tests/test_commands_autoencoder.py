@@ -1,6 +1,7 @@
 """Auto-encoders through the commands: pictures of a run, codes out and in again, what is refused."""
 
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 import mixer_jax
 from mixer_jax.data.images import sets
 from mixer_jax.errors import MixerError
-from mixer_jax.inference import encode
+from mixer_jax.inference import artefact, encode
 from mixer_jax.training import restore
 
 CONFIGS = Path(mixer_jax.__file__).parents[1] / 'configs'
@@ -95,6 +96,14 @@ def test_evaluate_gives_the_numbers_of_training(run_command, run, capsys):
   assert result['mse'] == last['test/mse'] and result['ssim'] == last['test/ssim']
 
 
+def test_no_labels_of_classes_in_what_is_made_of_it(run_command, run, restored, tmp_path):
+  assert restored.classes == list('0123456789')  # of the digits that it learnt from
+  assert artefact.export_run(restored, ('cpu',))[1]['labels'] is None
+  assert run_command('convert', f'--from={run}', f'--to={tmp_path}/folder', '--check') == 0
+  about = json.loads((tmp_path / 'folder' / 'config.json').read_text())
+  assert about['labels'] is None and about['data'] == {'image': [8, 8, 1], 'mean': [0.0], 'std': [1.0]}
+
+
 def test_encode_then_decode(run_command, run, model, scans, tmp_path, capsys):
   codes, pictures = tmp_path / 'codes.npy', tmp_path / 'pictures'
   assert run_command('predict', f'--workdir={run}', f'--input={scans}', f'--output={codes}', '--encode') == 0
@@ -159,6 +168,15 @@ def test_files_that_hold_no_codes(restored, run, scans, tmp_path, refused):
 
   np.savez(tmp_path / 'codes.npz', a=np.zeros((3, 5)))
   refuses('codes.npz', parts=['codes.npz', 'archive of arrays'])
+  (tmp_path / 'pointer.npy').write_bytes(b'version https://git-lfs.github.com/spec/v1\n')
+  refuses('pointer.npy', parts=['pointer.npy', 'Git LFS pointer'])
+  header = "{'descr': '<f4', 'fortran_order': False, 'shape': (%d, 5), }"
+  for name, rows, data in (('lie', 2**50, bytes(40)), ('long', 1, bytes(40)), ('giant', 2**33, b'')):
+    text = (header % rows).encode() + b'\n'
+    (tmp_path / f'{name}.npy').write_bytes(b'\x93NUMPY\1\0' + struct.pack('<H', len(text)) + text + data)
+    refuses(f'{name}.npy', parts=[f'{name}.npy has {len(data)} bytes for ({rows}, 5) float32'])
+  (tmp_path / 'deep.npy').write_bytes(b'\x93NUMPY\1\0' + struct.pack('<H', 9000) + b'(' * 9000)
+  refuses('deep.npy', parts=['cannot be read', '[images, 5]'])
   (tmp_path / 'damaged.npz').write_bytes((tmp_path / 'codes.npz').read_bytes()[:-30])
   refuses('damaged.npz', parts=['damaged.npz', '[images, 5]'])
   refuses('none.npy', parts=['none.npy', 'No such file'])

@@ -1,6 +1,7 @@
 """Weights as users handle them: convert, init_from, finetune; a run that was fine-tuned, opened again."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -203,6 +204,10 @@ def test_mistakes(refused, pretrained, finetuned, tmp_path):
   refused('convert', f'--from={tmp_path}', f'--to={tmp_path}/w.npz', parts=['has no config.json'])
   refused('convert', f'--from={pretrained}', f'--to={tmp_path}/w.h5', parts=['w.h5'])
   refused('convert', f'--from={pretrained}', f'--to={finetuned}', parts=['other things in it'])
+  os.mkfifo(tmp_path / 'pipe.npz')
+  for command in (('convert', f'--from={pretrained}', '--to'), ('predict', f'--workdir={pretrained}', '--input=x')):
+    output = [] if command[0] == 'convert' else ['--output']
+    refused(*command, *output, tmp_path / 'pipe.npz', parts=['pipe.npz is neither a file nor a folder'])
   (tmp_path / 'w.npz').write_bytes(b'PK\x03\x04 and no more')
   refused('convert', f'--from={tmp_path}/w.npz', f'--to={tmp_path}/out', parts=['w.npz is damaged'])
   refused('convert', f'--from={tmp_path}/w.npz', f'--to={tmp_path}/out', '--checkpoint=best', parts=['is no run'])

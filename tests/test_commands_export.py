@@ -225,8 +225,14 @@ def test_mistakes(refused, run, tmp_path, monkeypatch):
   at = f'--workdir={run}'
   refused('export', at, f'--output={tmp_path}', parts=[tmp_path, 'is a folder'])
   refused('export', at, f'--output={tmp_path}/none/x', parts=['none', 'no folder'])
-  refused('export', at, f'--output={tmp_path}/x.json', parts=['no JSON'])
-  refused('export', at, f'--output={tmp_path}/x', '--platforms=cpu,gpu', parts=["'gpu'", 'cuda'])
+  for end in ('json', 'txt', 'onnxx', 'mlir', 'pb'):
+    refused('export', at, f'--output={tmp_path}/x.{end}', parts=[f'ends in .{end}', 'x.stablehlo', 'NAME.onnx'])
+  os.mkfifo(tmp_path / 'pipe')
+  refused('export', at, f'--output={tmp_path}/pipe', parts=['pipe is neither a file nor a folder'])
+  (tmp_path / 'pipe').unlink()
+  with monkeypatch.context() as patch:
+    patch.setattr(restore, 'restore', lambda *_, **__: pytest.fail('restored first'))
+    refused('export', at, f'--output={tmp_path}/x', '--platforms=cpu,gpu', parts=["'gpu'", 'cuda'])
   refused('export', at, f'--output={tmp_path}/x.onnx', '--platforms=cpu', parts=['--platforms=cpu', 'leave it out'])
   refused('export', at, f'--output={tmp_path}/x', '--platforms=,', parts=['--platforms is empty'])
   refused('export', at, f'--output={tmp_path}/x', '--checkpoint=7', parts=["'7'"])

@@ -20,16 +20,21 @@ def check(shots: Sequence[int], draws: int, ridge: float) -> None:
     raise MixerError(f'--ridge is {ridge}, but must be above 0 and finite')
 
 
+def check_counts(label: np.ndarray, shots: int, names: Sequence[str]) -> None:
+  """Refuses classes of fewer examples than `shots`."""
+  counts = np.bincount(label, minlength=len(names))
+  if counts.min() < shots:
+    few = int(counts.argmin())
+    raise MixerError(f'--shots asks for {shots} of each class, but {names[few]!r} has {counts[few]}; ask for fewer')
+
+
 def draw(label: np.ndarray, shots: int, seed: int, names: Sequence[str]) -> np.ndarray:
   """Indices of the training examples, `shots` of each class; deterministic given the arguments.
 
   Raises:
     MixerError: a class has fewer examples.
   """
-  counts = np.bincount(label, minlength=len(names))
-  if counts.min() < shots:
-    few = int(counts.argmin())
-    raise MixerError(f'--shots asks for {shots} of each class, but {names[few]!r} has {counts[few]}; ask for fewer')
+  check_counts(label, shots, names)
   order = np.random.default_rng(seed).permutation(len(label))
   return np.concatenate([order[label[order] == k][:shots] for k in range(len(names))])
 

@@ -23,6 +23,15 @@ MEANINGS = {
 TOLERANCE = 1e-4  # of ONNX, relative to the largest output
 
 
+def check_platforms(platforms: tuple[str, ...]) -> None:
+  """Refuses other than PLATFORMS, and none."""
+  for name in platforms:
+    if name not in PLATFORMS:
+      raise unknown('--platforms', name, PLATFORMS)
+  if not platforms:
+    raise MixerError(f'--platforms is empty; choose of {", ".join(PLATFORMS)}')
+
+
 def export_run(run: Run, platforms: tuple[str, ...]) -> tuple[bytes, dict[str, Any]]:
   """The StableHLO artefact for some of PLATFORMS, and its metadata.
 
@@ -30,11 +39,6 @@ def export_run(run: Run, platforms: tuple[str, ...]) -> tuple[bytes, dict[str, A
   columns of tables. It gives the task's answers as a dict: `logits` and `probabilities` [batch, classes], or of an
   auto-encoder `image`, [batch, height, width, channels], pixels as the model gives them, in [0, 1] but for overshoots.
   """
-  for name in platforms:
-    if name not in PLATFORMS:
-      raise unknown('--platforms', name, PLATFORMS)
-  if not platforms:
-    raise MixerError(f'--platforms is empty; choose of {", ".join(PLATFORMS)}')
   forward, shapes = _forward(run)
   (batch,) = export.symbolic_shape('batch')
   given = [jax.ShapeDtypeStruct((batch, *shape.shape[1:]), shape.dtype) for shape in shapes.values()]
@@ -108,7 +112,7 @@ def _about(run: Run, forward: Callable, shapes: dict[str, jax.ShapeDtypeStruct])
   return {
     'inputs': [{'name': name, **describe(shape), 'meaning': MEANINGS[name]} for name, shape in shapes.items()],
     'outputs': {name: describe(shape) for name, shape in jax.eval_shape(forward, *shapes.values()).items()},
-    'labels': run.classes,
+    'labels': run.labels,
     'step': run.step,
     'averaged': run.averaged,
     'jax': jax.__version__,

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from mixer_jax.data.examples import Source, stack
 from mixer_jax.errors import MixerError
 from mixer_jax.tasks.task import model_inputs
+from mixer_jax.training.experiment import Experiment
 from mixer_jax.training.restore import Run
 
 Arrays = dict[str, np.ndarray]
@@ -26,22 +26,26 @@ def make_answers(run: Run) -> Callable[[Arrays, int], Arrays]:
   return _in_batches(answers, run)
 
 
-def features_of(run: Run, source: Source) -> tuple[np.ndarray, np.ndarray]:
-  """What a model gives before its head, [examples, width], for all examples of a source, and their labels."""
-  experiment = run.experiment
+def check_features(experiment: Experiment) -> None:
+  """Refuses a model that does not tell what stands before its head."""
   if not callable(getattr(experiment.model, 'features', None)):
     raise MixerError(
       f'model {experiment.settings.model["name"]} has no method features(*inputs), which gives [batch, width] before'
       ' its head; add it, or take the run of a model that has it'
     )
 
+
+def features_of(run: Run, raw: Arrays) -> np.ndarray:
+  """What a model gives before its head, [examples, width], for raw examples."""
+  experiment = run.experiment
+  check_features(experiment)
+
   @jax.jit
   def features(params, batch):
     model = nnx.merge(experiment.graphdef, params)
     return {'features': model.features(*model_inputs(experiment.preprocess(batch)))}
 
-  raw = stack([source[i] for i in range(len(source))])
-  return _in_batches(features, run)(raw, experiment.settings.eval_batch_size)['features'], raw['label']
+  return _in_batches(features, run)(raw, experiment.settings.eval_batch_size)['features']
 
 
 def _in_batches(function: Callable, run: Run) -> Callable[[Arrays, int], Arrays]:

@@ -1,5 +1,6 @@
 """Writes an auto-encoder's codes and images to files."""
 
+import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,8 +9,10 @@ import numpy as np
 from PIL import Image
 
 from mixer_jax.errors import MixerError
+from mixer_jax.files import check_start
 from mixer_jax.training.hooks import apply
 from mixer_jax.training.restore import Run
+from mixer_jax.weights import archives
 
 BATCH = 64
 
@@ -25,7 +28,8 @@ def encode_images(run: Run, files: Sequence[str], output: Path) -> str:
 def decode_codes(run: Run, files: Sequence[str], folder: Path) -> str:
   """Writes what a file of codes becomes, as NUMBER.png.
 
-  Refuses several files, one that holds no codes, codes of another width.
+  Refuses several files, one that holds no codes, codes of another width, and a file that is not as long as its header
+  says; takes no more memory than the file and as many numbers in float32.
   """
   if len(files) != 1:
     raise MixerError(f'--input names {len(files)} files, but codes come from one .npy file')
@@ -33,11 +37,11 @@ def decode_codes(run: Run, files: Sequence[str], folder: Path) -> str:
   wanted = f'codes of this run are finite numbers of shape [images, {size}], as --encode writes them'
   try:
     with open(files[0], 'rb') as file:
-      codes = np.load(file, allow_pickle=False)
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-    raise MixerError(f'--input={files[0]} cannot be read ({error}); {wanted}') from error
-  if not isinstance(codes, np.ndarray):
-    raise MixerError(f'--input={files[0]} is an archive of arrays; {wanted}')
+      codes = archives.read_npy(file, os.fstat(file.fileno()).st_size, files[0])
+  except Exception as error:  # NumPy's reader of headers can raise anything on unexpected bytes.
+    check_start(files[0])
+    reason = 'an archive of arrays' if zipfile.is_zipfile(files[0]) else ' '.join(str(error).split())[:300]
+    raise MixerError(f'--input={files[0]} cannot be read ({reason}); {wanted}') from error
   if codes.ndim != 2 or codes.shape[1] != size or not len(codes) or codes.dtype.kind not in 'fiu':
     raise MixerError(f'--input={files[0]} is {codes.dtype} {list(codes.shape)}; {wanted}')
   with np.errstate(over='ignore'):

@@ -33,6 +33,6 @@ def upgrade(settings: Mapping[str, Any]) -> dict[str, Any]:
       return _FORMER_DEFAULTS | settings | {'name': 'mnist_mixer'}
     return {key: value for key, value in settings.items() if key not in _FORMER}
   if settings.get('name') == 'mixing_autoencoder' and 'kernel' in settings:
-    kernel, name = settings.pop('kernel'), settings['mixing']
+    kernel, name = settings.pop('kernel'), settings.get('mixing')
     settings['mixing'] = {'name': name} if name == 'mlp' else {'name': name, 'kernel': kernel}
   return settings

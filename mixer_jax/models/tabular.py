@@ -109,6 +109,7 @@ class TabularMixer(nnx.Module):
       )
     self.patch, self.pool, self.depth, self.drop_rate = patch, pool, blocks, stochastic_depth
     count = columns // patch
+    self.grid = (1, count)
     if tokens == 'patches':
       self.stem = layers.linear(patch, hidden, init=init, dtype=jnp.float32, rngs=rngs)
     else:
@@ -118,7 +119,7 @@ class TabularMixer(nnx.Module):
       mixing, token_mlp, key='token_expansion', value=token_expansion, unused=TOKEN_EXPANSION
     )
     block = lambda rngs: MixerBlock(
-      (1, count), hidden, channel_mlp, mixing=mixing, activation=ACTIVATIONS[activation], dropout=dropout,
+      self.grid, hidden, channel_mlp, mixing=mixing, activation=ACTIVATIONS[activation], dropout=dropout,
       rescale=True, init=init, dtype=jnp.float32, rngs=rngs,
     )  # fmt: skip
     self.blocks = stack.make(block, blocks, rngs=rngs)

@@ -28,6 +28,11 @@ class Run(NamedTuple):
   step: int
   classes: list[str]
 
+  @property
+  def labels(self) -> list[str] | None:
+    """The names of what the outputs stand for; None of an auto-encoder, whose outputs are pixels."""
+    return None if self.experiment.task.has_code else self.classes
+
 
 def restore(folder: str | Path, *, step: str = 'last', raw: bool = False, exact: bool = False) -> Run:
   """Rebuilds a run's model from its config.json and loads a checkpoint.
@@ -41,20 +46,7 @@ def restore(folder: str | Path, *, step: str = 'last', raw: bool = False, exact:
     MixerError: no run directory, no such checkpoint, or none that is readable.
   """
   folder = Path(folder)
-  if is_model_folder(folder):
-    raise MixerError(
-      f'{folder} is a model folder, not a run; start a run from it with --config.init_from.weights={folder}'
-    )
-  config = read_config(folder)
-  if exact and 'dtype' in config['model']:
-    config['model']['dtype'] = 'float32'
-  # These devices may not divide the run's batch sizes. Nothing is trained here, and evaluation batches may grow.
-  devices = jax.device_count()
-  evaluated = -(-config['eval_batch_size'] // devices) * devices
-  here = {'mesh': {'data': -1, 'fsdp': 1}, 'batch_size': devices, 'accumulate': 1, 'eval_batch_size': evaluated}
-  schema = folder / 'schema.json'
-  schema = Schema.from_json(read_json(schema)) if schema.exists() else None
-  experiment = experiments.build(config | here, schema=schema)
+  experiment = rebuild(folder, exact=exact)
   shapes = experiment.init_state(experiment.optimizer()[0], abstract=True)
   if not (folder / 'checkpoints').is_dir():
     raise MixerError(f'{folder} has no checkpoints; train there first')
@@ -76,6 +68,25 @@ def restore(folder: str | Path, *, step: str = 'last', raw: bool = False, exact:
   averaged = 'raw_' in found and not raw
   params = found.get('raw_', found['']) if raw else found['']
   return Run(experiment, params, averaged, int(state.step), read_labels(folder))
+
+
+def rebuild(folder: str | Path, *, exact: bool = False) -> experiments.Experiment:
+  """A run's parts by its config.json, for the devices at hand, without its parameters; raises as `restore`."""
+  folder = Path(folder)
+  if is_model_folder(folder):
+    raise MixerError(
+      f'{folder} is a model folder, not a run; start a run from it with --config.init_from.weights={folder}'
+    )
+  config = read_config(folder)
+  if exact and 'dtype' in config['model']:
+    config['model']['dtype'] = 'float32'
+  # These devices may not divide the run's batch sizes. Nothing is trained here, and evaluation batches may grow.
+  devices = jax.device_count()
+  evaluated = -(-config['eval_batch_size'] // devices) * devices
+  here = {'mesh': {'data': -1, 'fsdp': 1}, 'batch_size': devices, 'accumulate': 1, 'eval_batch_size': evaluated}
+  schema = folder / 'schema.json'
+  schema = Schema.from_json(read_json(schema)) if schema.exists() else None
+  return experiments.build(config | here, schema=schema)
 
 
 def open_split(run: Run, folder: str | Path, split: str, data_dir: str | None) -> tuple[str, Source]:

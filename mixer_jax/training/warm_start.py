@@ -37,7 +37,7 @@ def read(address: str, checkpoint: str = 'last') -> reading.Weights:
   Raises:
     MixerError: nothing readable there, or `checkpoint` is set for something other than a run.
   """
-  path = Path(address).expanduser()
+  path = Path(remote.split(address)[0]).expanduser()
   if not remote.is_address(address) and (path / 'checkpoints').is_dir():
     return of_run(path, checkpoint)
   if checkpoint != 'last':
@@ -55,9 +55,12 @@ def of_run(folder: Path, checkpoint: str = 'last') -> reading.Weights:
   """A run's weights, averaged if it kept an average."""
   run = restore.restore(folder, step=checkpoint)
   experiment = run.experiment
+  data = _data_of(experiment)
+  if run.labels is None:
+    data.pop('classes')
   return reading.Weights(
-    arrays=names.arrays(run.params), model=dict(experiment.settings.model), data=_data_of(experiment),
-    labels=list(run.classes), schema=_plain_schema(experiment), source=str(folder), kind='run',
+    arrays=names.arrays(run.params), model=dict(experiment.settings.model), data=data,
+    labels=run.labels, schema=_plain_schema(experiment), source=str(folder), kind='run',
     notes=(f'step {run.step} of the run' + (', averaged parameters' if run.averaged else ''),),
   )  # fmt: skip
 

@@ -88,7 +88,11 @@ def read_config(folder: Path) -> dict:
         f'the run {folder} was trained with the module {module!r}, then at {place}, which cannot be {why}'
       ) from error
   try:
-    return resolve(upgrade(config))
+    config = upgrade(config)
+  except (AttributeError, KeyError, TypeError, ValueError) as error:  # of sections of other kinds than expected
+    raise MixerError(f'{folder}/config.json is not a config ({error}); restore it, or start again elsewhere') from error
+  try:
+    return resolve(config)
   except MixerError as error:
     if not modules.exists():
       raise

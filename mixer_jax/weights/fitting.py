@@ -23,11 +23,11 @@ CHOICES = {'head': ('keep', 'new'), 'tokens': ('keep', 'interpolate', 'tile'), '
 class InitFrom:
   """The keys of config.init_from.
 
-  `weights` is '' for none, or a run directory, a file (.npz, .safetensors, .pth), a model folder, or the address of one
-  (hf://, gs://). `checkpoint` is which of a run: `last`, `best` or a step. `head` is `keep`, or `new` for the new
-  model's own: all parameters whose first name is `head` or begins with `head_`. For Mixers alone, `tokens` is `keep`
-  for the same grid, or `interpolate` or `tile` token mixing to another, and `stem` is `keep`, or `resize` to another
-  patch or other channels: see resize.
+  `weights` is '' for none, or a run directory, a file (.npz, .safetensors, .pth; of a training checkpoint by PyTorch
+  also FILE#KEY, such as w.pth#state_dict_ema), a model folder, or the address of one (hf://, gs://). `checkpoint` is
+  which of a run: `last`, `best` or a step. `head` is `keep`, or `new` for the new model's own: all parameters whose
+  first name is `head` or begins with `head_`. For Mixers alone, `tokens` is `keep` for the same grid, or `interpolate`
+  or `tile` token mixing to another, and `stem` is `keep`, or `resize` to another patch or other channels: see resize.
   """
 
   weights: str = ''

@@ -7,7 +7,7 @@ by row with their channels last; it has four axes elsewhere, see `Layout.stem`.
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import einops
@@ -17,12 +17,11 @@ from mixer_jax.errors import MixerError
 
 
 class Layout(NamedTuple):
-  """How blocks are named, what prefixes names may have, and the axes of arrays."""
+  """How blocks are named, what prefixes names may have, and the axes of the stem."""
 
   block: str
-  prefixes: tuple[str, ...]
+  prefix: str  # a pattern
   stem: str  # its axes for einops: p rows and q columns of a patch, c channels, h numbers of a token
-  rest: Callable[[np.ndarray], np.ndarray]  # any other array as ours, and of timm ours as theirs
 
   def patch(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
     """(height, width, channels) of a patch, by the shape of the stem."""
@@ -30,12 +29,15 @@ class Layout(NamedTuple):
     return sides['p'], sides['q'], sides['c']
 
 
+FLAX = r'((opt/)?target/)?(params/)?'  # of Flax's old optimizers, and of its later train states
+TORCH = r'((_orig_mod|module|model|net)\.){0,3}'  # of torch.compile, of several devices, of Lightning and others
 LAYOUTS = {
-  'original': Layout('MixerBlock_{}/', ('', 'params/', 'target/', 'opt/target/'), 'p q c h', lambda x: x),
-  # Its dense layers have axes of one.
-  'older original': Layout('Mixer/encoderblock_{}/', ('', 'target/', 'opt/target/'), 'p q c h', np.squeeze),
-  'timm': Layout('blocks.{}.', ('', 'module.', 'model.'), 'h c p q', np.transpose),
+  'original': Layout('MixerBlock_{}/', FLAX, 'p q c h'),
+  'older original': Layout('Mixer/encoderblock_{}/', FLAX, 'p q c h'),  # its dense layers have axes of one
+  'timm': Layout('blocks.{}.', TORCH, 'h c p q'),
 }
+# What training checkpoints have beside a prefix: the optimizer's moments and counters.
+STATE = re.compile(r'(opt|optimizer|state|extra)/|(step|epoch|n_averaged)$')
 # Ours, and what they are called in each of these.
 ENDS = {
   'stem.kernel': ('stem/kernel', 'embedding/kernel', 'stem.proj.weight'),
@@ -78,19 +80,28 @@ def names(layout: str, blocks: int) -> dict[str, str]:
 def find(given: Iterable[str]) -> tuple[str, str, int] | None:
   """(layout, prefix, blocks) of the names in a file; None where no layout fits."""
   given = set(given)
-  for which, (layout, (block, prefixes, *_)) in enumerate(LAYOUTS.items()):
-    for prefix in prefixes:
-      if prefix + ENDS['stem.kernel'][which] in given and any(n.startswith(prefix + block.format(0)) for n in given):
-        pattern = re.compile(re.escape(prefix + block).replace(r'\{\}', r'(\d{1,6})'))
+  for which, (layout, there) in enumerate(LAYOUTS.items()):
+    stem = ENDS['stem.kernel'][which]
+    prefixes = {name.removesuffix(stem) for name in given if name.endswith(stem)}
+    for prefix in sorted(filter(re.compile(there.prefix).fullmatch, prefixes), key=len):
+      if any(name.startswith(prefix + there.block.format(0)) for name in given):
+        pattern = re.compile(re.escape(prefix + there.block).replace(r'\{\}', r'(\d{1,6})'))
         # Counted, so that one number that is far out is one extra array, not a million missing blocks.
         return layout, prefix, len({match[1] for name in given if (match := pattern.match(name))})
   return None
 
 
+def training_state(prefix: str, given: Iterable[str]) -> list[str]:
+  """The names, beside those with the prefix of a training checkpoint, of what only training needs."""
+  return [name for name in given if prefix and not name.startswith(prefix) and STATE.match(name)]
+
+
 def to_ours(layout: str, name: str, array: np.ndarray) -> np.ndarray:
   """An array of that layout in the shape of ours, which is called `name`."""
-  there = LAYOUTS[layout]
-  ours = einops.rearrange(array, f'{there.stem} -> (p q c) h') if name == 'stem.kernel' else there.rest(array)
+  if name == 'stem.kernel':
+    ours = einops.rearrange(array, f'{LAYOUTS[layout].stem} -> (p q c) h')
+  else:
+    ours = array.T if layout == 'timm' else array.reshape(shape_of_ours(layout, name, array.shape))
   return np.ascontiguousarray(ours)
 
 
@@ -99,8 +110,17 @@ def shape_of_ours(layout: str, name: str, shape: tuple[int, ...]) -> tuple[int, 
   if name == 'stem.kernel':
     return math.prod(LAYOUTS[layout].patch(shape)), shape[LAYOUTS[layout].stem.split().index('h')]
   if layout == 'older original':
-    return tuple(n for n in shape if n != 1)
+    return _without_ones(shape, 2 if name.endswith('.kernel') else 1)
   return shape[::-1] if layout == 'timm' else shape
+
+
+def _without_ones(shape: tuple[int, ...], axes: int) -> tuple[int, ...]:
+  """A shape without axes of one, down to so many; those in front go first, as a real side may be one, too."""
+  squeezed = tuple(side for side in shape if side != 1)
+  if len(squeezed) == axes:
+    return squeezed
+  in_front = max(len(shape) - axes, 0)
+  return shape[in_front:] if math.prod(shape[:in_front]) == 1 else shape
 
 
 def from_ours(

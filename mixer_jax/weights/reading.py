@@ -6,7 +6,6 @@ Every array is float32 and finite; what was converted is noted.
 import collections
 import dataclasses
 import functools
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from flax import nnx
 
 from mixer_jax import parts
 from mixer_jax.errors import MixerError
+from mixer_jax.files import load_json, parse_json
 from mixer_jax.models import MODELS, mixing, params, upgrade
 from mixer_jax.models.layers import GELUS
 from mixer_jax.models.mixer import MlpMixer
@@ -82,18 +82,20 @@ def _is_mixer(model: Mapping[str, Any]) -> bool:
 
 
 def read(address: str, *, trusted: bool = False) -> Weights:
-  """Weights of a file (.npz, .safetensors, .pth, .pt, .bin), a model folder, or one of these at an address.
+  """Weights of a file (see archives.READERS), a model folder, or one of these at an address.
 
+  Of a training checkpoint by PyTorch, `FILE#KEY` reads the state dict of that key, such as `state_dict_ema`.
   A `trusted` folder is the user's own and may name any module; see trust.
   Refuses a missing file, anything but a Mixer in a known layout, and arrays that are missing, too many, misshapen, no
   floats or not finite: all of them are named.
   """
-  path = remote.fetch(address)
+  place, part = remote.split(address)
+  path = remote.fetch(place)
   try:
     is_folder = path.is_dir()
   except OSError as error:
     raise MixerError(f'{address} cannot be read ({error.strerror})') from error
-  weights = _read_folder(path, address, trusted) if is_folder else _read_file(path, address)
+  weights = _read_folder(path, address, trusted) if is_folder else _read_file(path, address, part)
   if not remote.is_address(address):
     return weights
   return dataclasses.replace(weights, notes=(f'sha256 {weights.sha256}, kept as {path}', *weights.notes))
@@ -110,8 +112,8 @@ def is_model_folder(path: Path) -> bool:
   return _has_format(_read_config(path / 'config.json'))
 
 
-def _read_file(path: Path, address: str) -> Weights:
-  archive = archives.read(path)
+def _read_file(path: Path, address: str, part: str) -> Weights:
+  archive = archives.read(path, part)
   found = layouts.find(archive.arrays)
   if found is None:
     shown = ', '.join(sorted(archive.arrays)[:4])
@@ -123,7 +125,8 @@ def _read_file(path: Path, address: str) -> Weights:
   theirs = {ours: prefix + name for ours, name in layouts.names(layout, blocks).items()}
   if not any(theirs[name] in archive.arrays for name in layouts.HEAD):
     theirs = {ours: name for ours, name in theirs.items() if ours not in layouts.HEAD}
-  _compare_names(address, set(theirs.values()), set(archive.arrays))
+  left_out = layouts.training_state(prefix, archive.arrays)
+  _compare_names(address, set(theirs.values()), set(archive.arrays) - set(left_out))
   given = {ours: archive.arrays[name] for ours, name in theirs.items()}
   stem = given['stem.kernel'].shape
   if len(stem) != 4:
@@ -134,13 +137,18 @@ def _read_file(path: Path, address: str) -> Weights:
   about = _about(address, archive.notes)
   model['gelu'] = about.get('gelu', 'exact' if layout == 'timm' else 'tanh')
   notes = [] if 'gelu' in about else [f'gelu: {model["gelu"]}, as {layout} weights have it; the file does not say']
+  if left_out:
+    notes.append(
+      f'read {prefix.rstrip("/.")} of a training checkpoint, left out {len(left_out)} arrays that only training needs,'
+      f' such as {min(left_out)}'
+    )
   data |= {key: about[key] for key in ('image', 'mean', 'std') if key in about}
   _check_data(address, data, about.get('labels'), patch, tokens)
   convert = lambda ours, value: layouts.to_ours(layout, ours, value)
   arrays, converted = _to_float32(address, {ours: (theirs[ours], given[ours]) for ours in given}, convert)
   return Weights(
     arrays=arrays, model=model, data=data, labels=about.get('labels'), source=address, kind=layout,
-    sha256=archives.checksum(path), notes=(*notes, *converted),
+    sha256=archives.checksum(path), notes=(*archive.told, *notes, *converted),
   )  # fmt: skip
 
 
@@ -149,9 +157,9 @@ def _about(address: str, notes: dict[str, str]) -> dict[str, Any]:
   if 'mixer_jax' not in notes:
     return {}
   try:
-    about = {key: value for key, value in json.loads(notes['mixer_jax']).items() if value is not None}
+    about = {key: value for key, value in parse_json(notes['mixer_jax']).items() if value is not None}
     good = about['gelu'] in GELUS and all(isinstance(about.get(key, []), list) for key in NOTED)
-  except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+  except (ValueError, TypeError, KeyError, AttributeError):
     good = False
   if not good:
     raise MixerError(f'{address} has unreadable metadata: {notes["mixer_jax"][:200]!r}; get another file')
@@ -204,9 +212,9 @@ def _read_folder(path: Path, address: str, trusted: bool) -> Weights:
   config = path / 'config.json'
   about = _read_config(config)
   if about is None:
-    raise MixerError(f'{address} is neither a model folder nor a run: it has no config.json')
+    raise MixerError(f'{address} is neither a model folder nor a run: it has no config.json{_hint(path)}')
   if not _has_format(about):
-    raise MixerError(f'{address} is not a model folder: its config.json has no format {FORMAT!r}')
+    raise MixerError(f'{address} is not a model folder: its config.json has no format {FORMAT!r}{_hint(path)}')
   if about['format'] != FORMAT:
     raise MixerError(f'{address} has the format {about["format"]!r:.80}, but this version reads {FORMAT!r}; update')
   kinds = {'model': dict, 'data': dict, 'labels': (list, type(None)), 'schema': (dict, type(None))}
@@ -231,11 +239,17 @@ def _read_folder(path: Path, address: str, trusted: bool) -> Weights:
   )  # fmt: skip
 
 
+def _hint(folder: Path) -> str:
+  """The files of weights in a folder that is none of ours, in words."""
+  found = sorted(path.name for path in folder.iterdir() if archives.end_of(path.name))
+  return f'; if you mean a file in it, name that: {", ".join(found[:4])}' if found else ''
+
+
 def _read_config(config: Path) -> Any:
   """The contents of a config.json; None where there is none."""
   try:
-    return json.loads(config.read_text(encoding='utf-8')) if config.is_file() else None
-  except (OSError, ValueError, RecursionError) as error:
+    return load_json(config) if config.is_file() else None
+  except (OSError, ValueError) as error:
     raise MixerError(f'{config} cannot be read ({error}); get the folder again') from error
 
 

@@ -18,14 +18,21 @@ import tqdm
 
 from mixer_jax import files
 from mixer_jax.errors import MixerError, unknown
-from mixer_jax.weights.archives import READERS, checksum
+from mixer_jax.weights.archives import INDEX, READERS, checksum, end_of
 
 CHUNK = 2**22
+MOST_BYTES = 2**34  # of a file: twice what archives.MOST_BYTES allows of arrays
 INSTALL = "python -m pip install -e '.[remote]' where this project lies"
 
 
 def is_address(path: str) -> bool:
   return re.match(r'[a-z][a-z0-9+.-]+://', path) is not None
+
+
+def split(address: str) -> tuple[str, str]:
+  """('w.pth', 'state_dict_ema') of w.pth#state_dict_ema; whatever else, and the name of a file, stays whole."""
+  match = re.fullmatch(r'(.+\.(?:pth|pt|bin|ckpt|pth\.tar))#([^/#]+)', address, re.IGNORECASE | re.DOTALL)
+  return (match[1], match[2]) if match and not os.path.exists(address) else (address, '')
 
 
 def fetch(address: str) -> Path:
@@ -37,6 +44,8 @@ def fetch(address: str) -> Path:
     raise MixerError(f'{address} names nothing; addresses are like hf://OWNER/NAME/PATH and gs://BUCKET/PATH')
   if scheme == 'file':
     raise MixerError(f'{address} is local; give the path {urllib.parse.unquote(rest)}')
+  if end_of(rest) == INDEX:
+    raise MixerError(f'{address} is an index of shards; download the folder that it lies in, and name the index there')
   return _from_hub(address, rest) if scheme == 'hf' else _from_fsspec(address)
 
 
@@ -59,9 +68,8 @@ def _from_hub(address: str, rest: str) -> Path:
 
 
 def _from_fsspec(address: str) -> Path:
-  end = Path(address).suffix
-  if end.lower() not in READERS:  # before a long download
-    raise unknown(f'kind of weights, by the end of {address},', end, READERS)
+  if not end_of(address.rpartition('/')[2]):  # before a long download
+    raise unknown(f'kind of weights, by the end of {address},', Path(address).suffix, READERS)
   with _reported(address):
     import fsspec
 
@@ -81,6 +89,8 @@ def _from_fsspec(address: str) -> Path:
       total = getattr(source, 'size', None)
       with part.open('wb') as target, tqdm.tqdm(total=total, unit='B', unit_scale=True, desc=place.name) as bar:
         while chunk := source.read(CHUNK):
+          if target.tell() + len(chunk) > MOST_BYTES:
+            raise OSError(f'more than {MOST_BYTES:,} bytes')
           target.write(chunk)
           bar.update(len(chunk))
       if total is not None and part.stat().st_size != total:

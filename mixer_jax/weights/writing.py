@@ -25,6 +25,7 @@ def check_target(target: Path) -> None:
     raise MixerError(f'--to={target}: {WRITES}; not {target.suffix}')
   if not target.absolute().parent.is_dir():
     raise MixerError(f'--to={target}: there is no folder {target.absolute().parent}; make it first')
+  files.check_no_device(target)
   if target.suffix and target.is_dir():
     raise MixerError(f'--to={target} is a folder; choose another name')
   if not target.suffix and target.exists():

@@ -235,3 +235,14 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch, limit):
 def test_a_file_has_one_or_three_channels(tmp_path):
   with refuses('1 or 3 channels', '4'):
     decode.read_image(tmp_path / 'a.png', (4, 4, 4))
+
+
+@pytest.mark.parametrize('read', [lambda path: decode.read_pixels(path, 3), decode.read_header])
+def test_what_stands_in_the_place_of_an_image(tmp_path, read):
+  path = tmp_path / 'a.jpg'
+  path.write_bytes(b'version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n')
+  with refuses(path, 'Git LFS pointer', 'git lfs pull'):
+    read(path)
+  path.write_bytes(b'<!doctype html><html>not found</html>')
+  with refuses(str(path), 'a web page'):
+    read(str(path))

@@ -41,8 +41,9 @@ def test_idx_round_trip(tmp_path, suffix, pack):
     (idx(CUBE)[:10], ('16 bytes', 'found 10')),
     (idx(CUBE, magic=2049), ('2051', '2049')),
     (idx(CUBE)[:-1], ('30 bytes', 'found 29', '(5, 3, 2)')),
-    (idx(CUBE) + b'x', ('30 bytes', 'found 31')),
-    (b'<html>not found</html>', ('2051', 'magic')),
+    (idx(CUBE) + b'x', ('30 bytes', 'found more')),
+    (b'not found, not found', ('2051', 'magic')),
+    (idx(CUBE[:0], magic=2051)[:4] + b'\xff' * 12, ('at most 1,073,741,824 bytes', '(4294967295, 4294967295')),
   ],
 )
 @pytest.mark.parametrize('suffix, pack', [('', bytes), ('.gz', gzip.compress)])

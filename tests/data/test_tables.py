@@ -48,6 +48,8 @@ def test_a_byte_order_mark_spaces_and_quotes(tmp_path):
   'text, message',
   [
     ('', 'is empty'),
+    ('version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n', 'is a Git LFS pointer'),
+    ('<!doctype html><html>not found</html>', 'is a web page'),
     ('a,b,label\n', 'has a header, but no rows'),
     ('a;b;label\n1;2;0\n', "cut by ';'; save it with commas"),
     ('a,a,label\n1,2,0\n', "'a' is there twice, as number 1 and 2"),

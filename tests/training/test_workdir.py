@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from mixer_jax import config as configs
 from mixer_jax.errors import MixerError
-from mixer_jax.training import log, workdir
+from mixer_jax.training import log, restore, workdir
+from mixer_jax.training.settings import resolve
 
 LINE = json.dumps({'step': 5, 'train/loss': 1.0, 'time/seconds': 0.1})
 
@@ -37,3 +39,35 @@ def test_labels_that_are_none(text, tmp_path):
   with pytest.raises(MixerError, match=r'labels\.json .*restore it') as error:
     workdir.check_classes(tmp_path, ['a', 'b'])
   assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'change, part',
+  [
+    ({'model': None}, 'is not a config'),
+    ({'model': [[1]]}, 'is not a config'),
+    ({'augment': {'noise': 1}, 'task': {'name': 'reconstruction'}}, 'is not a config'),
+    ({'seed': 10**400}, 'an integer of 401 digits'),
+    ({'data': {'mean': [10**400]}}, 'an integer of 401 digits'),
+    ({'data': {'image': [10**400, 8, 1]}}, 'an integer of 401 digits'),
+    ({'data': {'mean': [float('nan')]}}, 'data.mean is (nan,)'),
+    ({'data': {'std': [float('inf')]}}, 'data.std (inf,)'),
+    ({'data': {'std': [0.0]}}, 'data.std above 0'),
+  ],
+)
+def test_configs_of_a_run_that_are_none(change, part, tmp_path):
+  config = resolve(configs.load(['--config=digits']))
+  both = {key: config[key] | value if key == 'data' else value for key, value in change.items()}
+  (tmp_path / 'config.json').write_text(json.dumps(config | both))
+  with pytest.raises(MixerError) as error:
+    restore.rebuild(tmp_path)
+  assert part in str(error.value) and '\n' not in str(error.value)
+
+
+def test_a_config_of_a_run_that_has_a_key_twice(tmp_path):
+  text = json.dumps(resolve(configs.load(['--config=digits'])))
+  (tmp_path / 'config.json').write_text(text)
+  assert restore.rebuild(tmp_path).settings.seed == 0
+  (tmp_path / 'config.json').write_text(text.replace('"seed": 0', '"seed": 1, "seed": 0'))
+  with pytest.raises(MixerError, match="it has 'seed' twice"):
+    restore.rebuild(tmp_path)

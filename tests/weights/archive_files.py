@@ -24,7 +24,7 @@ def refused(path, *parts):
     read(path)
   message = str(caught.value)
   assert str(path) in message and '\n' not in message and len(message) < 2000, message
-  assert re.search(r'download it again|get (another|a file)|choose|look at|convert it|save ', message), message
+  assert re.search(r'download (it|them) again|get (another|a file)|choose|look at|convert it|save ', message), message
   for part in parts:
     assert part in message, message
   return message

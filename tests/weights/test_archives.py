@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,10 @@ def test_an_end_in_capitals(tmp_path):
   np.testing.assert_array_equal(read(tmp_path / 'W.NPZ')['a'], FLOATS)
 
 
-@pytest.mark.parametrize('name', ['w.npy', 'w', 'w.npz.part', '.npz'])
+@pytest.mark.parametrize('name', ['w.npy', 'w', 'w.npz.part', '.npz', 'w.tar', '.pth.tar', 'index.json'])
 def test_another_end(tmp_path, name):
   (tmp_path / name).write_bytes(b'x')
-  with pytest.raises(MixerError, match=r'by the end of the name, .* Known: \.bin, \.npz, \.pt, \.pth, \.safetensors'):
+  with pytest.raises(MixerError, match=r'by the end of the name, .* Known: \.bin, \.ckpt, \.npz, \.pt, \.pth, \.pth'):
     archives.read(tmp_path / name)
 
 
@@ -39,7 +40,7 @@ def test_what_is_no_file_of_weights(tmp_path, end, monkeypatch):
   path.rmdir()
   path.write_bytes(b'')
   refused(path, 'is empty')
-  for text in (b'<!DOCTYPE html><html>404', b'version https://git-lfs.github.com/spec/v1\n', b'\0' * 5000, b'PK\3\4'):
+  for text in (b'\0' * 5000, b'PK\3\4', b'{"error": "not found"}'):
     path.write_bytes(text)
     refused(path, 'is damaged, or not the kind that its name says')
 
@@ -50,6 +51,31 @@ def test_what_is_no_file_of_weights(tmp_path, end, monkeypatch):
   refused(path, 'cannot be read (Permission denied)')
   with pytest.raises(MixerError, match='Permission denied'):
     archives.checksum(path)
+
+
+@pytest.mark.parametrize('end', ['.npz', '.safetensors', '.safetensors.index.json', '.pth'])
+def test_what_stands_in_the_place_of_weights(tmp_path, end):
+  path = tmp_path / f'w{end}'
+  path.write_bytes(b'version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n')
+  with pytest.raises(MixerError, match=f'{path} is a Git LFS pointer .*git lfs pull'):
+    archives.read(path)
+  path.write_bytes(b'\n<!DOCTYPE html><html>404')
+  with pytest.raises(MixerError, match=f'{path} is a web page'):
+    archives.read(path)
+
+
+@pytest.mark.parametrize('end', ['.npz', '.safetensors'])
+def test_more_arrays_than_any_mixer(tmp_path, end, monkeypatch):
+  monkeypatch.setattr(archives, 'MOST_ARRAYS', 3)
+  for count in (3, 4):
+    arrays = {f'a{i}': np.zeros(1, np.float32) for i in range(count)}
+    if end == '.npz':
+      np.savez(tmp_path / 'w.npz', **arrays)
+    else:
+      (tmp_path / 'w.safetensors').write_bytes(files.safetensors({k: ('F32', [1], bytes(4)) for k in arrays}))
+    if count == 3:
+      assert len(read(tmp_path / f'w{end}')) == 3
+  refused(tmp_path / f'w{end}', '4 arrays, above the limit of 3')
 
 
 @pytest.mark.parametrize('end', ['.npz', '.safetensors'])
@@ -143,6 +169,11 @@ def _with_header(text, data=FOUR):
     _with_header(b'{"a": {"dtype": "F32", "shape": [4], "data_offsets": [16, 0]}}'),
     _with_header(b'{"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 160]}}'),
     _with_header(b'{"a": {"dtype": "F32", "shape": [4611686018427387904, 4], "data_offsets": [0, 16]}}'),
+    _with_header(
+      b'{"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}, "a": {"dtype": "F16", "shape": [8],'
+      b' "data_offsets": [0, 16]}}'
+    ),
+    _with_header(b'{"__metadata__": {"a": "b", "a": "c"}}', b''),
     _with_header(b'{"a": {"dtype": "F99", "shape": [4], "data_offsets": [0, 16]}}'),
     _with_header(b'{"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}', FOUR + b'more'),
   ],
@@ -150,3 +181,15 @@ def _with_header(text, data=FOUR):
 def test_safetensors_headers_of_nonsense(tmp_path, content):
   (tmp_path / 'w.safetensors').write_bytes(content)
   refused(tmp_path / 'w.safetensors', 'is damaged')
+
+
+def test_safetensors_headers_beyond_the_limit(tmp_path):
+  """They are not read: 100 MB of names would become gigabytes."""
+  path = tmp_path / 'w.safetensors'
+  with path.open('wb') as file:
+    file.write(struct.pack('<Q', 100_000_000) + b'{')
+    file.truncate(100_000_008)
+  tracemalloc.start()
+  refused(path, 'a header of 100,000,000 bytes, above the limit of 16,777,216')
+  assert tracemalloc.get_traced_memory()[1] < 2**20
+  tracemalloc.stop()

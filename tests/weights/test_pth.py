@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import sys
+import tarfile
 import types
 import zipfile
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 from archive_files import FLOATS, read, refused
 from weight_files import write_zip
 
-from mixer_jax.weights import archives
+from mixer_jax.errors import MixerError
+from mixer_jax.weights import archives, pickles
 
 
 class Tensor:
@@ -52,11 +54,11 @@ def torch(monkeypatch):
 
 
 def some_file(tmp_path, name='w.pth'):
-  (tmp_path / name).write_bytes(b'torch reads it')
+  (tmp_path / name).write_bytes(b'\x80\2N.' * 5 + b'torch reads it')
   return tmp_path / name
 
 
-@pytest.mark.parametrize('name', ['w.pth', 'w.pt', 'w.bin', 'w.PTH'])
+@pytest.mark.parametrize('name', ['w.pth', 'w.pt', 'w.bin', 'w.PTH', 'w.pth.tar', 'w.ckpt'])
 @pytest.mark.parametrize('nest', [lambda x: x, lambda x: {'state_dict': x}, lambda x: {'model': x, 'epoch': 3}])
 def test_pth_is_read_by_torch(tmp_path, torch, name, nest):
   values = {'a': Tensor(FLOATS), 'b': Tensor([[1, 2]], 'int64'), 'c': Tensor(FLOATS[:3], 'bfloat16'), 'd': Tensor(7.0)}
@@ -69,6 +71,45 @@ def test_pth_is_read_by_torch(tmp_path, torch, name, nest):
   np.testing.assert_array_equal(found['a'], FLOATS)
   found['a'][:] = 0  # a copy
   np.testing.assert_array_equal(opened['a'].read(), FLOATS)
+
+
+A, B, C = ({'a': Tensor(FLOATS + i)} for i in range(3))
+
+
+@pytest.mark.parametrize(
+  'content, part, wanted, told',
+  [
+    (A, '', A, ''),
+    ({'state_dict': A, 'epoch': 3}, '', A, 'read state_dict of the checkpoint, not epoch'),
+    ({'state_dict': A, 'state_dict_ema': B, 'epoch': 3}, '', A, 'not epoch, state_dict_ema; '),
+    ({'state_dict_ema': B, 'state_dict': A}, 'state_dict_ema', B, 'read state_dict_ema of the checkpoint, not'),
+    ({'model': A, 'model_ema': B, 'optimizer': {'state': {0: {'m': 1}}}}, '', A, 'not model_ema, optimizer; '),
+    ({'net': C, 'epoch': 3}, '', C, 'read net of the checkpoint, not epoch'),
+    ({'a': A, 'b': B}, 'b', B, 'read b'),
+    (
+      {'state_dict': A, **{f'k{i}': i for i in range(20)}},
+      '',
+      A,
+      'not k0, k1, k10, k11, k12, k13, k14, k15, ... (20 in',
+    ),
+  ],
+)
+def test_which_state_dict_of_a_checkpoint(tmp_path, torch, content, part, wanted, told):
+  torch(content)
+  path = some_file(tmp_path)
+  archive = archives.read(path, part)
+  np.testing.assert_array_equal(archive.arrays['a'].read(), wanted['a'].numpy())
+  assert len(archive.told) == bool(told) and told in ''.join(archive.told)
+  other = 'state_dict' if part == 'state_dict_ema' else 'state_dict_ema'
+  assert (f'{path}#{other} would read {other}' in ''.join(archive.told)) == ('state_dict_ema' in content)
+
+
+def test_state_dicts_that_are_not_told_apart(tmp_path, torch):
+  torch({'a': A, 'b': B})
+  refused(some_file(tmp_path), 'several networks: a, b; choose one, as', 'w.pth#a')
+  torch({'state_dict': A, 'state_dict_ema': B})
+  with pytest.raises(MixerError, match="'ema'.*Known: state_dict, state_dict_ema"):
+    archives.read(some_file(tmp_path), 'ema')
 
 
 def test_pth_without_torch(tmp_path, monkeypatch):
@@ -93,7 +134,11 @@ def test_pth_without_torch(tmp_path, monkeypatch):
   [
     (
       pickle.UnpicklingError('Weights only load failed.\n\tUnsupported global: GLOBAL argparse.Namespace was not'),
-      ['holds more than weights (Unsupported global: GLOBAL argparse.Namespace', 'convert it where torch is'],
+      [
+        'holds more than weights (Unsupported global: GLOBAL argparse.Namespace',
+        'file is trusted',
+        'weights_only=False',
+      ],
     ),
     (pickle.UnpicklingError('invalid load key'), ['is damaged or holds more than weights (invalid load key)']),
     (RuntimeError('PytorchStreamReader failed\nlong text'), ['is damaged', '(PytorchStreamReader failed)']),
@@ -118,6 +163,31 @@ def test_pth_zips_that_torch_does_not_write(tmp_path, torch):
   refused(path, 'would unpack from')
 
 
+def test_pth_whose_pickle_is_large(tmp_path, torch, monkeypatch):
+  torch(AssertionError('not asked'))
+  monkeypatch.setattr(pickles, 'MOST_BYTES', 1000)
+  data = b'\x80\2' + b'N0' * pickles.MOST_BYTES
+  (tmp_path / 'w.pth').write_bytes(data)
+  refused(tmp_path / 'w.pth', 'is damaged')
+  refused(write_zip(tmp_path / 'w.pth', {'w/data.pkl': data, 'w/data/0': bytes(10)}), 'is damaged')
+
+
+@pytest.mark.parametrize('key', ['w/data.pkl', 'W/DATA.PKL'])
+def test_pth_whose_pickle_torch_would_never_end(tmp_path, torch, key):
+  torch(AssertionError('not asked'))
+  data = b'\x80\2})q\0' + b''.join(b'h%c\x86q%c' % (i, i + 1) for i in range(60)) + b'K\1s.'
+  refused(write_zip(tmp_path / 'w.pth', {key: data, 'w/data/0': bytes(10)}), 'its pickle repeats itself')
+  (tmp_path / 'w.pth').write_bytes(b'\x80\2N.' * 3 + data + b'N.')
+  refused(tmp_path / 'w.pth', 'its pickle repeats itself')
+
+
+def test_pth_tar_that_is_a_tar(tmp_path, torch):
+  torch(AssertionError('not asked'))
+  with tarfile.open(tmp_path / 'w.pth.tar', 'w') as tar:
+    tar.add(some_file(tmp_path), 'w.pth')
+  refused(tmp_path / 'w.pth.tar', 'is a tar archive', 'unpack it')
+
+
 def test_pth_of_more_than_any_mixer(tmp_path, torch, monkeypatch):
   torch({f'a{i}': Tensor(np.zeros(4000, np.float32)) for i in range(20)})
   monkeypatch.setattr(archives, 'MOST_BYTES', 100_000)
@@ -131,8 +201,9 @@ def test_pth_by_torch_itself(tmp_path):
     'b': torch.tensor(FLOATS[:3]).bfloat16(),
     't': torch.arange(4.0).reshape(2, 2).T,
   }
-  torch.save({'state_dict': values}, tmp_path / 'w.pth')
-  found = read(tmp_path / 'w.pth')
+  for new in (False, True):
+    torch.save({'state_dict': values}, tmp_path / 'w.pth', _use_new_zipfile_serialization=new)
+    found = read(tmp_path / 'w.pth')
   np.testing.assert_array_equal(found['a'], FLOATS)
   assert found['b'].astype(np.float32).tolist() == [1.5, -2, 0.25] and found['t'].tolist() == [[0, 2], [1, 3]]
   whole = (tmp_path / 'w.pth').read_bytes()

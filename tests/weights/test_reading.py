@@ -65,9 +65,9 @@ LAYOUTS |= {'timm': (files.timm, 'w.safetensors')}
 @pytest.mark.parametrize(
   'kind, prefix',
   [
-    *[('original', p) for p in ('', 'params/', 'target/', 'opt/target/')],
-    *[('older original', p) for p in ('', 'target/', 'opt/target/')],
-    *[('timm', p) for p in ('', 'module.', 'model.')],
+    *[('original', p) for p in ('', 'params/', 'target/', 'opt/target/', 'opt/target/params/')],
+    *[('older original', p) for p in ('', 'params/', 'target/', 'opt/target/', 'target/params/')],
+    *[('timm', p) for p in ('', 'module.', 'model.', '_orig_mod.', 'module._orig_mod.', '_orig_mod.model.', 'net.')],
   ],
 )
 def test_every_layout_and_prefix(tmp_path, kind, prefix):
@@ -183,6 +183,8 @@ def test_notes_of_a_file(tmp_path):
     ('{', 'unreadable metadata'),
     ('[]', 'unreadable metadata'),
     ('[' * 100_000, 'unreadable metadata'),
+    ('{"gelu": "tanh", "gelu": "exact"}', 'unreadable metadata'),
+    ('{"gelu": "tanh", "mean": [1' + '0' * 400 + ', 1, 1]}', 'unreadable metadata'),
     ({'gelu': 'other'}, 'unreadable metadata'),
     ({'gelu': ['tanh']}, 'unreadable metadata'),
     ({'labels': 'vwxyz'}, 'unreadable metadata'),
@@ -222,6 +224,8 @@ def test_a_folder_of_another_model(tmp_path):
   weights = reading.read(str(folder(tmp_path / 'm', about, {'x.y': np.ones((2, 3), 'f4')})))
   assert weights.schema == {'a': 1} and not weights.is_mixer and weights.arrays['x.y'].sum() == 6
   refused(folder(tmp_path / 'm', about, {'x.y': np.full(3, np.nan, 'f4')}), 'x.y (3 of 3)')
+  former = {'name': 'mixing_autoencoder', 'kernel': 3}  # of a version whose folders have `mixing`, too
+  assert reading.read(str(folder(tmp_path / 'n', about | {'model': former}, {}))).model['mixing']['name'] is None
   refused(folder(tmp_path / 'm', about | {'model': {'name': 'tabula'}}), "'tabula'; did you mean 'tabular'?")
 
 
@@ -252,7 +256,16 @@ def test_a_folder_that_asks_for_code_is_refused_unless_it_is_trusted(tmp_path, m
   'about, part',
   [
     ('{', 'cannot be read'),
-    ('[' * 100_000, 'cannot be read'),
+    ('[' * 100_000, 'nested more than 64 deep'),
+    ('{"a":' * 500 + '1' + '}' * 500, 'nested more than 64 deep'),
+    ('{"format": 1, "format": 2}', "'format' twice"),
+    ('version https://git-lfs.github.com/spec/v1\n', 'Git LFS pointer'),
+    ({'data': ABOUT['data'] | {'mean': [10**400, 0, 0]}}, 'an integer of 401 digits'),
+    ({'data': ABOUT['data'] | {'image': [4, 10**400, 3]}}, 'an integer of 401 digits'),
+    ({'labels': [10**400] * 5}, 'an integer of 401 digits'),
+    ({'model': ABOUT['model'] | {'hidden': 10**400}}, 'an integer of 401 digits'),
+    ({'data': ABOUT['data'] | {'mean': [2**64 - 1, 0, float('inf')]}}, 'which is invalid'),
+    ({'data': ABOUT['data'] | {'std': [float('nan'), 1, 1]}}, 'which is invalid'),
     ('[]', 'is not a model folder'),
     ('{}', 'is not a model folder'),
     ({'format': 7}, 'is not a model folder'),
@@ -299,6 +312,8 @@ def test_folders_that_are_not_whole(tmp_path, monkeypatch):
   refused(path, 'cannot be read')
   (path / 'config.json').unlink()
   refused(path, 'is neither a model folder nor a run')
+  write(path / 'x.safetensors', OURS)
+  refused(path, 'if you mean a file in it, name that: x.safetensors')
   refused(tmp_path / 'none.npz', 'there is no file')
   refused(tmp_path / ('n' * 300), 'n')
 

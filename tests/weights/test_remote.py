@@ -1,14 +1,19 @@
 """Addresses: fetched once, kept with a checksum, and one line for whatever goes wrong; the network is a memory."""
 
+import json
+import socket
 import sys
 import types
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
+import weight_files
 
+from mixer_jax.data.images import sets
 from mixer_jax.errors import MixerError
-from mixer_jax.weights import remote
+from mixer_jax.weights import reading, remote
 
 ADDRESS, DATA = 'memory://bucket/a b/w.npz', bytes(range(256)) * 20_000
 
@@ -43,6 +48,41 @@ def test_a_path_stays_a_path(monkeypatch):
   assert not remote.is_address('C:\\a.npz') and not remote.is_address('a/b://c') and remote.is_address('gs://a')
 
 
+def test_the_part_of_an_address(tmp_path, monkeypatch):
+  assert remote.split('a/w.pth#state_dict_ema') == ('a/w.pth', 'state_dict_ema')
+  assert remote.split('hf://o/n/w.pth.tar#x.y') == ('hf://o/n/w.pth.tar', 'x.y')
+  for whole in ('w.pth', 'w.npz#a', 'a#b/w.pth', 'w.pth#', 'runs/#3', 'hf://o/n#a', '.pth#a'):
+    assert remote.split(whole) == (whole, '')
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'w.pth#1').write_bytes(b'')
+  assert remote.split('w.pth#1') == ('w.pth#1', '') and remote.split('w.pth#2') == ('w.pth', '2')
+
+
+def test_no_network_without_an_address(tmp_path, monkeypatch):
+  def asked(*arguments, **_):
+    pytest.fail(f'the network was asked for {arguments}')
+
+  for name in ('getaddrinfo', 'create_connection', 'gethostbyname'):
+    monkeypatch.setattr(socket, name, asked)
+  monkeypatch.setattr(socket.socket, 'connect', asked)
+  monkeypatch.chdir(tmp_path)
+  np.savez('w.npz', **weight_files.original(weight_files.mixer()))
+  assert reading.read('w.npz').kind == 'original'
+  shards = {'weight_map': {'a': 'https://example.com/w.safetensors'}}
+  Path('w.safetensors.index.json').write_text(json.dumps(shards))
+  folder = Path('folder')
+  folder.mkdir()
+  about = {'format': reading.FORMAT, 'model': {'name': 'tabular'}, 'data': {}, 'source': 'https://example.com/w.npz'}
+  (folder / 'config.json').write_text(json.dumps(about | {'labels': None, 'schema': None}))
+  missing = ('o/n/w.npz', 'example.com/w.npz', 'google.com', 'w.pth#https://example.com', 'w.safetensors.index.json')
+  for path in (*missing, 'folder'):
+    with pytest.raises(MixerError):
+      reading.read(path)
+  for name in ('tfds:mnist', 'mnist', 'cifar10'):
+    with pytest.raises(MixerError):
+      sets.load(name, 'train', image=(28, 28, 1), classes=10, data_dir=str(tmp_path))
+
+
 def test_fetched_once_and_kept_with_its_checksum(memory, tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(remote, 'CHUNK', 1000)
   place = remote.fetch(ADDRESS)
@@ -59,6 +99,16 @@ def test_without_a_progress_bar(memory, monkeypatch):
   bar = remote.tqdm.tqdm
   monkeypatch.setattr(remote.tqdm, 'tqdm', lambda **settings: bar(**settings, disable=True))
   assert remote.fetch(ADDRESS).read_bytes() == DATA
+
+
+def test_an_address_that_does_not_end(memory, monkeypatch):
+  monkeypatch.setattr(remote, 'CHUNK', 1000)
+  monkeypatch.setattr(remote, 'MOST_BYTES', len(DATA))
+  assert remote.fetch(ADDRESS).read_bytes() == DATA
+  memory.pipe('/bucket/x/w.npz', DATA + b'x')
+  before = kept()
+  refused('memory://bucket/x/w.npz', 'cannot be fetched (more than 5,120,000 bytes)')
+  assert kept() == before
 
 
 def test_two_files_of_one_name_do_not_meet(memory):

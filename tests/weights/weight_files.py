@@ -10,9 +10,9 @@ IMAGE, TOKENS, CLASSES = (4, 6, 3), 6, 5  # patches of 2x2
 SIZES = {'hidden': 8, 'blocks': 2, 'token_mlp': 7, 'channel_mlp': 9}
 
 
-def mixer(seed=0, *, tokens=TOKENS, blocks=SIZES['blocks']):
+def mixer(seed=0, *, tokens=TOKENS, blocks=SIZES['blocks'], hidden=SIZES['hidden'], classes=CLASSES):
   """Random arrays of a Mixer by our names."""
-  hidden, token_mlp, channel_mlp = SIZES['hidden'], SIZES['token_mlp'], SIZES['channel_mlp']
+  token_mlp, channel_mlp = SIZES['token_mlp'], SIZES['channel_mlp']
   shapes = {'stem.kernel': (12, hidden), 'stem.bias': (hidden,)}
   for i in range(blocks):
     for name, width, middle in (('token', tokens, token_mlp), ('channel', hidden, channel_mlp)):
@@ -25,7 +25,7 @@ def mixer(seed=0, *, tokens=TOKENS, blocks=SIZES['blocks']):
         f'blocks.{i}.{name}_mixing.fc2.bias': (width,),
       }
   shapes |= {'pre_head_norm.scale': (hidden,), 'pre_head_norm.bias': (hidden,)}
-  shapes |= {'head.kernel': (hidden, CLASSES), 'head.bias': (CLASSES,)}
+  shapes |= {'head.kernel': (hidden, classes), 'head.bias': (classes,)}
   rng = np.random.default_rng(seed)
   return {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
 

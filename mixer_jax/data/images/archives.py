@@ -3,6 +3,9 @@
 Ours, since TFDS, the library that reads them, needs TensorFlow to prepare them.
 
 A pickle can run any code. CIFAR's are opened only where they are the published files, by their checksums.
+
+A file is read as far as its header says, and refused beyond MOST_IDX, MOST_FILE or MOST_ARCHIVE bytes: what is packed
+may be a thousand times as large as the file.
 """
 
 import gzip
@@ -12,11 +15,17 @@ import pathlib
 import pickle
 import tarfile
 import zlib
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from mixer_jax.errors import MixerError
+from mixer_jax.files import check_start
+
+MOST_IDX = 2**30  # bytes of an array: twice those of EMNIST, the largest set in this format
+MOST_FILE = 160_000_000  # bytes of a file of CIFAR: the largest published one has 155,249,918
+MOST_ARCHIVE = 2**28  # bytes of an unpacked archive of CIFAR: the published ones have 186,000,000
+MOST_MEMBERS = 100  # of such an archive: the published ones have 9
 
 Native = tuple[dict[str, np.ndarray], tuple[str, ...]]  # arrays as published, and the names of the classes
 
@@ -94,30 +103,40 @@ def read_mnist(name: str, split: str, root: pathlib.Path) -> Native | None:
 def read_idx(path: pathlib.Path, ndim: int) -> np.ndarray:
   """The uint8 array of `ndim` dimensions in an IDX file, gzipped if its name ends in .gz.
 
-  Raises MixerError for a wrong magic number, a length other than the header's, or a corrupt gzip stream.
-  Format: http://yann.lecun.com/exdb/mnist/ (magic 0x00 0x00 0x08 ndim, big-endian sizes, bytes).
+  Raises MixerError for a wrong magic number, a length other than the header's, a corrupt gzip stream and more than
+  MOST_IDX bytes. Format: http://yann.lecun.com/exdb/mnist/ (magic 0x00 0x00 0x08 ndim, big-endian sizes, bytes).
   """
   again = 'download the file again'
+  check_start(path)
   try:
-    data = path.read_bytes()
-    if path.suffix == '.gz':
-      data = gzip.decompress(data)
+    with gzip.open(path) if path.suffix == '.gz' else path.open('rb') as file:
+      return _idx(file, ndim)
+  except _Wrong as error:
+    raise MixerError(f'{path}: expected {error}; {again}.') from error
   except (OSError, EOFError, zlib.error) as error:
     raise MixerError(f'{path}: expected a readable gzip or IDX file, found: {error}; {again}.') from error
-  header = 4 + 4 * ndim
-  if len(data) < header:
-    raise MixerError(f'{path}: expected an IDX header of {header} bytes, found {len(data)} bytes; {again}.')
-  (magic, *shape), expected = np.frombuffer(data, '>u4', 1 + ndim).tolist(), 0x800 + ndim
+
+
+class _Wrong(Exception):
+  """What was expected, and found instead."""
+
+
+def _idx(file: BinaryIO, ndim: int) -> np.ndarray:
+  length = 4 + 4 * ndim
+  header = file.read(length)
+  if len(header) < length:
+    raise _Wrong(f'an IDX header of {length} bytes, found {len(header)} bytes')
+  (magic, *shape), expected = np.frombuffer(header, '>u4').tolist(), 0x800 + ndim
   if magic != expected:
-    raise MixerError(
-      f'{path}: expected magic number {expected} (IDX, uint8, {ndim} dimensions), found {magic}; {again}.'
-    )
-  if len(data) - header != math.prod(shape):
-    raise MixerError(
-      f'{path}: expected {math.prod(shape)} bytes of data for the shape {tuple(shape)} in its header, '
-      f'found {len(data) - header}; {again}.'
-    )
-  return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+    raise _Wrong(f'magic number {expected} (IDX, uint8, {ndim} dimensions), found {magic}')
+  size = math.prod(shape)
+  if size > MOST_IDX:
+    raise _Wrong(f'at most {MOST_IDX:,} bytes of data, found {size:,} for the shape {tuple(shape)} in its header')
+  data = file.read(size)
+  if len(data) < size or file.read(1):
+    found = len(data) if len(data) < size else 'more'
+    raise _Wrong(f'{size} bytes of data for the shape {tuple(shape)} in its header, found {found}')
+  return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def checked(images: np.ndarray, labels: np.ndarray, classes: int, where: object) -> dict[str, np.ndarray]:
@@ -136,14 +155,34 @@ def checked(images: np.ndarray, labels: np.ndarray, classes: int, where: object)
   return {'image': images, 'label': labels.astype(np.int32)}
 
 
+class _Bounded(gzip.GzipFile):
+  """What is packed, up to MOST_ARCHIVE bytes: tarfile reads and skips as much as a header asks for."""
+
+  def read(self, size: int) -> bytes:
+    self._check(self.tell() + size)
+    return super().read(size)
+
+  def seek(self, offset: int, whence: int = 0) -> int:
+    self._check(offset)
+    return super().seek(offset, whence)
+
+  def _check(self, end: int) -> None:
+    if end > MOST_ARCHIVE:
+      raise OSError(f'more than {MOST_ARCHIVE:,} bytes when unpacked')
+
+
 def _archive(path: pathlib.Path, folder: str, names: list[str]) -> dict[str, bytes]:
   found = {}
+  check_start(path)
   try:
-    with gzip.open(path) as stream:
+    with _Bounded(path) as stream:
       with tarfile.open(fileobj=stream, mode='r:') as tar:
-        for member in tar:
+        for number, member in enumerate(tar):
+          if number >= MOST_MEMBERS:
+            raise OSError(f'more than {MOST_MEMBERS} files')
           inner = pathlib.PurePosixPath(member.name)
           if member.isfile() and inner.name in names and inner.parent.name == folder:
+            _check_size(f'{path}/{inner.name}', member.size)
             found[inner.name] = tar.extractfile(member).read()
       # tarfile stops before the end of the file, where gzip's checksum is.
       while stream.read(1 << 20):
@@ -151,6 +190,17 @@ def _archive(path: pathlib.Path, folder: str, names: list[str]) -> dict[str, byt
   except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
     raise MixerError(f'{path}: expected a gzipped tar archive, found: {error}; download the file again.') from error
   return found
+
+
+def _check_size(where: str, size: int) -> None:
+  if size > MOST_FILE:
+    raise MixerError(f'{where}: expected at most {MOST_FILE:,} bytes, found {size:,}; download the file again.')
+
+
+def _read_file(path: pathlib.Path) -> bytes:
+  check_start(path)
+  _check_size(str(path), path.stat().st_size)
+  return path.read_bytes()
 
 
 def read_cifar(name: str, split: str, root: pathlib.Path) -> Native | None:
@@ -170,7 +220,7 @@ def read_cifar(name: str, split: str, root: pathlib.Path) -> Native | None:
           continue
         files = _archive(place, layout['folder'], names)
       else:
-        files = {file: (place / file).read_bytes() for file in names if (place / file).is_file()}
+        files = {file: _read_file(place / file) for file in names if (place / file).is_file()}
         if files.keys().isdisjoint(wanted):
           continue
       if missing := [file for file in wanted if file not in files]:

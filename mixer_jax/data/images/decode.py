@@ -11,6 +11,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
 from mixer_jax.data.images import canvas
 from mixer_jax.errors import MixerError
+from mixer_jax.files import check_start
 
 MODES = {1: 'L', 3: 'RGB'}
 # What files of images are called, and their format in Pillow. Only these formats are opened, whatever a file is called:
@@ -106,6 +107,7 @@ def named(path: str | os.PathLike) -> Iterator[None]:
     ) from error
   # What Pillow's decoders raise for damaged files.
   except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error) as error:
+    check_start(path)
     reason = ' '.join(str(error).split()) or type(error).__name__
     raise MixerError(f'{path}: cannot be read as an image ({reason}); fix or remove it.') from error
 

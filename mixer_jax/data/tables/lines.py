@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mixer_jax.errors import MixerError
+from mixer_jax.files import stand_in
 
 LONGEST = 2**24  # characters of a line; the csv module has 2**17 for a cell
 MARKS = {  # in this order: that of UTF-32 begins with that of UTF-16
@@ -21,9 +22,6 @@ OTHER_FILES = {
   b'PK\x03\x04': 'an Excel or zip file; save the table as CSV, or unpack it',
   b'\xd0\xcf\x11\xe0': 'an Excel file; save the table as CSV',
   b'PAR1\x15': 'a Parquet file; save the table as CSV',
-  b'version https://git-lfs': 'a Git LFS pointer; fetch the file with `git lfs pull`',
-  b'<!doctype': 'a web page; download the file itself',
-  b'<html': 'a web page; download the file itself',
 }
 ERRORS = (OSError, EOFError, zlib.error, UnicodeError, csv.Error)  # what reading a file raises
 
@@ -34,8 +32,8 @@ def read_lines(path: str | Path) -> Iterator[str]:
     raw = opened.enter_context(Path(path).open('rb'))
     if raw.peek(2).startswith(b'\x1f\x8b'):
       raw = opened.enter_context(gzip.GzipFile(fileobj=raw))
-    start = raw.peek(32)
-    if kind := next((kind for mark, kind in OTHER_FILES.items() if start.lower().startswith(mark.lower())), None):
+    start = raw.peek(64)
+    if kind := next((kind for mark, kind in OTHER_FILES.items() if start.startswith(mark)), stand_in(start)):
       raise MixerError(f'{path} is {kind}')
     encoding = next((name for mark, name in MARKS.items() if start.startswith(mark)), 'utf-8')
     text = opened.enter_context(io.TextIOWrapper(raw, encoding=encoding, newline=''))
