@@ -81,8 +81,8 @@ class Images:
   name: str
   image: tuple[int, int, int]
   classes: Count
-  mean: tuple[float, ...] = (0.5,)
-  std: tuple[float, ...] = (0.5,)
+  mean: Annotated[tuple[float, ...], Within('(-inf, inf)')] = (0.5,)
+  std: Annotated[tuple[float, ...], Within('(0, inf)')] = (0.5,)
   train: str = 'train'
   val: str = ''
   test: str = ''
@@ -101,8 +101,6 @@ class Images:
     for key in ('mean', 'std'):
       if len(getattr(self, key)) == 1:
         object.__setattr__(self, key, getattr(self, key) * self.image[2])
-    if not np.isfinite(self.mean).all() or not all(0 < value < np.inf for value in self.std):
-      raise MixerError(f'data.mean is {self.mean} and data.std {self.std}, but must be finite, data.std above 0')
     if self.crop_from and self.crop_from < max(self.image[:2]):
       raise MixerError(
         f'data.crop_from is {self.crop_from}, but the crop {self.image[0]}x{self.image[1]} is larger; 0 for none'

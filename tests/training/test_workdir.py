@@ -50,9 +50,9 @@ def test_labels_that_are_none(text, tmp_path):
     ({'seed': 10**400}, 'an integer of 401 digits'),
     ({'data': {'mean': [10**400]}}, 'an integer of 401 digits'),
     ({'data': {'image': [10**400, 8, 1]}}, 'an integer of 401 digits'),
-    ({'data': {'mean': [float('nan')]}}, 'data.mean is (nan,)'),
-    ({'data': {'std': [float('inf')]}}, 'data.std (inf,)'),
-    ({'data': {'std': [0.0]}}, 'data.std above 0'),
+    ({'data': {'mean': [float('nan')]}}, 'data.mean is [nan], but must be in (-inf, inf)'),
+    ({'data': {'std': [float('inf')]}}, 'data.std is [inf], but must be in (0, inf)'),
+    ({'data': {'std': [0.0]}}, 'data.std is [0.0]'),
   ],
 )
 def test_configs_of_a_run_that_are_none(change, part, tmp_path):

@@ -102,12 +102,12 @@ def named(path: str | os.PathLike) -> Iterator[None]:
   except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
     raise MixerError(f'{path}: {error} Make the image smaller.') from error
   except UnidentifiedImageError as error:
+    check_start(path)
     raise MixerError(
       f'{path}: cannot be read as an image (it is none of {", ".join(formats())}); convert, fix or remove it.'
     ) from error
   # What Pillow's decoders raise for damaged files.
   except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error) as error:
-    check_start(path)
     reason = ' '.join(str(error).split()) or type(error).__name__
     raise MixerError(f'{path}: cannot be read as an image ({reason}); fix or remove it.') from error
 
