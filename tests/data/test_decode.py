@@ -191,9 +191,7 @@ POSTSCRIPT = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\ns
 ICON = b'\0\0\1\0\1\0'
 
 
-@pytest.mark.parametrize(
-  'content', [POSTSCRIPT, ICON + bytes(60), b'%PDF-1.4\n', b'version https://git-lfs.github.com/spec/v1']
-)
+@pytest.mark.parametrize('content', [POSTSCRIPT, ICON + bytes(60), b'%PDF-1.4\n'])
 def test_other_formats_than_the_named_ones_are_not_opened(content, tmp_path, monkeypatch):
   monkeypatch.setattr('subprocess.check_call', None)  # what would start Ghostscript
   path = tmp_path / 'a.jpg'
