@@ -95,13 +95,13 @@ def main() -> None:
   options.add_argument('--seed', type=int, default=0)
   known = options.parse_args()
   sys.path.insert(0, str(kill.ROOT))
-  from mixer_jax.training import loop
-
   began, rng, found, bad = time.monotonic(), random.Random(known.seed), collections.Counter(), 0
   with tempfile.TemporaryDirectory() as folder:
     folder = Path(folder)
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(folder / 'xla'))
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+    from mixer_jax.training import loop  # and jax, which reads these as it is imported
+
     if apart(loop.train_and_evaluate, config(), folder / 'whole') or apart(stop_early, folder / 'stopped'):
       sys.exit('the unharmed runs failed')
     for number in range(known.count):
