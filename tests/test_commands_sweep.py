@@ -41,7 +41,20 @@ def test_many_combinations_have_no_curves(tmp_path, capsys, monkeypatch):
   assert not (tmp_path / 'curves.png').exists() and capsys.readouterr().out.endswith('table.csv, table.png\n')
 
 
+def test_a_metric_that_no_run_has_is_refused_and_named(tmp_path):
+  with pytest.raises(MixerError, match="unknown metric 'val/loss'; did you mean 'test/loss'.*test/accuracy"):
+    run(tmp_path, '--metrics=val/loss')
+  assert (tmp_path / 'as_it_stands' / 'seed0' / 'summary.json').exists()
+
+
+def test_runs_without_held_out_data_are_compared_by_their_training_loss(tmp_path):
+  run(tmp_path, '--config.data.test=', '--config.eval_every=0')
+  assert (tmp_path / 'table.md').read_text().startswith('| parameters | seeds | examples/s | train/loss |')
+  assert (tmp_path / 'curves.png').exists()
+
+
 def test_what_failed_is_in_the_table_and_the_error(tmp_path):
-  with pytest.raises(MixerError, match=r'1 of 2 runs failed: .*patch=3/seed0: .*3x3'):
-    run(tmp_path, '--over=model.patch=3,8')
-  assert 'patch=3/seed0 failed: the patch 3x3' in (tmp_path / 'table.md').read_text()
+  with pytest.raises(MixerError, match=r'2 of 4 runs failed: patch=3/seed0, patch=3/seed1: .*3x3'):
+    run(tmp_path, '--over=model.patch=3,8', '--seeds=2')
+  text = (tmp_path / 'table.md').read_text()
+  assert 'patch=3/seed0, patch=3/seed1 failed: the patch 3x3' in text and text.count('3x3') == 1

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mixer_jax.data.examples import Source
 from mixer_jax.errors import MixerError
 from mixer_jax.files import read_json, reported
 from mixer_jax.messages import logger
+from mixer_jax.optim import schedules
 from mixer_jax.optim.schedules import Length
 from mixer_jax.training import experiment as experiments
 from mixer_jax.training import hooks, warm_start, workdir
@@ -94,6 +95,7 @@ def _train(config: dict, folder: Path, data_dir: str | None, opened: contextlib.
     logger.info(f'{folder} is finished: {step:,} of {length.total:,} steps')
     return read_json(folder / 'summary.json') if first else None
 
+  opened.enter_context(_told_if_interrupted(folder))
   log = Log(folder, step=step, total=length.total, write=first)
   opened.callback(log.close)
   alarm = experiment.alarm()
@@ -116,6 +118,8 @@ def _train(config: dict, folder: Path, data_dir: str | None, opened: contextlib.
   if not moment.last:
     checkpoints.save(moment.step, moment.state, moment.evaluated)
   checkpoints.close()
+  if not moment.last:
+    log.stopped(moment.step)
   log.close()
   if not first:
     return None
@@ -138,14 +142,18 @@ def _steps(
     due = min([(step // hook.every + 1) * hook.every for hook in actions if hook.every] + [total])
     count = _agreed(min(due - step, max(1, int(rate * CALL_SECONDS)), examples.chunk))
     began = time.monotonic()
+    if not rate:
+      log.note('compiling ...')
     state = train_loop(state, examples.train(step, count), count)
     step_done = int(state.step)
+    if not rate:
+      log.note(f'compiling and the first step took {time.monotonic() - began:.1f} s')
     rate = count / (time.monotonic() - began)
     sums = {name: float(value) for name, value in jax.device_get(state.sums).items()}
     if not is_finite(sums):
       _fail_not_finite(step_done - 1, sums, experiment, examples.size, checkpoints)
     step = step_done
-    log.progress(step)
+    log.progress(step, sums['loss'] / sums['examples'])
     moment = hooks.Moment(step, state, sums, last=step == total)
     for hook in actions:
       hook(moment)
@@ -161,7 +169,7 @@ class _Data:
 
   @property
   def notes(self) -> tuple[str, ...]:
-    return tuple(note for source in (self.train, *self.heldout.values()) for note in source.notes)
+    return tuple(dict.fromkeys(note for source in (self.train, *self.heldout.values()) for note in source.notes))
 
 
 def _read(experiment: Experiment, data_dir: str | None) -> _Data:
@@ -179,10 +187,21 @@ def _loaders(experiment: Experiment, data: _Data) -> dict[str, loader.Loader]:
 
 
 def _draw_schedule(path: Path, schedule: optax.Schedule, total: int) -> None:
-  steps = np.linspace(0, total - 1, min(total, 2000)).round().astype(np.int32)
-  rates = np.asarray(jax.jit(jax.vmap(schedule))(steps))
+  steps, rates = schedules.sampled(schedule, total)
   with reported(path):
-    curves.draw_schedule(rates, total, path)
+    curves.draw_schedule(steps, rates, path)
+
+
+@contextlib.contextmanager
+def _told_if_interrupted(folder: Path) -> Iterator[None]:
+  """Says what is lost where a second Ctrl-C ends the run at once."""
+  try:
+    yield
+  except KeyboardInterrupt:
+    saved = [int(path.name) for path in (folder / 'checkpoints').glob('*') if path.name.isdecimal()]
+    what = f'all after step {max(saved):,}, the last one saved, is lost' if saved else 'no step was saved'
+    logger.warning(f'quit at once: {what}; the same command goes on from there')
+    raise
 
 
 class Stop:
