@@ -63,6 +63,13 @@ def test_stopped_between_two_lines_of_the_log(whole, tmp_path, monkeypatch, capf
   assert loop.train_and_evaluate(kill.tiny(), tmp_path / 'run')
   assert 'resumed at step 33' in capfd.readouterr().out
   assert kill.differences(whole, tmp_path / 'run') == []
+  lines = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
+  (stop,) = [line for line in lines if len(line) == 2]
+  times = [line['time/seconds'] for line in lines]
+  assert stop['step'] == 33 and times == sorted(times)  # the time between the last line and the stop counts
+  summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
+  assert summary['seconds'] >= times[-1] > stop['time/seconds']
+  assert summary['examples_per_second'] == pytest.approx(summary['examples'] / summary['seconds'], rel=0.01)
 
 
 @pytest.mark.slow
