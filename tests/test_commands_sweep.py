@@ -43,8 +43,8 @@ def test_many_combinations_have_no_curves(tmp_path, capsys, monkeypatch):
 
 
 def test_a_metric_that_no_run_has_is_refused_and_named(tmp_path):
-  with pytest.raises(MixerError, match="unknown metric 'val/loss'; did you mean 'test/loss'.*test/accuracy"):
-    run(tmp_path, '--metrics=val/loss', '--config.eval_every=0')
+  with pytest.raises(MixerError, match="unknown metric 'test/los'; did you mean 'test/loss'.*test/accuracy"):
+    run(tmp_path, '--metrics=test/los', '--config.eval_every=0')
   summary = json.loads((tmp_path / 'as_it_stands' / 'seed0' / 'summary.json').read_text())
   # Of one evaluation, the last is the best.
   best = {name: value for name, value in summary['metrics'].items() if name.startswith('test/')}

@@ -31,14 +31,15 @@ def logarithmic(axes: Axes, values: Iterable[float], which: str = 'y', formatter
     return
   low, high = min(positive), max(positive)
   decades = math.log10(high / low)
-  subs = (1,) if decades > 2.5 else (1, 2, 5)
+  subs = (1,) if decades > (2.5 if which == 'y' else 1.2) else (1, 2, 5)  # labels beside each other need more room
   axis, set_scale = (axes.yaxis, axes.set_yscale) if which == 'y' else (axes.xaxis, axes.set_xscale)
   if min(finite) == 0:
-    first, last = (math.floor(math.log10(value)) for value in (low, high))
-    set_scale('symlog', linthresh=10.0**first, linscale=0.5)
-    (axes.set_ylim if which == 'y' else axes.set_xlim)(-(10.0**first) / 3, 10.0 ** (last + 1))
-    ticks = (sub * 10.0**decade for decade in range(first, last + 2) for sub in subs)
-    axis.set_major_locator(FixedLocator([0.0, *(tick for tick in ticks if tick <= 10.0 ** (last + 1))]))
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    set_scale('symlog', linthresh=10.0**first, linscale=max(0.5, (last - first) / 8))
+    (axes.set_ylim if which == 'y' else axes.set_xlim)(-(10.0**first) / 3, 1.5 * high)
+    step = max(1, (last - first) // 5)
+    ticks = (sub * 10.0**decade for decade in range(first, last + 1, step) for sub in subs)
+    axis.set_major_locator(FixedLocator([0.0, *(tick for tick in ticks if tick <= 1.5 * high)]))
   else:
     set_scale('log')
     axis.set_major_locator(MaxNLocator(4) if decades < 0.7 else LogLocator(subs=subs))

@@ -79,9 +79,10 @@ class Log:
     self._steady = self._steady or (step, time.monotonic())
     if not self._write or not sys.stderr.isatty():
       return
-    if self._bar is None:
+    is_new = self._bar is None
+    if is_new:
       self._bar = tqdm.tqdm(initial=step, total=self.total, unit='step', dynamic_ncols=True, smoothing=0.1)
-    self._bar.set_postfix_str(f'loss {loss:.4g}{self._rate}', refresh=False)
+    self._bar.set_postfix_str(f'loss {loss:.4g}{self._rate}', refresh=is_new)
     self._bar.update(step - self._bar.n)
 
   def write(self, step: int, scalars: dict[str, float], note: str = '') -> None:

@@ -18,7 +18,7 @@ def drawn():
     places = range(len(values))
     axes.plot(*((places, values) if which == 'y' else (values, places)), label='run')
     axis_tools.logarithmic(axes, values, which, **options)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     axis, limits = (axes.yaxis, axes.get_ylim()) if which == 'y' else (axes.xaxis, axes.get_xlim())
     places = [place for place in axis.get_majorticklocs() if limits[0] <= place <= limits[1]]
     labels = [
@@ -35,7 +35,7 @@ def test_steps_are_whole_numbers(total):
   axes = figure.subplots()
   axes.plot(range(1, total + 1), range(total), marker='.')
   axis_tools.of_steps(axes)
-  figure.canvas.draw()
+  figure.draw_without_rendering()
   labels = [text.get_text() for text in axes.xaxis.get_ticklabels()]
   assert labels and all(label.lstrip('−').replace(',', '').isdecimal() for label in labels)
   assert axes.get_xlabel() == 'step'
@@ -92,6 +92,6 @@ def test_a_legend_lists_each_name_once_beside_the_panels():
   right.plot([1, 2], [1, 2], label='b')
   legend = axis_tools.add_legend(figure, 'outside right', title='two runs')
   assert [text.get_text() for text in legend.texts] == ['a', 'b'] and legend.get_title().get_text() == 'two runs'
-  figure.canvas.draw()
+  figure.draw_without_rendering()
   assert legend.get_window_extent().x0 > right.bbox.x1
   assert axis_tools.add_legend(figure, 'outside right', names=['c']) is None
