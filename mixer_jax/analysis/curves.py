@@ -72,7 +72,7 @@ def draw_watch(lines: Sequence[dict[str, float]], path: Path) -> None:
       points = [(step, of[group, what]) for step, of in numbers.items() if (group, what) in of]
       if points:
         axes.plot(*zip(*points, strict=True), **style, label=group, marker='.' if len(points) < FEW else None)
-      begun = [(step, of[group, what]) for step, of in numbers.items() if (group, 'alarm') in of]
+      begun = [(step, of[group, what]) for step, of in numbers.items() if {(group, 'alarm'), (group, what)} <= {*of}]
       if begun:
         axes.plot(*zip(*begun, strict=True), 'x', color='black', markersize=9, clip_on=False, zorder=3, label='alarm')
     logarithmic(axes, [value for line in axes.lines for value in line.get_ydata()])

@@ -129,7 +129,7 @@ def draw(table: Sequence[Mapping[str, Any]], metric: str, path: Path) -> None:
   by_name.set(xlabel=label, ylim=(-0.6, len(table) - 0.4))
   parameters = [row['parameters'] for row in table]
   by_size.errorbar(parameters, errors, yerr=whiskers, **style)
-  by_size.set(xlabel='parameters', ylabel=label)
+  by_size.set(xlabel='parameters', ylabel=error_label(metric))
   if len(set(parameters)) > 1:
     logarithmic(by_size, parameters, 'x', EngFormatter(sep=''))
   else:
