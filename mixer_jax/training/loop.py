@@ -69,6 +69,7 @@ def _train(config: dict, folder: Path, data_dir: str | None, opened: contextlib.
   every = {name: length.steps(getattr(experiment.settings, f'{name}_every'), f'{name}_every') for name in EVERY}
   optimizer, schedule = experiment.optimizer(length)
   loaders = _loaders(experiment, data)
+  opened.callback(loaders['train'].close)
   shapes = experiment.init_state(optimizer, abstract=True)
   train_loop = make_train_loop(
     experiment.train_step(optimizer, length), jax.tree.map(lambda leaf: leaf.sharding, shapes),

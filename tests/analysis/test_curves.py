@@ -134,6 +134,15 @@ def test_watch_marks_where_an_alarm_began(tmp_path, drawn):
   assert 'alarm' in [text.get_text() for text in drawn[0].legends[0].texts]
 
 
+def test_an_alarm_in_a_log_without_norms_is_marked_where_it_can_be(tmp_path, drawn):
+  lines = make_watch()
+  lines[6]['watch/stem/alarm'] = 1
+  del lines[6]['watch/stem/grad_norm']
+  curves.draw_watch(lines, tmp_path / 'watch.png')
+  marked = [any(line.get_label() == 'alarm' for line in axes.lines) for axes in drawn[0].axes]
+  assert marked == [True, False, True]
+
+
 @pytest.mark.parametrize('zero', [('blocks.0',), ('stem', 'head', 'blocks.0', 'blocks.1')])
 def test_watch_shows_what_is_zero(zero, tmp_path, drawn):
   curves.draw_watch(make_watch(zero=zero), tmp_path / 'watch.png')
