@@ -8,7 +8,6 @@ Evaluation feeds also hold `mask` [steps, batch]: 0 where the last batch was pad
 """
 
 import atexit
-import contextlib
 import functools
 import gc
 import signal
@@ -102,9 +101,8 @@ class Loader:
     batches = -(-self.size // self.batch_size)
     rows = functools.partial(rows_of_eval, batch_size=self.batch_size, size=self.size)
     if not self.resident:
-      with contextlib.closing(self._read(rows, batches)) as stream:
-        for batch in stream:
-          yield {'batches': self._send(batch)}, 1
+      for batch in self._read(rows, batches):
+        yield {'batches': self._send(batch)}, 1
       return
     both = [rows(i) for i in range(batches)]
     for start in range(0, batches, CHUNK):
@@ -114,7 +112,7 @@ class Loader:
 
   def close(self) -> None:
     """Ends the workers that read training batches ahead, and frees the memory that they share."""
-    if self._stream is not None:
+    if self._stream is not None and self.workers:
       self._stream.close()
     self._stream, self._position, self._next = None, -1, None
 

@@ -178,7 +178,8 @@ from mixer_jax.training import mesh
 if __name__ == '__main__':
   source = sets.load('digits', 'train[:100]', image=(8, 8, 1), classes=10)
   streamed = loader.Loader(source, seed=0, batch_size=32, mesh=mesh.make_mesh(), resident_mib=0, workers=2)
-  feeds = [streamed.train(step, 1) for step in range(3)]
+  for step in range(3):
+    streamed.train(step, 1)
   print(sum(count for _, count in streamed.evaluate()))
   streamed.close()
 """
