@@ -47,7 +47,8 @@ OPTIONS = (
   ('rho', float, 0.05, 'step length of m-sharpness'),
   ('m', int, None, 'group size of m-sharpness (default: 128, or all examples if there are fewer)'),
   ('points', int, 21, 'points along each side of the surface; lines have twice as many'),
-  ('span', float, 1.0, 'reach of line and surface on each side, in filter norms'),
+  ('span', float, 1.0, 'reach of the random line and the surface on each side, in filter norms'),
+  ('reach', float, None, 'reach of the line along the sharpest direction, a distance (default: from its curvature)'),
   ('seed', int, 0, 'random seed'),
 )
 

@@ -73,16 +73,22 @@ def _read_flags(arguments: Iterable[str]) -> tuple[str | None, dict[str, Text]]:
 
 
 def _find(file: str) -> Path:
-  """A path, else a bundled config by name."""
+  """A path, else, for a name without a folder, a bundled config."""
   path, known = Path(file).expanduser(), bundled()
   if path.is_file():
     return path
-  if path.parent == Path('.'):
+  if file == path.name:  # './digits' is a path
     if path.name.removesuffix('.py') in known:
       return known[path.name.removesuffix('.py')]
     raise unknown('config', file, known, 'or the path of a file')
-  near = sorted(p.name for p in path.parent.glob('*.py')) if path.parent.is_dir() else []
+  near = sorted(p.name for p in path.parent.glob('*.py') if _is_config(p))
   raise MixerError(f'no config file {file!r}' + (f'; the folder {path.parent} has {", ".join(near)}' if near else ''))
+
+
+def _is_config(path: Path) -> bool:
+  return (
+    re.search(r'^(def )?get_config\b', path.read_text(encoding='utf-8', errors='replace'), re.MULTILINE) is not None
+  )
 
 
 def _run(place: str) -> ConfigDict | Mapping:

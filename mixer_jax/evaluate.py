@@ -9,6 +9,7 @@ Where the task reports on whole splits, `confusion` counts [label][prediction].
 import json
 
 from mixer_jax import cli
+from mixer_jax.errors import MixerError
 
 
 def main(arguments: list[str]) -> None:
@@ -27,7 +28,9 @@ def main(arguments: list[str]) -> None:
 
   run = restore.restore(known.workdir, step=known.checkpoint)
   experiment, data = run.experiment, run.experiment.data
-  split = known.split or ('test' if data.test else 'val')
+  split = known.split or ('test' if data.test else 'val' if data.val else '')
+  if not split:
+    raise MixerError(f'{known.workdir} has neither test nor val; set --split, such as --split=train')
   split, source = restore.open_split(run, known.workdir, split, known.data_dir)
   examples = loader.Loader(
     source, seed=0, batch_size=experiment.settings.eval_batch_size, mesh=experiment.mesh,

@@ -108,10 +108,12 @@ def test_events(run):
 def test_summary(run):
   summary = json.loads((run / 'summary.json').read_text())
   assert set(summary) == {
-    'config', 'parameters', 'steps', 'examples', 'seconds', 'examples_per_second', 'device', 'metrics', 'best',
+    'config', 'parameters', 'steps', 'steps_per_epoch', 'examples', 'seconds', 'examples_per_second', 'device',
+    'metrics', 'best',
   }  # fmt: skip
   assert summary['config'] == json.loads((run / 'config.json').read_text())
   assert (summary['steps'], summary['examples']) == (20, 20 * 32) and summary['seconds'] > 0
+  assert summary['steps_per_epoch'] == 1438 / 32
   assert summary['examples_per_second'] == pytest.approx(640 / summary['seconds'], rel=0.01)
   stem, norms, head = 4 * 16 + 16, 2 * 16, 16 * 10 + 10
   mlps = (16 * 8 + 8) + (8 * 16 + 16) + (16 * 24 + 24) + (24 * 16 + 16)
@@ -339,10 +341,18 @@ def test_a_checkpoint_that_is_not_there(run, checkpoint, refused):
 
 
 @pytest.mark.parametrize(
-  'split, parts', [('tst', ["'tst'"]), ('train[90%:200%]', ['200%']), ('train[', ['train[']), ('val', ["'val'"])]
+  'split, parts',
+  [
+    ('tst', ["'tst'"]),
+    ('tst[:10%]', ["'tst'"]),
+    ('train[90%:200%]', ['200%']),
+    ('train[', ['train[']),
+    ('val', ["'val'"]),
+  ],
 )
 def test_a_split_that_is_not_there(run, split, parts, refused):
-  refused('evaluate', f'--workdir={run}', f'--split={split}', parts=parts)
+  own = 'itself has: train, which is train[:80%], test, which is train[80%:].'
+  refused('evaluate', f'--workdir={run}', f'--split={split}', parts=[*parts, own])
 
 
 def test_labels_that_are_gone(run, tmp_path, refused):

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 import sys
 
@@ -62,4 +63,7 @@ def test_the_bar_of_a_terminal(run_command, tmp_path, monkeypatch, capsys):
   assert run_command('train', DIGITS, *SMALL, f'--workdir={tmp_path}/run') == 0
   shown = capsys.readouterr()
   assert '20/20' in shown.err and 'step 10  test/accuracy' in shown.err.replace('\r', '\n')
+  assert re.search(r'20/20 .*, loss \d\.\d+, rate \d\.\d+', shown.err)
   assert 'step 10' not in shown.out
+  header, begun, compiled = shown.out.index('20 steps, '), shown.out.index('compiling'), shown.out.index('first step')
+  assert header < begun < compiled and re.search(r'compiling and the first step took \d+\.\d s\n', shown.out)

@@ -1,6 +1,7 @@
 """The sweep command: its tables and figures, what it says of what failed."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,28 @@ def test_many_combinations_have_no_curves(tmp_path, capsys, monkeypatch):
   assert not (tmp_path / 'curves.png').exists() and capsys.readouterr().out.endswith('table.csv, table.png\n')
 
 
+def test_a_metric_that_no_run_has_is_refused_and_named(tmp_path):
+  with pytest.raises(MixerError, match="unknown metric 'test/los'; did you mean 'test/loss'.*test/accuracy"):
+    run(tmp_path, '--metrics=test/los', '--config.eval_every=0')
+  summary = json.loads((tmp_path / 'as_it_stands' / 'seed0' / 'summary.json').read_text())
+  # Of one evaluation, the last is the best.
+  best = {name: value for name, value in summary['metrics'].items() if name.startswith('test/')}
+  assert summary['best'] == {'chosen_by': 'test/accuracy', 'step': 3, **best}
+
+
+def test_runs_without_held_out_data_are_compared_by_their_training_loss(tmp_path, refused):
+  run(tmp_path, '--config.data.test=')
+  assert (tmp_path / 'table.md').read_text().startswith('| parameters | seeds | examples/s | train/loss |')
+  assert (tmp_path / 'curves.png').exists()
+  workdir = tmp_path / 'as_it_stands' / 'seed0'
+  summary = json.loads((workdir / 'summary.json').read_text())
+  assert summary['best'] == {'chosen_by': None}
+  assert {name.split('/')[0] for name in summary['metrics']} == {'train'}
+  refused('evaluate', f'--workdir={workdir}', parts=[workdir, 'neither test nor val', '--split=train'])
+
+
 def test_what_failed_is_in_the_table_and_the_error(tmp_path):
-  with pytest.raises(MixerError, match=r'1 of 2 runs failed: .*patch=3/seed0: .*3x3'):
-    run(tmp_path, '--over=model.patch=3,8')
-  assert 'patch=3/seed0 failed: the patch 3x3' in (tmp_path / 'table.md').read_text()
+  with pytest.raises(MixerError, match=r'2 of 4 runs failed: patch=3/seed0, patch=3/seed1: .*3x3'):
+    run(tmp_path, '--over=model.patch=3,8', '--seeds=2')
+  text = (tmp_path / 'table.md').read_text()
+  assert 'patch=3/seed0, patch=3/seed1 failed: the patch 3x3' in text and text.count('3x3') == 1

@@ -118,6 +118,20 @@ def test_no_config():
   refused(lambda: configs.load(['--config=']), '--config', 'digits')
 
 
+def test_files_that_are_no_configs_are_not_offered(small, monkeypatch):
+  (small.parent / 'setup.py').write_text('import x\n\nconfig = x.get_config()\n')
+  (small.parent / 'short.py').write_text('get_config = lambda arg=None: {"seed": 1}\n')
+  message = f"no config file '{small.parent}/smal.py'; the folder {small.parent} has short.py, small.py"
+  with pytest.raises(MixerError) as refusal:
+    configs.load([f'--config={small.parent}/smal.py'])
+  assert str(refusal.value) == message
+  # A path is a path, even where a bundled config has that name.
+  monkeypatch.chdir(small.parent)
+  for place in ('./digits', './digits.py', f'{small.parent}/digits', '../none/digits'):
+    refused(lambda place=place: configs.load([f'--config={place}']), f'no config file {place!r}')
+  refused(lambda: configs.load(['--config=./digits']), 'has short.py, small.py')
+
+
 def test_no_such_file(small):
   refused(lambda: configs.load([f'--config={small.parent}/smal.py']), 'smal.py', 'small.py')
   refused(lambda: configs.load([f'--config={small.parent}/none/smal.py']), 'none/smal.py')

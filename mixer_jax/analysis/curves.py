@@ -1,18 +1,22 @@
 """Training curves: one run's metrics, its learning rate, its gradient watch, and several runs in one figure."""
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
 
+from mixer_jax.analysis.axes import add_legend, logarithmic, of_steps
 from mixer_jax.analysis.results import error, error_label
 
-STYLES = {'train': ('0.55', '-'), 'val': ('#0072b2', '--'), 'test': ('black', '-')}
+STYLES = {  # colour, dashes and name of each split
+  'train': ('0.55', '-', 'train (mean of the steps between points)'),
+  'val': ('#0072b2', '--', 'val'),
+  'test': ('black', '-', 'test'),
+}
+FEW = 40  # fewer points than these get a marker each
 DASHES = ('--', ':', '-.', (0, (6, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (8, 4)))
 
 
@@ -22,32 +26,27 @@ def draw(lines: Sequence[dict[str, float]], path: Path, *, panels: Sequence[tupl
   Args:
     panels: (metric, axis label, `log` or `linear`) of each.
   """
-  figure = Figure(figsize=(7, 2.8), layout='constrained')
+  figure = Figure(figsize=(7, 3.1), layout='constrained')
   for axes, (metric, label, scale) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-    for split, (colour, dash) in STYLES.items():
-      points = [(line['step'], line[f'{split}/{metric}']) for line in lines if f'{split}/{metric}' in line]
-      if points:
-        steps, values = zip(*points, strict=True)
-        values = [100 * (1 - v) for v in values] if metric == 'accuracy' else values
-        marker = '.' if len(steps) < 40 else None
-        axes.plot(steps, values, dash, color=colour, label=split, marker=marker, markersize=4)
-    axes.set(xlabel='step', ylabel=label)
-    if scale == 'log' and any(value > 0 for line in axes.lines for value in line.get_ydata()):
-      axes.set_yscale('log')
-      for axis_format in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        axis_format(LogFormatter(minor_thresholds=(2, 0.5)))
+    for split, (colour, dash, name) in STYLES.items():
+      points = _points(lines, f'{split}/{metric}')
+      axes.plot(*points, dash, color=colour, label=name, marker=_marker(points), markersize=4) if points else None
+    of_steps(axes)
+    axes.set_ylabel(label)
+    if scale == 'log':
+      logarithmic(axes, [value for line in axes.lines for value in line.get_ydata()])
     axes.grid(alpha=0.3)
-    if axes.lines:
-      axes.legend(frameon=False)
+  add_legend(figure, 'outside upper center')
   figure.savefig(path, dpi=150)
 
 
-def draw_schedule(rates: Sequence[float], total: int, path: Path) -> None:
-  """Draws the learning rate of a run of `total` steps; `rates` are evenly spaced from the first to the last step."""
+def draw_schedule(steps: Sequence[int], rates: Sequence[float], path: Path) -> None:
+  """Draws the learning rate at these steps of a run, as schedules.sampled gives them."""
   figure = Figure(figsize=(3.5, 2.4), layout='constrained')
   axes = figure.subplots()
-  axes.plot(np.linspace(0, total - 1, len(rates)), rates, color='black')
-  axes.set(xlabel='step', ylabel='learning rate', ylim=(0, None))
+  axes.plot(steps, rates, color='black', marker='.' if len(steps) < 3 else None)
+  of_steps(axes)
+  axes.set(ylabel='learning rate', ylim=(0, None))
   axes.ticklabel_format(axis='y', scilimits=(-2, 3))
   axes.grid(alpha=0.3)
   figure.savefig(path, dpi=150)
@@ -72,52 +71,75 @@ def draw_watch(lines: Sequence[dict[str, float]], path: Path) -> None:
     for group, style in styles.items():
       points = [(step, of[group, what]) for step, of in numbers.items() if (group, what) in of]
       if points:
-        axes.plot(*zip(*points, strict=True), **style, label=group, marker='.' if len(points) < 40 else None)
-      begun = [(step, of[group, what]) for step, of in numbers.items() if (group, 'alarm') in of]
+        axes.plot(*zip(*points, strict=True), **style, label=group, marker='.' if len(points) < FEW else None)
+      begun = [(step, of[group, what]) for step, of in numbers.items() if {(group, 'alarm'), (group, what)} <= {*of}]
       if begun:
         axes.plot(*zip(*begun, strict=True), 'x', color='black', markersize=9, clip_on=False, zorder=3, label='alarm')
-    values = [value for line in axes.lines for value in line.get_ydata() if math.isfinite(value)]
-    if values and min(values) > 0:
-      axes.set_yscale('log')
-    else:
-      positive = [value for value in values if value > 0] or [1e-8]
-      lowest, highest = (math.floor(math.log10(value)) for value in (min(positive), max(positive)))
-      axes.set_yscale('symlog', linthresh=10.0**lowest, linscale=0.5)
-      axes.set_ylim(-(10.0**lowest) / 3, 10.0 ** (highest + 1))
-    axes.set(xlabel='step', ylabel=label)
+    logarithmic(axes, [value for line in axes.lines for value in line.get_ydata()])
+    of_steps(axes)
+    axes.set_ylabel(label)
     axes.grid(alpha=0.3)
-  known = {line.get_label(): line for axes in figure.axes for line in axes.lines}
-  shown = [name for name in _thinned(list(styles)) + ['alarm'] if name in known]
-  if shown:
-    figure.legend([known[name] for name in shown], shown, loc='outside right', frameon=False)
+  blocks, shown = sum(map(_is_block, styles)), _thinned(list(styles))
+  title = 'blocks: first dark, last light' if blocks > 1 else ''
+  listed = sum(map(_is_block, shown))
+  title += f'\n({listed} of {blocks} are listed)' if listed < blocks else ''
+  add_legend(figure, 'outside right', names=[*shown, 'alarm'], title=title)
   figure.savefig(path, dpi=150)
 
 
-def draw_runs(runs: Mapping[str, Sequence[Sequence[dict[str, float]]]], metric: str, path: Path) -> None:
+def draw_runs(
+  runs: Mapping[str, Sequence[Sequence[dict[str, float]]]], metric: str, path: Path,
+  rates: Mapping[str, tuple[Sequence[int], Sequence[float]]] | None = None,
+) -> None:  # fmt: skip
   """Draws several runs in one figure: learning rate, training loss and a held-out metric.
+
+  The rate is logarithmic if the runs' highest rates differ by more than a factor of ten.
 
   Args:
     runs: name -> the lines of metrics.jsonl of each seed; seeds share one line style.
     metric: SPLIT/NAME; accuracies are drawn as errors.
+    rates: name -> steps and learning rates, as schedules.sampled gives them; a run without is drawn as logged.
   """
   figure = Figure(figsize=(11, 3.4), layout='constrained')
   unit = ' (nats)' if metric.endswith('accuracy') else ''
-  panels = {'train/learning_rate': 'rate', 'train/loss': f'train loss{unit}', metric: error_label(metric)}
+  rate = 'train/learning_rate'
+  labels = {rate: 'learning rate', 'train/loss': f'train loss{unit},\nmean of the steps between points'}
+  labels |= {} if metric == 'train/loss' else {metric: error_label(metric)}
+  panels = dict(zip(labels, figure.subplots(1, len(labels)), strict=True))
   shades = colormaps['viridis'](np.linspace(0, 0.85, len(runs)))
-  for axes, (what, label) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-    for (name, seeds), shade, dash in zip(runs.items(), shades, itertools.cycle(('-', *DASHES)), strict=False):
-      for lines in seeds:
-        points = [(line['step'], error(what, line[what])) for line in lines if what in line]
+  for (name, seeds), shade, dash in zip(runs.items(), shades, itertools.cycle(('-', *DASHES)), strict=False):
+    style = {'linestyle': dash, 'color': shade, 'linewidth': 1.2, 'markersize': 4, 'label': name}
+    for what, axes in panels.items():
+      for points in [(rates or {}).get(name)] * (what == rate) + [_points(lines, what) for lines in seeds]:
         if points:
-          axes.plot(*zip(*points, strict=True), linestyle=dash, color=shade, linewidth=1.2, label=name)
-    axes.set(xlabel='step', ylabel=label)
-    if what == 'train/learning_rate' and axes.lines:
-      axes.set_yscale('log')
+          axes.plot(*points, **style, marker=_marker(points))
+        if points and what == rate:
+          break  # seeds share it
+  for what, axes in panels.items():
+    of_steps(axes)
+    axes.set_ylabel(labels[what])
     axes.grid(alpha=0.3)
-  known = {line.get_label(): line for axes in figure.axes for line in axes.lines}
-  if known:
-    figure.legend(known.values(), known, loc='outside right', frameon=False)
+  peaks = [peak for line in panels[rate].lines if (peak := max(line.get_ydata())) > 0]
+  if peaks and max(peaks) > 10 * min(peaks):
+    panels[rate].set_yscale('log', nonpositive='mask')
+    bottom = panels[rate].get_ylim()[0]
+    panels[rate].set_ylim(bottom=max(bottom, min(peaks) / 1000))  # a cosine to 0 ends many decades below
+  else:
+    panels[rate].set_ylim(bottom=0)
+    panels[rate].ticklabel_format(axis='y', scilimits=(-2, 3))
+  add_legend(figure, 'outside right', title='a line for each seed' if any(len(s) > 1 for s in runs.values()) else '')
   figure.savefig(path, dpi=150)
+
+
+def _points(lines: Sequence[dict[str, float]], what: str) -> tuple[list[int], list[float]] | None:
+  """The steps and values of a metric; accuracies become errors. None if no line has it."""
+  points = [(line['step'], error(what, line[what])) for line in lines if what in line]
+  return tuple(map(list, zip(*points, strict=True))) if points else None
+
+
+def _marker(points: tuple[Sequence[int], Sequence[float]]) -> str | None:
+  """A dot where points are few: a line of a single one is not seen."""
+  return '.' if len(points[0]) < FEW else None
 
 
 def _of_watch(line: dict[str, float]) -> dict[tuple[str, str], float]:

@@ -75,7 +75,9 @@ def draw_figure(found: Mapping[str, Mapping[str, Any]], data: str, path: Path) -
   shots = [int(count) for count in found]
   mean, spread = ([100 * (of[key] or 0) for of in found.values()] for key in ('mean', 'deviation'))
   axes.errorbar(shots, mean, yerr=spread, fmt='o-', color='black', ecolor='0.5', capsize=3, markersize=4)
-  axes.set(xscale='log', xlabel='images per class', ylabel=f'accuracy on {data} (%)')
+  draws = len(next(iter(found.values()))['accuracies'])
+  spread_over = f'\nmean ± standard deviation, {draws} draws' if draws > 1 else ''
+  axes.set(xscale='log', xlabel='images per class', ylabel=f'accuracy on {data} (%){spread_over}')
   axes.set_xticks(shots, [str(count) for count in shots])
   axes.minorticks_off()
   axes.grid(alpha=0.3)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
@@ -50,6 +52,8 @@ def draw_codes(code: np.ndarray, label: np.ndarray, names: Sequence[str], path: 
   axes.set(xlabel=f'first component ({share[0]:.0f}% of the variance)', ylabel=f'second component ({share[1]:.0f}%)')
   if 1 < len(names) <= 20:
     figure.legend(loc='outside right', frameon=False, title='class', fontsize=8)
+  elif len(names) > 20:
+    figure.colorbar(ScalarMappable(Normalize(0, len(names) - 1), 'viridis'), ax=axes, label='class (number)')
   figure.savefig(path, dpi=150)
 
 

@@ -220,8 +220,9 @@ def surface(losses: Losses, params: Any, first: Any, second: Any, at: np.ndarray
 
 
 def check(
-  *, eigenvalues: int, iterations: int, probes: int, rho: float, m: int | None, points: int, span: float, seed: int
-):
+  *, eigenvalues: int, iterations: int, probes: int, rho: float, m: int | None, points: int, span: float,
+  reach: float | None, seed: int,
+):  # fmt: skip
   """Validates the settings of `analyse`, named as command-line options, before anything is read."""
   for what, value, least in (
     ('eigenvalues', eigenvalues, 1), ('iterations', iterations, 1), ('probes', probes, 2), ('m', m, 1),
@@ -229,8 +230,8 @@ def check(
   ):  # fmt: skip
     if value is not None and value < least:
       raise MixerError(f'--{what} is {value}, but must be at least {least}')
-  for what, value in (('rho', rho), ('span', span)):
-    if not 0 < value < np.inf:
+  for what, value in (('rho', rho), ('span', span), ('reach', reach)):
+    if value is not None and not 0 < value < np.inf:
       raise MixerError(f'--{what} is {value}, but must be above 0 and finite')
   if eigenvalues > iterations:
     raise MixerError(
@@ -243,7 +244,7 @@ def check(
 
 def analyse(
   losses: Losses, params: Any, batches: Batch, *, eigenvalues: int, iterations: int, probes: int, rho: float,
-  m: int | None, points: int, span: float, seed: int, note: Callable[[str], None],
+  m: int | None, points: int, span: float, seed: int, note: Callable[[str], None], reach: float | None = None,
 ) -> dict[str, Any]:  # fmt: skip
   """All measures above; deterministic given the arguments.
 
@@ -253,7 +254,8 @@ def analyse(
     probes: of `trace`.
     rho, m: of `m_sharpness`; m None for 128, or all examples if there are fewer.
     points: along each side of the surface, odd, so that one of them is at the parameters; lines have 2 points - 1.
-    span: the reach of lines and surface on each side, in lengths of a filter-normalised direction.
+    span: the reach of the random line and the surface on each side, in lengths of a filter-normalised direction.
+    reach: that of the sharpest line, a distance; None for where a parabola of its curvature adds four times the loss.
     note: called with progress messages.
 
   Returns:
@@ -272,8 +274,9 @@ def analyse(
   examples, size = int(np.asarray(batches['mask']).sum()), sum(leaf.size for leaf in jax.tree.leaves(params))
   m = min(128, examples) if m is None else m
   check(
-    eigenvalues=eigenvalues, iterations=iterations, probes=probes, rho=rho, m=m, points=points, span=span, seed=seed
-  )
+    eigenvalues=eigenvalues, iterations=iterations, probes=probes, rho=rho, m=m, points=points, span=span, reach=reach,
+    seed=seed,
+  )  # fmt: skip
   if m > examples:
     raise MixerError(f'--m is {m}, but there are {examples:,} examples; choose a smaller --m or more --examples')
   if eigenvalues > size:
@@ -302,8 +305,8 @@ def analyse(
   note(f'two lines and a surface, {points**2 + 4 * points - 2:,} losses')
   first, second = (filter_normalised(params, (seed, 2 + i)) for i in range(2))
   sharpest = ravel_pytree(params)[1](spectrum.vector)
-  # The distance at which a parabola of this curvature adds four times the loss.
-  reach = 2 * np.sqrt(2 * loss / spectrum.values[0]) if min(loss, spectrum.values[0]) > 0 else 1.0
+  if reach is None:
+    reach = 2 * np.sqrt(2 * loss / spectrum.values[0]) if min(loss, spectrum.values[0]) > 0 else 1.0
 
   def drawn(direction, at):
     vector = np.asarray(ravel_pytree(direction)[0])
@@ -354,9 +357,10 @@ def draw_lines(found: Mapping[str, Any], path: Path) -> None:
     at, losses = np.array(of_line['at']), np.array(of_line['loss'], float)
     shown = losses[np.isfinite(losses)]
     room = 0.05 * (np.ptp(shown) or 1)
-    axes.plot(at, losses, '-', color='black', label='loss')
-    parabola = found['loss'] + of_line['slope'] * at + of_line['curvature'] / 2 * at**2
-    axes.plot(at, parabola, '--', color='0.5', label='parabola of slope and curvature')
+    axes.plot(at, losses, '.-', color='black', markersize=4, label='loss')
+    dense = np.linspace(at[0], at[-1], 201)
+    parabola = found['loss'] + of_line['slope'] * dense + of_line['curvature'] / 2 * dense**2
+    axes.plot(dense, parabola, '--', color='0.5', label='parabola of slope and curvature')
     axes.plot(0, found['loss'], 'o', color='#0072b2', markersize=5, label='the run')
     axes.set(xlabel=label, ylabel='loss', ylim=(shown.min() - room, shown.max() + room))
     axes.grid(alpha=0.3)
@@ -375,12 +379,14 @@ def draw_surface(found: Mapping[str, Any], path: Path) -> None:
   spaced = np.geomspace if 0 < low < high / 10 else np.linspace
   levels = spaced(low, high, 10)
   levels[0], levels[-1] = low, high
-  figure = Figure(figsize=(4.4, 3.6), layout='constrained')
+  figure = Figure(figsize=(4.4, 3.8), layout='constrained')
   axes = figure.subplots()
   shades = LinearSegmentedColormap.from_list('shades', ['1', '0.3'])
   filled = axes.contourf(at, at, losses, levels, cmap=shades, norm=BoundaryNorm(levels, shades.N))
   axes.contour(at, at, losses, levels, colors='black', linewidths=0.6)
-  axes.plot(0, 0, '+', color='#0072b2', markersize=9, markeredgewidth=2)
+  axes.plot(0, 0, '+', color='#0072b2', markersize=9, markeredgewidth=2, label='the run')
   axes.set(xlabel='first random direction\n(in filter norms)', ylabel='second random direction', aspect='equal')
-  figure.colorbar(filled, label='loss', ticks=levels, format='%.3g', shrink=0.9)
+  apart = 'equal factors' if spaced is np.geomspace else 'equal differences'
+  figure.colorbar(filled, label=f'loss, contours at {apart}', ticks=levels, format='%.3g', shrink=0.9)
+  figure.legend(*axes.get_legend_handles_labels(), loc='outside upper center', frameon=False)
   figure.savefig(path, dpi=150)

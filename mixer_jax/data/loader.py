@@ -7,11 +7,14 @@ the jitted step:
 Evaluation feeds also hold `mask` [steps, batch]: 0 where the last batch was padded.
 """
 
+import atexit
 import functools
+import gc
 import multiprocessing.connection
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import grain
@@ -84,6 +87,7 @@ class Loader:
     rows = functools.partial(rows_of_step, self.seed, batch_size=self.batch_size, size=self.size)
     if not self.resident:
       if step != self._position:
+        self.close()
         self._stream = self._read(lambda i: (rows(step + i), None))
         self._next = self._send(next(self._stream))
       batch, self._position = self._next, step + 1
@@ -109,6 +113,12 @@ class Loader:
       feed = {name: np.stack([b[k] for b in part]) for k, name in enumerate(('rows', 'mask'))}
       yield {'data': self._data} | {name: _put(a, self._over_batch) for name, a in feed.items()}, len(part)
 
+  def close(self) -> None:
+    """Ends the workers that read training batches ahead, and frees the memory that they share."""
+    if self._stream is not None and self.workers:
+      self._stream.close()
+    self._stream, self._position, self._next = None, -1, None
+
   @property
   def chunk(self) -> int:
     """The most steps that one feed holds."""
@@ -126,6 +136,7 @@ class Loader:
     dataset = grain.MapDataset.range(batches if batches is not None else np.iinfo(np.int32).max).map(read)
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=8, prefetch_buffer_size=8))
     if self.workers:
+      _free_at_exit()
       if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain hands its flags to the workers, but no absl app has run here.
       options = grain.MultiprocessingOptions(num_workers=self.workers)
@@ -142,6 +153,17 @@ class Loader:
     return {
       name: jax.make_array_from_process_local_data(self._over_batch, a[None], shape(a)) for name, a in batch.items()
     }
+
+
+@functools.cache
+def _free_at_exit() -> None:
+  """Lets Grain free the memory that its workers shared; otherwise Python's last words are warnings of leaks."""
+
+  def free():
+    gc.collect()  # the last batches are in reference cycles
+    time.sleep(0.2)  # Grain frees them in a thread of its own
+
+  atexit.register(free)
 
 
 def _live_with_parent(*_) -> None:

@@ -44,6 +44,12 @@ def steps(duration: str, what: str, *, epoch: float, total: int | None = None) -
   return max(count, 1) if float(match[1]) else 0
 
 
+def sampled(schedule: optax.Schedule, total: int, most: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+  """Steps, evenly spaced from the first to the last of a run, and the learning rate at each."""
+  steps = np.linspace(0, total - 1, min(total, most)).round().astype(np.int32)
+  return steps, np.asarray(jax.jit(jax.vmap(schedule))(steps))
+
+
 RAMPS = {
   'linear': lambda peak, steps: optax.linear_schedule(0.0, peak, steps),
   'sine': lambda peak, steps: lambda step: peak * jnp.sin(jnp.pi / 2 * jnp.minimum(step / steps, 1)),

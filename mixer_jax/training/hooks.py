@@ -50,7 +50,10 @@ class Moment:
 
 @dataclasses.dataclass
 class TrainingLog:
-  """Logs means over the steps since the last log line, and the watch's alarms."""
+  """Logs means over the steps since the last log line, and the watch's alarms.
+
+  The last line takes in what `every` leaves over: every line is a mean of at least `every` steps.
+  """
 
   experiment: Experiment
   log: Log
@@ -59,7 +62,7 @@ class TrainingLog:
   every: int
 
   def __call__(self, moment: Moment) -> None:
-    if not moment.is_due(self.every):
+    if not moment.is_due(self.every) or (not moment.last and self.log.total - moment.step < self.every):
       return
     sums = moment.sums
     scalars = {f'train/{name}': sums[name] / sums['examples'] for name in self.experiment.metrics(training=True)}

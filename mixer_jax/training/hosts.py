@@ -51,7 +51,7 @@ def connect(coordinator: str | None, processes: int | None, process: int | None)
 # ---- agreeing
 
 
-def agree(what: str, facts: Mapping[str, Any]) -> None:
+def agree(what: str, facts: Callable[[], Mapping[str, Any]]) -> None:
   """Compares facts, plain JSON, with those of all other processes.
 
   Raises:
@@ -60,7 +60,7 @@ def agree(what: str, facts: Mapping[str, Any]) -> None:
   if jax.process_count() == 1:
     return
   client = ocp.multihost.get_jax_distributed_client()
-  client.key_value_set(f'{FACTS}/{what}/{jax.process_index()}', json.dumps(_flat(facts)))
+  client.key_value_set(f'{FACTS}/{what}/{jax.process_index()}', json.dumps(_flat(facts())))
   of_all = [
     json.loads(client.blocking_key_value_get(f'{FACTS}/{what}/{i}', PATIENCE)) for i in range(jax.process_count())
   ]

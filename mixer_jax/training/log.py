@@ -44,8 +44,9 @@ class Log:
 
   def __init__(self, workdir: Path, *, step: int, total: int, write: bool):
     self.path, self.total, self._write = Path(workdir) / 'metrics.jsonl', total, write
-    self._seconds, self._since, self._start = 0.0, time.monotonic(), step
-    self._bar = None
+    self._seconds, self._since = 0.0, time.monotonic()
+    self._steady: tuple[int, float] | None = None  # the first step that was reported and when: compilation is over
+    self._bar, self._rate = None, ''
     if not write:
       return
     kept = [line for line in read_metrics(workdir) if line['step'] <= step]
@@ -63,24 +64,52 @@ class Log:
     self._event(file_version='brain.Event:2')
     if kept:  # makes TensorBoard discard a killed process's points after this step
       self._event(step=step + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
-    if sys.stderr.isatty():
-      self._bar = tqdm.tqdm(initial=step, total=total, unit='step', dynamic_ncols=True, smoothing=0.1)
 
   @property
   def seconds(self) -> float:
     """Wall time of the run so far, earlier processes included."""
     return self._seconds + time.monotonic() - self._since
 
-  def progress(self, step: int) -> None:
-    if self._bar is not None:
-      self._bar.update(step - self._bar.n)
+  def progress(self, step: int, loss: float) -> None:
+    """Moves the bar of a terminal, which appears with the first step, below all that was said before it.
+
+    Args:
+      loss: the mean since the last line.
+    """
+    self._steady = self._steady or (step, time.monotonic())
+    if not self._write or not sys.stderr.isatty():
+      return
+    is_new = self._bar is None
+    if is_new:
+      self._bar = tqdm.tqdm(initial=step, total=self.total, unit='step', dynamic_ncols=True, smoothing=0.1)
+    self._bar.set_postfix_str(f'loss {loss:.4g}{self._rate}', refresh=is_new)
+    self._bar.update(step - self._bar.n)
 
   def write(self, step: int, scalars: dict[str, float], note: str = '') -> None:
     """Writes a line of metrics.jsonl, TensorBoard points and a console line, where `note` sums up the watch."""
     if not self._write:
       return
-    seconds = self.seconds
-    scalars = {**scalars, 'time/seconds': round(seconds, 3)}
+    scalars = self._append(step, scalars)
+    if 'train/learning_rate' in scalars:
+      self._rate = f', rate {scalars["train/learning_rate"]:.2g}'
+    shown = [f'{k} {v:.4g}' for k, v in scalars.items() if not k.startswith(('time/', 'watch/'))]
+    shown = '  '.join([*shown, note] if note else shown)
+    if self._bar is not None:
+      self._bar.write(f'step {step}  {shown}', file=sys.stderr)
+      return
+    first, since = self._steady or (step, 0.0)
+    rate = (step - first) / max(time.monotonic() - since, 1e-9)
+    speed = f'  {rate:.1f} steps/s  {(self.total - step) / rate:.0f} s left' if rate else ''
+    logger.info(f'step {step}/{self.total}  {shown}{speed}')
+
+  def stopped(self, step: int) -> None:
+    """Keeps the wall time of a run that stops between two lines."""
+    if self._write:
+      self._append(step, {})
+
+  def _append(self, step: int, scalars: dict[str, float]) -> dict[str, float]:
+    """Writes a line of metrics.jsonl and TensorBoard points; returns them with the wall time."""
+    scalars = {**scalars, 'time/seconds': round(self.seconds, 3)}
     text = (json.dumps({'step': step, **scalars}) + '\n').encode()
     try:
       if self._file.write(text) < len(text):
@@ -90,14 +119,12 @@ class Log:
       self._events.flush()
     except OSError as error:
       raise cannot_write(self.path, error) from error
-    shown = [f'{k} {v:.4g}' for k, v in scalars.items() if not k.startswith(('time/', 'watch/'))]
-    shown = '  '.join([*shown, note] if note else shown)
-    if self._bar is not None:
-      self._bar.write(f'step {step}  {shown}', file=sys.stderr)
-      return
-    rate = (step - self._start) / max(time.monotonic() - self._since, 1e-9)
-    left = (self.total - step) / max(rate, 1e-9)
-    logger.info(f'step {step}/{self.total}  {shown}  {rate:.1f} steps/s  {left:.0f} s left')
+    return scalars
+
+  def note(self, text: str) -> None:
+    """Prints a note on the first host."""
+    if self._write:
+      logger.info(text)
 
   def warn(self, text: str) -> None:
     """Warns on the first host."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from mixer_jax.data.examples import Source
 from mixer_jax.errors import MixerError
 from mixer_jax.files import read_json, reported
 from mixer_jax.messages import logger
+from mixer_jax.optim import schedules
 from mixer_jax.optim.schedules import Length
 from mixer_jax.training import experiment as experiments
 from mixer_jax.training import hooks, hosts, memory, warm_start, workdir
@@ -67,20 +68,20 @@ def train_and_evaluate(
 def _train(
   config: dict, folder: Path, data_dir: str | None, check_data: bool, opened: contextlib.ExitStack
 ) -> dict | None:
-  hosts.agree('config', _facts(config, folder))
+  hosts.agree('config', lambda: _facts(config, folder))
   workdir.check_config(folder, config)
   experiment = experiments.build(config, data_dir=data_dir)
   workdir.check_schema(folder, experiment.data.schema)
   if check_data:
     experiment.data.check_readable(data_dir)
   data = _read(experiment, data_dir)
-  sources = {'train': data.train, **data.heldout}
-  hosts.agree('data', {name: hosts.facts_of(source) for name, source in sources.items()} | _schema(experiment))
+  hosts.agree('data', lambda: _facts_of_data(experiment, data))
   workdir.check_classes(folder, data.train.classes)
   length = experiment.length(len(data.train))
   every = {name: length.steps(getattr(experiment.settings, f'{name}_every'), f'{name}_every') for name in EVERY}
   optimizer, schedule = experiment.optimizer(length)
   loaders = _loaders(experiment, data)
+  opened.callback(loaders['train'].close)
   shapes = experiment.init_state(optimizer, abstract=True)
   memory.check(shapes)
   train_loop = make_train_loop(
@@ -108,6 +109,7 @@ def _train(
     logger.info(f'{folder} is finished: {step:,} of {length.total:,} steps')
     return read_json(folder / 'summary.json') if first else None
 
+  opened.enter_context(_told_if_interrupted(folder))
   log = Log(folder, step=step, total=length.total, write=first)
   opened.callback(log.close)
   alarm = experiment.alarm()
@@ -136,6 +138,8 @@ def _train(
   if not moment.last:
     checkpoints.save(moment.step, moment.state, moment.evaluated)
   checkpoints.close()
+  if not moment.last:
+    log.stopped(moment.step)
   log.close()
   if not first:
     return None
@@ -158,14 +162,18 @@ def _steps(
     due = min([(step // hook.every + 1) * hook.every for hook in actions if hook.every] + [total])
     count = _agreed(min(due - step, max(1, int(rate * CALL_SECONDS)), examples.chunk))
     began = time.monotonic()
+    if not rate:
+      log.note('compiling ...')
     state = train_loop(state, examples.train(step, count), count)
     step_done = int(state.step)
+    if not rate:
+      log.note(f'compiling and the first step took {time.monotonic() - began:.1f} s')
     rate = count / (time.monotonic() - began)
     sums = {name: float(value) for name, value in jax.device_get(state.sums).items()}
     if not is_finite(sums):
       _fail_not_finite(step_done - 1, sums, experiment, examples.size, checkpoints)
     step = step_done
-    log.progress(step)
+    log.progress(step, sums['loss'] / sums['examples'])
     moment = hooks.Moment(step, state, sums, last=step == total)
     for hook in actions:
       hook(moment)
@@ -192,10 +200,11 @@ def _facts(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
   return {**config, 'data': data, 'jax': jax.__version__, 'mixer_jax': mixer_jax.__version__, 'checkpoints': steps}
 
 
-def _schema(experiment: Experiment) -> dict[str, str]:
-  schema = experiment.data.schema
-  text = json.dumps(schema.to_json()) if schema else ''
-  return {'checksum of the schema': hashlib.sha256(text.encode()).hexdigest()}
+def _facts_of_data(experiment: Experiment, data: '_Data') -> dict[str, Any]:
+  schema = json.dumps(experiment.data.schema and experiment.data.schema.to_json())
+  sources = {'train': data.train, **data.heldout}
+  facts = {name: hosts.facts_of(source) for name, source in sources.items()}
+  return {**facts, 'checksum of the schema': hashlib.sha256(schema.encode()).hexdigest()}
 
 
 def _read(experiment: Experiment, data_dir: str | None) -> _Data:
@@ -213,10 +222,21 @@ def _loaders(experiment: Experiment, data: _Data) -> dict[str, loader.Loader]:
 
 
 def _draw_schedule(path: Path, schedule: optax.Schedule, total: int) -> None:
-  steps = np.linspace(0, total - 1, min(total, 2000)).round().astype(np.int32)
-  rates = np.asarray(jax.jit(jax.vmap(schedule))(steps))
+  steps, rates = schedules.sampled(schedule, total)
   with reported(path):
-    curves.draw_schedule(rates, total, path)
+    curves.draw_schedule(steps, rates, path)
+
+
+@contextlib.contextmanager
+def _told_if_interrupted(folder: Path) -> Iterator[None]:
+  """Says what is lost where a second Ctrl-C ends the run at once."""
+  try:
+    yield
+  except KeyboardInterrupt:
+    saved = [int(path.name) for path in (folder / 'checkpoints').glob('*') if path.name.isdecimal()]
+    what = f'all after step {max(saved):,}, the last one saved, is lost' if saved else 'no step was saved'
+    logger.warning(f'quit at once: {what}; the same command goes on from there')
+    raise
 
 
 class Stop:

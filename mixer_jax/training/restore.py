@@ -96,8 +96,15 @@ def open_split(run: Run, folder: str | Path, split: str, data_dir: str | None) -
     MixerError: no such split, or its classes differ from the run's.
   """
   data = run.experiment.data
-  split = (split in ('train', 'val', 'test') and getattr(data, split)) or split
-  source = data.source(split, data_dir)
+  own = {name: of_run for name in ('train', 'val', 'test') if (of_run := getattr(data, name))}
+  try:
+    source = data.source(own.get(split, split), data_dir)
+  except MixerError as error:
+    if split in own:
+      raise
+    known = ', '.join(name if name == of_run else f'{name}, which is {of_run}' for name, of_run in own.items())
+    raise MixerError(f'{error} The run {folder} itself has: {known}.') from error
+  split = own.get(split, split)
   for note in source.notes:
     logger.info(note)
   check_classes(Path(folder), source.classes)

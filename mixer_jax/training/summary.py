@@ -43,6 +43,7 @@ def finish(folder: Path, config: dict, experiment: Experiment, length: Length, s
     'config': config,
     'parameters': experiment.parameters,
     'steps': length.total,
+    'steps_per_epoch': length.epoch,
     'examples': examples,
     'seconds': round(seconds, 3),
     'examples_per_second': round(examples / max(seconds, 1e-9), 1),

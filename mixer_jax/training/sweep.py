@@ -1,20 +1,26 @@
 """Many runs of one config: every combination of values, each with several seeds."""
 
 import itertools
+import json
 import re
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from mixer_jax import config as configs
+from mixer_jax.data.tables.schema import Schema
 from mixer_jax.errors import MixerError
 from mixer_jax.files import read_json, reported
 from mixer_jax.messages import logger
+from mixer_jax.optim.schedules import Length, sampled
+from mixer_jax.training import experiment as experiments
 from mixer_jax.training import loop
 from mixer_jax.training import workdir as workdirs
 from mixer_jax.training.log import read_metrics
-from mixer_jax.training.settings import resolve
+from mixer_jax.training.settings import make, resolve
 
 COMMA = r',(?![^(\[{]*[)\]}])'  # outside brackets: (512,512) is one value
 
@@ -88,18 +94,22 @@ def plan(config: str, rest: Sequence[str], overs: Sequence[str], seeds: int, wor
 def execute(runs: Sequence[Run], data_dir: str | None) -> dict[Path, str] | None:
   """Starts or resumes every run that has no summary; a failed run does not stop the others.
 
+  What can be refused without training is refused before the first run starts.
+
   Returns:
     errors by run directory, or None if Ctrl-C or SIGTERM interrupted the sweep.
   """
-  failed: dict[Path, str] = {}
+  failed = _refusals(runs, data_dir)
+  for names, reason in grouped(failed).items():
+    logger.warning(f'{names} will not start: {reason}')
   for number, run in enumerate(runs, start=1):
+    if run.workdir in failed:
+      continue
     logger.info(f'run {number} of {len(runs)}: {run.workdir}')
     try:
-      config = resolve(configs.load(run.arguments))
-      workdirs.check_config(run.workdir, config)
       if (run.workdir / 'summary.json').exists():
         logger.info('done before')
-      elif loop.train_and_evaluate(config, run.workdir, data_dir=data_dir) is None:
+      elif loop.train_and_evaluate(resolve(configs.load(run.arguments)), run.workdir, data_dir=data_dir) is None:
         return None
     except MixerError as error:
       failed[run.workdir] = str(error)
@@ -109,6 +119,60 @@ def execute(runs: Sequence[Run], data_dir: str | None) -> dict[Path, str] | None
     if run.workdir in failed:
       logger.info(f'failed: {failed[run.workdir]}')
   return failed
+
+
+def grouped(failed: dict[Path, str]) -> dict[str, str]:
+  """'RUN, RUN' -> their common error."""
+  names: dict[str, list[str]] = {}
+  for workdir, reason in failed.items():
+    names.setdefault(reason, []).append(f'{workdir.parent.name}/{workdir.name}')
+  return {', '.join(of_reason): reason for reason, of_reason in names.items()}
+
+
+def _refusals(runs: Sequence[Run], data_dir: str | None) -> dict[Path, str]:
+  """Errors by run directory of the runs that would be refused before their first step."""
+  found: dict[Path, str] = {}
+  reasons: dict[str, str | None] = {}
+  learnt: dict[str, tuple[Schema | None, int]] = {}
+  for run in runs:
+    try:
+      config = resolve(configs.load(run.arguments), notes=[])  # the run itself says what it drops
+      workdirs.check_config(run.workdir, config)
+      if (run.workdir / 'summary.json').exists():
+        continue
+    except MixerError as error:
+      found[run.workdir] = str(error)
+      continue
+    combination = json.dumps(config | {'seed': 0})
+    if combination not in reasons:
+      reasons[combination] = _refusal(config, data_dir, learnt)
+    if reason := reasons[combination]:
+      found[run.workdir] = reason
+  return found
+
+
+def _refusal(config: dict, data_dir: str | None, learnt: dict[str, tuple[Schema | None, int]]) -> str | None:
+  """Why a run of this config would be refused, or None.
+
+  Args:
+    learnt: the schema and number of training examples of data sections that were read before; grows.
+  """
+  section = json.dumps(config['data'])
+  try:
+    experiment = experiments.build(config, data_dir=data_dir, schema=learnt.get(section, (None, 0))[0])
+    data = experiment.data
+    if section not in learnt:
+      sizes = [len(data.source(split, data_dir)) for split in (data.train, data.val, data.test) if split]
+      learnt[section] = data.schema, sizes[0]
+    length = experiment.length(learnt[section][1])
+    for name in loop.EVERY:
+      length.steps(getattr(experiment.settings, f'{name}_every'), f'{name}_every')
+    experiment.train_step(experiment.optimizer(length)[0], length)
+  except MixerError as error:
+    return str(error)
+  except Exception as error:  # a fault, not a refusal: the run itself reports it
+    logger.warning(f'not checked beforehand: {type(error).__name__}: {" ".join(str(error).split())[:200]}')
+  return None
 
 
 def done(runs: Sequence[Run], failed: dict[Path, str] | None) -> list[Run]:
@@ -126,6 +190,18 @@ def metrics(runs: Sequence[Run]) -> dict[str, list[list[dict[str, float]]]]:
   result: dict[str, list] = {}
   for run in runs:
     result.setdefault(run.workdir.parent.name, []).append(read_metrics(run.workdir))
+  return result
+
+
+def rates(runs: Sequence[Run]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """Combination -> steps and learning rates; not those of runs whose summary is from an earlier version."""
+  result = {}
+  for run in runs:
+    name, summary = run.workdir.parent.name, read_json(run.workdir / 'summary.json')
+    if name not in result and 'steps_per_epoch' in summary:
+      length = Length(summary['steps'], summary['steps_per_epoch'])
+      schedule = make('schedule', summary['config']['schedule'], length=length)
+      result[name] = sampled(schedule, length.total)
   return result
 
 

@@ -151,7 +151,10 @@ def draw(table: list[dict], path: Path, split: str) -> None:
   panels[0].set_ylabel(f'mean squared error, {split} images')
   if any(row['source'] for row in table) and images == 10**6:
     panels[0].plot([], [], 'o', color='0.5', markersize=4, markerfacecolor='none', label='hollow: source')
-  figure.legend(*panels[0].get_legend_handles_labels(), loc='outside right', frameon=False, fontsize=8)
+  figure.legend(
+    *panels[0].get_legend_handles_labels(), loc='outside right', frameon=False, fontsize=8, title_fontsize=8,
+    title='lines join kernel sizes;\nbars: ± deviation of seeds', alignment='left',
+  )  # fmt: skip
   figure.savefig(path, dpi=150)
 
 

@@ -101,8 +101,9 @@ def draw(table: list[dict], path: Path) -> None:
   """Draws each method's error and largest eigenvalue: filled for all epochs, open for half of them."""
   data = [name for name in NAMES if any(row['data'] == name for row in table)]
   methods = [method for method in METHODS if any(row['method'] == method for row in table)]
-  figure = Figure(figsize=(2.6 * len(data) + 0.8, 4.6), layout='constrained')
+  figure = Figure(figsize=(2.6 * len(data) + 0.8, 5.1), layout='constrained')
   panels = figure.subplots(2, len(data), squeeze=False, sharey=True)
+  marks = {}
   for column, name in enumerate(data):
     of_data = [row for row in table if row['data'] == name]
     most = max(row['epochs'] for row in of_data)
@@ -113,7 +114,7 @@ def draw(table: list[dict], path: Path) -> None:
         if row[key]:
           spread = statistics.stdev(row[key]) if len(row[key]) > 1 else 0
           whole = row['epochs'] == most
-          axes.errorbar(
+          marks[f'{"all" if whole else "half of the"} epochs'] = axes.errorbar(
             statistics.fmean(row[key]), methods.index(row['method']) + (0 if whole else 0.25), xerr=spread, fmt='o',
             color='black', ecolor='0.6', markersize=4, markerfacecolor='black' if whole else 'white',
           )  # fmt: skip
@@ -126,6 +127,10 @@ def draw(table: list[dict], path: Path) -> None:
       axes.grid(alpha=0.3)
     panels[0, column].set_title(NAMES[name], fontsize=10)
   panels[0, 0].invert_yaxis()  # shared by all panels
+  figure.legend(
+    [marks[name] for name in sorted(marks)], sorted(marks), loc='outside lower center', ncols=2, frameon=False,
+    title='means over the seeds; bars: ± standard deviation', title_fontsize='medium',
+  )  # fmt: skip
   figure.savefig(path, dpi=150)
 
 

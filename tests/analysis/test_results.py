@@ -38,8 +38,34 @@ def test_markdown():
   assert lines[0] == '| arg | parameters | seeds | examples/s | val/accuracy | val/loss |'
   assert lines[2] == '| a | 1,000 | 2 | 60 | 92.00 ± 2.83 | 0.20000 ± 0.14142 |'
   assert lines[3] == '| b | 2,500 | 1 | 50 | 98.00 | 0.20000 |'
-  assert 'Over the rows of the table, val/accuracy: 95.00 ± 4.24.' in lines
   assert lines[-1] == 'arg=c/seed0 failed: out of patience'
+  assert not any(line.startswith('Over') for line in lines)  # a mean over settings says nothing
+
+
+def test_folds_have_a_mean():
+  lines = results.markdown(results.rows(DONE), ['val/accuracy', 'val/loss'], {}, folds=True).splitlines()
+  assert 'Over the 2 folds, val/accuracy: 95.00 ± 4.24.' in lines
+  assert 'Over the' not in results.markdown(results.rows(DONE[:2]), ['val/accuracy'], {}, folds=True)
+
+
+def test_runs_without_held_out_data_are_compared_by_training():
+  alone = {'metrics': {'train/loss': 2.0}, 'parameters': 3, 'examples_per_second': 1.0}
+  (row,) = results.rows([({'arg': 'a'}, 0, alone)])
+  assert row['train/loss'] == 2.0 and '| 2.00000 |' in results.markdown([row], ['train/loss'], {})
+
+
+@pytest.mark.parametrize(
+  'keys, expected',
+  [
+    (['model.patch'], 'patch=0'),
+    (['model.patch', 'arg'], 'patch=0, arg=1'),
+    (['model.name', 'sam.name', 'batch_size'], 'model.name=0, sam.name=1, batch_size=2'),
+    ([], 'as it stands'),
+  ],
+)
+def test_rows_are_named_by_key_and_value(keys, expected):
+  row = {key: str(i) for i, key in enumerate(keys)} | {'seeds': 1, 'parameters': 2, 'examples/s': 1.0, 'val/loss': 1.0}
+  assert results.names([row]) == [expected]
 
 
 def test_csv_keeps_every_digit(tmp_path):
@@ -50,11 +76,12 @@ def test_csv_keeps_every_digit(tmp_path):
 
 
 def test_the_figure_shows_errors(tmp_path, monkeypatch):
-  drawn = []
+  drawn, panels = [], []
   real = axes_module.Axes.errorbar
 
   def errorbar(self, x, y, **options):
     drawn.append((list(x), list(y)))
+    panels.append(self)
     return real(self, x, y, **options)
 
   monkeypatch.setattr(axes_module.Axes, 'errorbar', errorbar)
@@ -62,5 +89,7 @@ def test_the_figure_shows_errors(tmp_path, monkeypatch):
   (errors, places), (parameters, again) = drawn
   assert errors == pytest.approx([8.0, 2.0]) and places == [0, 1]
   assert parameters == [1000, 2500] and again == errors
+  assert [text.get_text() for text in panels[0].get_yticklabels()] == ['arg=a', 'arg=b']
+  assert panels[0].get_xlabel() == 'val error (%)\nmean ± standard deviation, 1 to 2 seeds'
   with Image.open(tmp_path / 'table.png') as image:
     assert image.width > 500

@@ -9,6 +9,7 @@ import optax
 import pytest
 from flax import nnx
 from jax.flatten_util import ravel_pytree
+from matplotlib import figure
 from PIL import Image
 
 from mixer_jax import config as configs
@@ -294,6 +295,11 @@ def test_batches_change_nothing_but_rounding():
   np.testing.assert_allclose(other['surface']['loss'], first['surface']['loss'], rtol=1e-3)
 
 
+def test_the_sharpest_line_reaches_as_far_as_asked():
+  found = analyse(reach=0.125)['line']
+  assert found['sharpest']['at'] == pytest.approx(np.linspace(-0.125, 0.125, 9)) and found['random']['at'][-1] == 1
+
+
 def test_few_examples_make_one_group():
   found = analyse(m=None)
   assert (found['m'], found['groups'], found['m_sharpness_standard_error']) == (EXAMPLES, 1, None)
@@ -305,6 +311,7 @@ def test_few_examples_make_one_group():
     ({'rho': -0.1}, ['--rho is -0.1', 'above 0']),
     ({'rho': float('nan')}, ['--rho is nan', 'above 0']),
     ({'span': float('inf')}, ['--span is inf', 'finite']),
+    ({'reach': 0.0}, ['--reach is 0.0', 'above 0']),
     ({'m': 0}, ['--m is 0', 'at least 1']),
     ({'m': 24}, ['--m is 24', '23 examples', '--examples']),
     ({'probes': 1}, ['--probes is 1', 'at least 2']),
@@ -368,6 +375,14 @@ def test_figures_of_all_kinds_of_losses(losses, tmp_path):
     with Image.open(tmp_path / f'{name}.png') as picture:
       grey = np.asarray(picture.convert('L'))
       assert picture.format == 'PNG' and round(picture.info['dpi'][0]) == 150 and grey.std() > 5
+
+
+def test_the_parabola_is_smooth_where_points_are_few(tmp_path, monkeypatch):
+  figures = []
+  monkeypatch.setattr(figure.Figure, 'savefig', lambda self, *a, **k: figures.append(self))
+  sharpness.draw_lines(found_of(BOWL), tmp_path / 'lines.png')
+  at, values = figures[0].axes[0].lines[1].get_data()
+  assert len(at) > 100 and np.allclose(values, 1 + 0.1 * at + at**2)
 
 
 def test_the_surface_is_darker_where_the_loss_is_higher(tmp_path):

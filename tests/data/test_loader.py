@@ -1,9 +1,15 @@
 """Batches: which examples a step takes, and that it is the same batch however it reaches the device."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 
+import mixer_jax
 from mixer_jax import config as configs
 from mixer_jax.data import loader
 from mixer_jax.data.examples import Source
@@ -162,3 +168,27 @@ def test_streamed_training_is_resident_training(tmp_path):
   for ours, theirs in zip(resident, streamed, strict=True):
     # One step in two programs: the compiler may add up a norm in another order, by the processor.
     assert ours == pytest.approx(theirs, rel=1e-6)
+
+
+STREAMED = """
+from mixer_jax.data import loader
+from mixer_jax.data.images import sets
+from mixer_jax.training import mesh
+
+if __name__ == '__main__':
+  source = sets.load('digits', 'train[:100]', image=(8, 8, 1), classes=10)
+  streamed = loader.Loader(source, seed=0, batch_size=32, mesh=mesh.make_mesh(), resident_mib=0, workers=2)
+  for step in range(3):
+    streamed.train(step, 1)
+  print(sum(count for _, count in streamed.evaluate()))
+  streamed.close()
+"""
+
+
+@pytest.mark.slow
+def test_workers_leave_no_shared_memory_behind(tmp_path):
+  (tmp_path / 'streamed.py').write_text(STREAMED)
+  environment = os.environ | {'PYTHONPATH': str(Path(mixer_jax.__file__).parents[1]), 'JAX_PLATFORMS': 'cpu'}
+  command = [sys.executable, str(tmp_path / 'streamed.py')]
+  result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+  assert (result.returncode, result.stdout, result.stderr) == (0, '4\n', '')

@@ -101,6 +101,24 @@ def test_tfds_in_its_own_default_directory(prepared):
   run_alone(code, TFDS_DATA_DIR=str(prepared))
 
 
+def test_tfds_in_its_default_directory_where_another_is_set(prepared, tmp_path):
+  code = (
+    "s = sets.load('tfds:tiny_labelled', 'test', image=(5, 6, 3), classes=2)\n"
+    f"assert len(s) == 4 and s.notes == ('tfds:tiny_labelled: found in {prepared}/tiny_labelled/1.0.0',), s.notes"
+  )
+  run_alone(code, TFDS_DATA_DIR=str(prepared), MIXER_DATA_DIR=str(tmp_path))
+  # That of the user's goes first.
+  run_alone(code, TFDS_DATA_DIR=str(tmp_path), MIXER_DATA_DIR=str(prepared))
+
+
+def test_tfds_says_everywhere_it_looked(prepared, tmp_path, monkeypatch):
+  monkeypatch.setattr('tensorflow_datasets.core.constants.DATA_DIR', str(tmp_path / 'default'))
+  both = f'{tmp_path}/here and {tmp_path}/default'
+  tfds_refused('not prepared in', both, name='mnist', classes=10, data_dir=tmp_path / 'here')
+  tfds_refused('looked for in', both, name='no_such_data', data_dir=tmp_path / 'here')
+  refused('no copy prepared by TFDS in', both, name='mnist', split='train', **AT(tmp_path / 'here'))
+
+
 def test_tensorflow_is_never_imported(prepared):
   run_alone(
     "s = sets.load('tfds:tiny_labelled', 'train', image=(5, 6, 3), classes=2)\n"

@@ -82,9 +82,10 @@ def kill(process: subprocess.Popen) -> None:
 
 
 def log_lines(workdir: Path) -> list[dict]:
-  """metrics.jsonl without the times."""
+  """metrics.jsonl without the times, and without the lines that hold nothing else: when a run stopped."""
   lines = [json.loads(line) for line in (Path(workdir) / 'metrics.jsonl').read_text().splitlines()]
-  return [{k: v for k, v in line.items() if not k.startswith('time/')} for line in lines]
+  lines = [{k: v for k, v in line.items() if not k.startswith('time/')} for line in lines]
+  return [line for line in lines if len(line) > 1]
 
 
 @functools.cache

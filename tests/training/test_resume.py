@@ -46,7 +46,7 @@ def test_the_reference_has_everything_random_on_and_learns_something(whole):
   assert set(config['augment']) == {'affine', 'mixup'}
   lines = kill.log_lines(whole)
   logged = [line['step'] for line in lines if 'train/loss' in line]
-  assert logged == [*range(7, 60, 7), 60]
+  assert logged == [*range(7, 50, 7), 60]  # the last line takes in what is left over
   assert [line['step'] for line in lines if 'test/loss' in line] == [25, 50, 60]
   state = kill.last_state(whole)
   assert state['.step'] == 60
@@ -63,6 +63,13 @@ def test_stopped_between_two_lines_of_the_log(whole, tmp_path, monkeypatch, capf
   assert loop.train_and_evaluate(kill.tiny(), tmp_path / 'run')
   assert 'resumed at step 33' in capfd.readouterr().out
   assert kill.differences(whole, tmp_path / 'run') == []
+  lines = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
+  (stop,) = [line for line in lines if len(line) == 2]
+  times = [line['time/seconds'] for line in lines]
+  assert stop['step'] == 33 and times == sorted(times)  # the time between the last line and the stop counts
+  summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
+  assert summary['seconds'] >= times[-1] > stop['time/seconds']
+  assert summary['examples_per_second'] == pytest.approx(summary['examples'] / summary['seconds'], rel=0.01)
 
 
 @pytest.mark.slow
@@ -105,6 +112,24 @@ def test_a_signal_between_the_last_look_and_the_next_is_heard(tmp_path, monkeypa
   monkeypatch.setattr(loop, '_agreed', agreed)
   assert loop.train_and_evaluate(kill.tiny(), tmp_path / 'run') is None
   assert 'stopped by SIGTERM at step' in capfd.readouterr().out
+
+
+def test_a_second_ctrl_c_says_what_is_lost(tmp_path, monkeypatch, capfd):
+  monkeypatch.setattr(loop, 'CALL_SECONDS', 0.0)
+  original = loop.loader.Loader.train
+
+  def train(self, step, count):
+    if step == 15:
+      os.kill(os.getpid(), signal.SIGINT)
+      os.kill(os.getpid(), signal.SIGINT)
+    return original(self, step, count)
+
+  monkeypatch.setattr(loop.loader.Loader, 'train', train)
+  with pytest.raises(KeyboardInterrupt):
+    loop.train_and_evaluate(kill.tiny(), tmp_path / 'run')
+  shown = capfd.readouterr().err
+  assert 'SIGINT: saving after the current steps' in shown
+  assert 'quit at once: all after step 10, the last one saved, is lost; the same command goes on from there' in shown
 
 
 def test_handlers_are_given_back(tmp_path):

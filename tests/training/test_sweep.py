@@ -74,7 +74,8 @@ def test_a_bad_run_stops_no_other_and_nothing_is_done_twice(tmp_path, capsys):
   assert len(before) == 2
   capsys.readouterr()
   assert sweep.execute(runs, None) == failed
-  assert capsys.readouterr().out.count('done before') == 2
+  shown = capsys.readouterr()
+  assert shown.out.count('done before') == 2 and shown.err.count('patch=3/seed0, patch=3/seed1 will not start') == 1
   assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob('summary.json')} == before
 
   table = results.rows(done)
@@ -97,6 +98,45 @@ def test_what_is_no_mistake_of_the_user_stops_no_other_either(tmp_path, monkeypa
   assert sweep.execute(runs, None) == {runs[0].workdir: 'ZeroDivisionError: of a bug'}
   assert 'ZeroDivisionError' in (runs[0].workdir / 'error.txt').read_text()
   assert json.loads((runs[1].workdir / 'summary.json').read_text())['steps'] == 3
+
+
+def test_what_would_be_refused_is_said_once_before_the_first_run(tmp_path, monkeypatch, capsys):
+  started = []
+  monkeypatch.setattr(sweep.loop, 'train_and_evaluate', lambda config, workdir, **o: started.append(workdir) or {})
+  overs = ['schedule.warmup=0,9 steps', 'augment_until=100%,9 steps', 'data.test=train[80%:],tset']
+  augmented = [flag for flag in SMALL if 'augment' not in flag]
+  runs = sweep.plan(DIGITS, augmented, overs, 2, tmp_path)
+  failed = sweep.execute(runs, None)
+  assert started == [run.workdir for run in runs[:2]] and set(failed) == {run.workdir for run in runs[2:]}
+  shown = capsys.readouterr().err
+  reasons = ['schedule.warmup is', 'augment_until is', "unknown split 'tset'"]
+  assert len(shown.splitlines()) == 3 and [shown.count(reason) for reason in reasons] == [1, 1, 1], shown
+  assert not any(tmp_path.iterdir())
+
+
+def test_a_key_that_no_run_takes_is_said_once(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(sweep.loop, 'train_and_evaluate', lambda *a, **o: pytest.fail('a run was started'))
+  runs = sweep.plan(DIGITS, [*SMALL, '--config.model.hiden=3'], ['model.patch=4,8'], 2, tmp_path)
+  assert len(sweep.execute(runs, None)) == 4
+  assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_the_schedules_of_finished_runs(tmp_path):
+  runs = sweep.plan(DIGITS, SMALL, ['schedule.peak=1e-3,1e-2', 'total=0.1 epochs,4 steps'], 2, tmp_path)
+  for run in runs:
+    config = sweep.resolve(sweep.configs.load(run.arguments))
+    length = sweep.Length({'0': 2, '4': 4}[config['total'][0]], 22.46875)
+    run.workdir.mkdir(parents=True)
+    about = {'config': config, 'steps': length.total, 'steps_per_epoch': length.epoch}
+    (run.workdir / 'summary.json').write_text(json.dumps(about))
+  rates = sweep.rates(runs)
+  assert list(rates) == list(dict.fromkeys(run.workdir.parent.name for run in runs))
+  for (steps, values), peak, total in zip(rates.values(), (1e-3, 1e-3, 1e-2, 1e-2), (2, 4, 2, 4), strict=True):
+    assert steps.tolist() == list(range(total))
+    assert values[0] == pytest.approx(peak) and (values[1:] < values[0]).all()
+  for run in runs:
+    (run.workdir / 'summary.json').write_text(json.dumps({'config': {}, 'steps': 2}))
+  assert sweep.rates(runs) == {}
 
 
 def test_an_interruption_ends_the_sweep(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ TensorFlow is never imported, and nothing is downloaded: a data set that is not 
 was looked for.
 """
 
+import dataclasses
 import functools
 import importlib.util
 from collections.abc import Callable
@@ -40,7 +41,7 @@ def load(
       see canvas.fit_canvas.
     bits: how many of the 16 bits of such image files are used, see decode.read_pixels.
     data_dir: see data_root. Files are looked for in data_root/NAME. TFDS looks in data_root if this or MIXER_DATA_DIR
-      is given, else in its own default (TFDS_DATA_DIR, ~/tensorflow_datasets).
+      is given, then in its own default (TFDS_DATA_DIR, ~/tensorflow_datasets).
     look: whether headers of image files are read, for notes.
 
   MNIST, Fashion-MNIST and CIFAR are read from their published files, and where there are none, from TFDS.
@@ -158,13 +159,14 @@ def _published(name: str, read: Callable, split: str, *, data_dir: str | None = 
   root = data_root(data_dir) / name
   if found := read(name, split, root):
     return found
-  if importlib.util.find_spec('tensorflow_datasets') and (builder := tfds.prepared(name, data_dir)):
+  has_tfds = importlib.util.find_spec('tensorflow_datasets')
+  if has_tfds and (builder := tfds.prepared(name, data_dir)):
     source = tfds.source(builder, name, split, data_dir)
-    return materialize(source), source.classes
+    return dataclasses.replace(source, arrays=materialize(source))
+  looked = f', and no copy prepared by TFDS in {tfds.places(data_dir)}' if has_tfds else ''
   files = archives.FILES[name].format(split=split, idx=archives.IDX_PREFIX[split])
   raise MixerError(
-    f'{name}: no {files} in {root}, and no copy prepared by '
-    f'TFDS in {tfds.folder(data_dir) or "its default directory"}; put the files there, say where they are with '
+    f'{name}: no {files} in {root}{looked}; put the files there, say where they are with '
     f'--data_dir or MIXER_DATA_DIR, or prepare them: {tfds.how_to_prepare(name, data_dir)}'
   )
 

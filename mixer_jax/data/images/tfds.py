@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,23 @@ from mixer_jax.data.splits import data_root
 from mixer_jax.errors import MixerError, unknown
 
 
-def folder(data_dir: str | None) -> str | None:
-  """Where TFDS looks; None for its own default."""
-  return str(data_root(data_dir)) if data_dir or os.environ.get('MIXER_DATA_DIR') else None
+def folders(data_dir: str | None) -> list[str | None]:
+  """Where prepared data sets are looked for, in order; None is TFDS's own default."""
+  return [str(data_root(data_dir)), None] if data_dir or os.environ.get('MIXER_DATA_DIR') else [None]
+
+
+def places(data_dir: str | None) -> str:
+  """These folders by name, for messages."""
+  import tensorflow_datasets as tfds
+
+  default = str(Path(tfds.core.constants.DATA_DIR).expanduser())
+  return ' and '.join(dict.fromkeys(folder or default for folder in folders(data_dir)))
 
 
 def how_to_prepare(name: str, data_dir: str | None) -> str:
   """The command that prepares a data set."""
-  where = f", data_dir='{folder(data_dir)}'" if folder(data_dir) else ''
+  first = folders(data_dir)[0]
+  where = f", data_dir='{first}'" if first else ''
   return (
     "pip install 'mixer-jax[tfds]' && python -c \"import tensorflow_datasets as tfds; "
     f"tfds.builder('{name}'{where}, file_format='array_record').download_and_prepare()\""
@@ -27,17 +37,30 @@ def how_to_prepare(name: str, data_dir: str | None) -> str:
 
 
 def prepared(name: str, data_dir: str | None) -> Any:
-  """The builder of a data set that TFDS has prepared, or None if it has not."""
+  """The builder of a data set that TFDS has prepared in one of `folders`, or None if it has not."""
   import tensorflow_datasets as tfds
 
-  try:
-    builder = tfds.builder(name, data_dir=folder(data_dir))
-  except (tfds.core.DatasetNotFoundError, ValueError) as error:
-    first = str(error).strip().partition('\n')[0]
-    raise MixerError(
-      f'tfds:{name}: {first} See https://www.tensorflow.org/datasets/catalog/overview for the names.'
-    ) from error
-  return builder if builder.info.splits else None
+  unknown_in = []
+  for folder in folders(data_dir):
+    try:
+      builder = tfds.builder(name, data_dir=folder)
+    except tfds.core.DatasetNotFoundError as error:
+      unknown_in.append(error)
+    except ValueError as error:
+      raise _no_name(name, error) from error
+    else:
+      if builder.info.splits:
+        return builder
+  if len(unknown_in) == len(folders(data_dir)):
+    raise _no_name(name, unknown_in[-1], f' It was looked for in {places(data_dir)}.') from unknown_in[-1]
+  return None
+
+
+def _no_name(name: str, error: Exception, where: str = '') -> MixerError:
+  first = str(error).strip().partition('\n')[0]
+  return MixerError(
+    f'tfds:{name}: {first}{where} See https://www.tensorflow.org/datasets/catalog/overview for the names.'
+  )
 
 
 def read(name: str, base: str, data_dir: str | None) -> Source:
@@ -47,8 +70,7 @@ def read(name: str, base: str, data_dir: str | None) -> Source:
   builder = prepared(name, data_dir)
   if builder is None:
     raise MixerError(
-      f'tfds:{name}: not prepared in {folder(data_dir) or "the default directory of TFDS"}; '
-      f'prepare it once: {how_to_prepare(name, data_dir)}'
+      f'tfds:{name}: not prepared in {places(data_dir)}; prepare it once: {how_to_prepare(name, data_dir)}'
     )
   return source(builder, name, base, data_dir)
 
@@ -77,7 +99,8 @@ def source(builder: Any, name: str, base: str, data_dir: str | None) -> Source:
       f'tfds:{name}: prepared in {builder.data_path} as {builder.info.file_format.value}, which has no '
       f'random access; remove that folder and prepare it anew as array_record: {how_to_prepare(name, data_dir)}'
     ) from error
-  return Source(tuple(names), None, functools.partial(_read, data), len(data))
+  found = (f'tfds:{name}: found in {builder.data_path}',)
+  return Source(tuple(names), None, functools.partial(_read, data), len(data), found)
 
 
 def _read(data: Any, index: int) -> dict[str, Any]:
