@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -171,6 +172,7 @@ def test_streamed_training_is_resident_training(tmp_path):
 
 
 STREAMED = """
+import sys, time
 from mixer_jax.data import loader
 from mixer_jax.data.images import sets
 from mixer_jax.training import mesh
@@ -180,15 +182,38 @@ if __name__ == '__main__':
   streamed = loader.Loader(source, seed=0, batch_size=32, mesh=mesh.make_mesh(), resident_mib=0, workers=2)
   for step in range(3):
     streamed.train(step, 1)
-  print(sum(count for _, count in streamed.evaluate()))
+  print(sum(count for _, count in streamed.evaluate()), flush=True)
+  time.sleep(1000 if 'wait' in sys.argv else 0)
   streamed.close()
 """
 
 
-@pytest.mark.slow
-def test_workers_leave_no_shared_memory_behind(tmp_path):
+@pytest.fixture
+def streamed(tmp_path):
+  """streamed(*arguments) starts that program."""
   (tmp_path / 'streamed.py').write_text(STREAMED)
   environment = os.environ | {'PYTHONPATH': str(Path(mixer_jax.__file__).parents[1]), 'JAX_PLATFORMS': 'cpu'}
-  command = [sys.executable, str(tmp_path / 'streamed.py')]
-  result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
-  assert (result.returncode, result.stdout, result.stderr) == (0, '4\n', '')
+  pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
+  return lambda *arguments: subprocess.Popen(
+    [sys.executable, str(tmp_path / 'streamed.py'), *arguments], env=environment, **pipes
+  )
+
+
+@pytest.mark.slow
+def test_workers_leave_no_shared_memory_behind(streamed):
+  process = streamed()
+  assert (*process.communicate(timeout=200), process.returncode) == ('4\n', '', 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path('/proc/self/task').is_dir(), reason='looks for processes as Linux lists them')
+def test_workers_end_with_a_killed_run(streamed):
+  with streamed('wait') as process:
+    assert process.stdout.readline() == '4\n'
+    children = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
+    assert len(children) >= 2
+    process.kill()
+    deadline = time.monotonic() + 30
+    while any(Path('/proc', child).exists() for child in children):
+      assert time.monotonic() < deadline, children
+      time.sleep(0.1)
