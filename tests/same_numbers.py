@@ -4,9 +4,9 @@
   python tests/same_numbers.py --write    # stores what comes out, to be committed with the reason for what changed
   python tests/same_numbers.py digits finetune
 
-Each run is a command of its own, on one device, optimised as users have it. A run's hash is that of its final
-parameters (by value: the sorted hashes of the arrays, so that names may change) and of the lines of its log without
-times. Processors round differently, so hashes are kept by processor; MNIST and UNSW-NB15 come from MIXER_DATA_DIR.
+Each run is a command of its own, on one device, optimised as users have it. Each has two hashes, `PARAMETERS/LOG`: of
+its final parameters (by value: the sorted hashes of the arrays, so that names may change), and of the lines of its log
+without times. Processors round differently, so hashes are kept by processor; MNIST and UNSW-NB15 come from MIXER_DATA_DIR.
 """
 
 import argparse
@@ -62,12 +62,13 @@ def processor() -> str:
 
 
 def digest(run: Path, weights: Path) -> str:
+  """PARAMETERS/LOG."""
   arrays = safetensors.numpy.load_file(weights / 'model.safetensors').values()
-  parts = sorted(hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest() for a in arrays)
-  for line in (run / 'metrics.jsonl').read_text().splitlines():
-    numbers = {name: value for name, value in json.loads(line).items() if not name.startswith('time/')}
-    parts.append(json.dumps(numbers, sort_keys=True))
-  return hashlib.sha256('\n'.join(parts).encode()).hexdigest()[:16]
+  parameters = sorted(hashlib.sha256(np.ascontiguousarray(a).tobytes()).hexdigest() for a in arrays)
+  lines = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
+  numbers = [{name: value for name, value in line.items() if not name.startswith('time/')} for line in lines]
+  log = [json.dumps(line, sort_keys=True) for line in numbers]
+  return '/'.join(hashlib.sha256('\n'.join(part).encode()).hexdigest()[:12] for part in (parameters, log))
 
 
 def main() -> None:
