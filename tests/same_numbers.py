@@ -6,7 +6,8 @@
 
 Each run is a command of its own, on one device, optimised as users have it. Each has two hashes, `PARAMETERS/LOG`: of
 its final parameters (by value: the sorted hashes of the arrays, so that names may change), and of the lines of its log
-without times. Processors round differently, so hashes are kept by processor; MNIST and UNSW-NB15 come from MIXER_DATA_DIR.
+without times. Processors round differently, so hashes are kept by processor. MNIST and UNSW-NB15 come from
+MIXER_DATA_DIR.
 """
 
 import argparse
