@@ -274,6 +274,7 @@ def of_photographs(folder, workdir, setting='', *overrides):
   return 'train', f'--config={CONFIGS}/image_autoencoder.py:{name}', *data, *rest
 
 
+@pytest.mark.slow
 def test_a_folder_of_photographs(run_command, tmp_path, capsys):
   folder = photographs(tmp_path / 'photographs')
   Image.fromarray(np.arange(13000, dtype=np.uint16).astype(np.uint8).reshape(130, 100)).save(folder / 'a_grey.png')

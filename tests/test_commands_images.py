@@ -37,6 +37,7 @@ def write_stripes(folder, count, seed):
       Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f'{i}.png')
 
 
+@pytest.mark.slow
 def test_fine_tuning_on_forty_images(weights, tmp_path, run_command, capsys):
   write_stripes(tmp_path / 'mine' / 'train', 20, seed=0)
   write_stripes(tmp_path / 'mine' / 'test', 50, seed=1)

@@ -119,6 +119,7 @@ def test_three_classes_by_another_column_from_categories_alone(tmp_path, run_com
   assert all(1 / 3 <= float(row['probability']) <= 1 for row in predicted)
 
 
+@pytest.mark.nightly
 def test_ten_rows_and_a_label_of_two_classes_by_an_override(tmp_path, run_command):
   path = write(tmp_path / 'mine.csv', rows(10), (*HEADER[:-1], 'kind'))
   assert run_command('train', *train(path, tmp_path / 'run', '--config.data.label=kind')) == 0
@@ -139,6 +140,7 @@ def test_ten_thousand_columns(tmp_path):
   assert experiment.parameters < 20e6
 
 
+@pytest.mark.slow
 def test_a_rare_class_of_a_packed_file(tmp_path, run_command, capsys):
   """Two rows of a class: one is learnt from, and what the part without the other cannot show is said."""
   body = rows(60, classes=('a', 'b'))

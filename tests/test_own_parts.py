@@ -38,7 +38,7 @@ def _here(folder, monkeypatch):
   monkeypatch.syspath_prepend(folder)
 
 
-@pytest.fixture(scope='module', params=['mine', pytest.param('shift', marks=pytest.mark.slow)])
+@pytest.fixture(scope='module', params=['mine', pytest.param('shift', marks=pytest.mark.nightly)])
 def run(request, folder, run_command):
   """A run by one of README's commands, of few steps."""
   with pytest.MonkeyPatch.context() as patch:

@@ -40,10 +40,10 @@ def check(shapes: TrainState) -> None:
 
 def free(meminfo: Path = Path('/proc/meminfo'), groups: Path = Path('/sys/fs/cgroup')) -> float:
   """The bytes of memory that this process may still take; inf where the system does not say."""
-  lines = meminfo.read_text().splitlines() if meminfo.is_file() else []
+  lines = meminfo.read_text(encoding='utf-8').splitlines() if meminfo.is_file() else []
   found = [1024.0 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable:')]
   for limit, used in GROUPS:
     if (groups / limit).is_file() and (groups / used).is_file():
-      most = (groups / limit).read_text().strip()
-      found += [int(most) - int((groups / used).read_text())] if most.isdigit() else []
+      most = (groups / limit).read_text(encoding='utf-8').strip()
+      found += [int(most) - int((groups / used).read_text(encoding='utf-8'))] if most.isdigit() else []
   return min(found, default=math.inf)

@@ -254,9 +254,15 @@ AUTOENCODER |= {'encoder_gelu': True, 'output_gelu': False}
   [
     ('digits', TINY | {'name': 'mnist_mixer', 'head': (), 'gelu': 'exact', 'remat': True, 'scan': True}),
     ('digits_autoencoder', AUTOENCODER | {'mixing': {'name': 'mlp'}}),
-    ('digits_autoencoder', AUTOENCODER | {'mixing': {'name': 'cnn2df', 'kernel': 3}}),
+    pytest.param(
+      'digits_autoencoder', AUTOENCODER | {'mixing': {'name': 'cnn2df', 'kernel': 3}}, marks=pytest.mark.nightly
+    ),
     ('digits_autoencoder', {'name': 'cnn_autoencoder', 'channels': (2, 2), 'kernel': 3, 'code': 3}),
-    ('digits_autoencoder', {'name': 'cnn_autoencoder', 'channels': (2,), 'kernel': 5, 'code': 3}),
+    pytest.param(
+      'digits_autoencoder',
+      {'name': 'cnn_autoencoder', 'channels': (2,), 'kernel': 5, 'code': 3},
+      marks=pytest.mark.nightly,
+    ),
   ],
 )
 def test_products_with_the_hessian_of_every_kind_of_layer(config, model, digits):

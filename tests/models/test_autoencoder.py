@@ -258,6 +258,7 @@ def test_the_mixers_shapes_and_gradients():
   assert np.linalg.matrix_rank(np.asarray(jacobian).reshape(size, size), tol=1e-4) <= 4
 
 
+@pytest.mark.slow
 def test_black_images_have_gradients_like_others():
   make_model = functools.partial(mixer, encoder_blocks=4, decoder_blocks=6)
   graphdef, params = networks.start(make_model)

@@ -246,7 +246,7 @@ BASES = {
 }  # fmt: skip
 
 
-ALWAYS = ('adamw', 'schedule_free')  # the others' steps are compiled by night
+ALWAYS = ('adamw',)  # the others' steps are compiled by night
 
 
 @pytest.mark.parametrize(

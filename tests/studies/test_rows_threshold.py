@@ -71,6 +71,7 @@ def table(tmp_path_factory):
   return folder
 
 
+@pytest.mark.nightly
 def test_a_finished_run(script, table, tmp_path, capsys):
   train(table, tmp_path / 'run')
   capsys.readouterr()

@@ -139,6 +139,7 @@ def test_handlers_are_given_back(tmp_path):
   assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
+@pytest.mark.slow
 def test_how_a_run_is_cut_into_calls_does_not_matter(whole, tmp_path, monkeypatch):
   """As long as can be; the runs that are stopped take single steps."""
   monkeypatch.setattr(loop, 'CALL_SECONDS', 1e9)
