@@ -113,7 +113,9 @@ def main() -> None:
     folder = Path(folder)
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(folder / 'xla'))
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
-    from mixer_jax.training import loop  # noqa: F401 - and jax, which reads these as it is imported
+    import sklearn.datasets  # noqa: F401 - so that the tries need not import them
+
+    from mixer_jax.training import loop  # noqa: F401 - and jax, which reads these variables then
 
     if apart(unharmed, folder / 'whole') or apart(stop_early, folder / 'stopped'):
       sys.exit('the unharmed runs failed')
