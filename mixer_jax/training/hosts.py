@@ -131,6 +131,7 @@ class Watch(threading.Thread):
     super().__init__(daemon=True)
     self._client, self._process, self._end = client, process, end
     self._seen = dict.fromkeys(range(processes), ('', time.monotonic()))
+    self._lost: float | None = None  # since when the store does not answer
     self._silent, self._count, self._finished, self._over = SILENT, 0, False, threading.Event()
 
   def run(self) -> None:
@@ -145,8 +146,10 @@ class Watch(threading.Thread):
       self._count += 1
       self._say(ALIVE, f'{socket.gethostname()} {FINISHED if self._finished else self._count}')
       signs, failed = (self._read(place) for place in (ALIVE, FAILED))
-    except Exception:  # The coordinator is gone.
-      return NO_COORDINATOR
+    except Exception:  # jax's own, of many kinds
+      self._lost = self._lost or time.monotonic()
+      return NO_COORDINATOR if time.monotonic() - self._lost > SILENT_BROKEN else None
+    self._lost = None
     for other, reason in failed.items():
       if other != self._process:
         return f'process {other} {reason}'

@@ -7,6 +7,9 @@ import signal
 NO_COORDINATOR = (
   'process 0, which coordinates the others, has ended; see its own messages, then start all processes again'
 )
+NOT_JOINED = (
+  'not all processes have joined the run in time; start as many as --processes says, all with the same --coordinator'
+)
 # What jax's C++ code writes to stderr before it aborts; a stack trace follows.
 TRACE = re.compile(rb'coordination_service|distributed service detected fatal errors|preemption_sync_manager')
 
@@ -26,14 +29,15 @@ def shorten() -> None:
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)
   os.close(write)
-  lost = told = False
+  lost, told, cause = False, False, NO_COORDINATOR
   with open(read, 'rb') as lines, open(2, 'wb', buffering=0, closefd=False) as out:
     for line in lines:
       is_ours = line.startswith(b'error: ')
       told = told or is_ours
       lost = lost or bool(TRACE.search(line))
+      cause = NOT_JOINED if lost and b'RegisterTask' in line else cause
       if is_ours or not lost:
         out.write(line)
     if lost and not told:
-      out.write(f'error: {NO_COORDINATOR}\n'.encode())
+      out.write(f'error: {cause}\n'.encode())
   os._exit(0)

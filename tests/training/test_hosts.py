@@ -12,7 +12,7 @@ import pytest
 from mixer_jax.data.examples import Source
 from mixer_jax.errors import MixerError
 from mixer_jax.training import hosts
-from mixer_jax.training.last_words import NO_COORDINATOR
+from mixer_jax.training.last_words import NO_COORDINATOR, NOT_JOINED
 
 
 class Store:
@@ -94,9 +94,17 @@ def test_what_another_process_caused_waits_for_its_name(three, clock, error):
   assert clock[0] == began
 
 
-def test_no_coordinator(three):
+def test_no_coordinator(three, clock):
   watches, _ = three
+  for _ in range(3):  # a store that does not answer for a moment is no reason to end
+    watches[1]._client.is_gone = True
+    assert watches[1].look() is None
+    clock[0] += hosts.SILENT_BROKEN - 1
+    watches[1]._client.is_gone = False
+    assert watches[1].look() is None
   watches[1]._client.is_gone = True
+  assert watches[1].look() is None
+  clock[0] += hosts.SILENT_BROKEN + 1
   assert watches[1].look() == NO_COORDINATOR
 
 
@@ -162,7 +170,12 @@ os.abort()
 
 
 @pytest.mark.parametrize(
-  'then, last', [('', f'error: {NO_COORDINATOR}'), ("os.write(2, b'error: known\\n')", 'error: known')]
+  'then, last',
+  [
+    ('', f'error: {NO_COORDINATOR}'),
+    ("os.write(2, b'error: known\\n')", 'error: known'),
+    ("os.write(2, b'RPC: /xla.coordination.CoordinationService/RegisterTask\\n')", f'error: {NOT_JOINED}'),
+  ],
 )
 def test_a_stack_trace_becomes_one_line(then, last):
   found = subprocess.run(
