@@ -1,10 +1,13 @@
 """Orbax checkpoints: written asynchronously; the best and the latest are kept, damaged ones skipped with a warning."""
 
 import contextlib
+import functools
 import logging
 import os
 import shutil
+import sys
 import tempfile
+import types
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +44,7 @@ class Checkpoints:
 
   def __init__(self, workdir: Path, *, best: str | None = None, highest: bool = True, read_only: bool = False):
     _log_warnings_only()
+    _spare_late_threads()
     self.folder = Path(workdir).resolve() / 'checkpoints'
     self._best, self._sign, self._values, self._opened = best, 1 if highest else -1, {}, read_only
     options = ocp.CheckpointManagerOptions(
@@ -280,6 +284,18 @@ def _log_warnings_only() -> None:
   absl.propagate = False
   if not any(isinstance(handler, _Warnings) for handler in absl.handlers):
     absl.addHandler(_Warnings())
+
+
+@functools.cache
+def _spare_late_threads() -> None:
+  """Keeps TensorStore's threads quiet that still read a damaged checkpoint when orbax has closed their event loop."""
+  before = sys.excepthook
+
+  def hook(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+    if not (kind is RuntimeError and str(error) == 'Event loop is closed'):
+      before(kind, error, trace)
+
+  sys.excepthook = hook
 
 
 @contextlib.contextmanager
