@@ -7,10 +7,10 @@ import os
 import shutil
 import sys
 import tempfile
-import types
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -289,13 +289,13 @@ def _log_warnings_only() -> None:
 @functools.cache
 def _spare_late_threads() -> None:
   """Keeps TensorStore's threads quiet that still read a damaged checkpoint when orbax has closed their event loop."""
-  before = sys.excepthook
+  before = sys.unraisablehook
 
-  def hook(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
-    if not (kind is RuntimeError and str(error) == 'Event loop is closed'):
-      before(kind, error, trace)
+  def hook(unraisable: Any) -> None:
+    if not (unraisable.exc_type is RuntimeError and str(unraisable.exc_value) == 'Event loop is closed'):
+      before(unraisable)
 
-  sys.excepthook = hook
+  sys.unraisablehook = hook
 
 
 @contextlib.contextmanager
