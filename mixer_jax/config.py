@@ -86,9 +86,11 @@ def _find(file: str) -> Path:
 
 
 def _is_config(path: Path) -> bool:
-  return (
-    re.search(r'^(def )?get_config\b', path.read_text(encoding='utf-8', errors='replace'), re.MULTILINE) is not None
-  )
+  try:
+    text = path.read_text(encoding='utf-8', errors='replace')
+  except OSError:  # a folder, a link that leads nowhere
+    return False
+  return re.search(r'^(def )?get_config\b', text, re.MULTILINE) is not None
 
 
 def _run(place: str) -> ConfigDict | Mapping:

@@ -6,6 +6,8 @@
 Any key of the config is set with --config.key=value. Exit code: 0 at the end and after a saved interruption.
 """
 
+import contextlib
+
 from mixer_jax import cli
 from mixer_jax.training import last_words
 
@@ -25,18 +27,20 @@ def main(arguments: list[str]) -> None:
   if not known.coordinator and (known.processes is not None or known.process is not None):
     options.error('--processes and --process need --coordinator=HOST:PORT')
 
-  several = known.distributed or known.coordinator
-  if several:
-    last_words.shorten()
-  from mixer_jax import config as configs
+  with contextlib.ExitStack() as joined:
+    if known.distributed or known.coordinator:
+      last_words.shorten()
+      cli.use_compilation_cache()
+      from mixer_jax.training import hosts
 
-  config = configs.load(cli.config_arguments(known, rest))
-  cli.use_compilation_cache()
-  from mixer_jax.training import hosts, loop
+      hosts.connect(known.coordinator, known.processes, known.process)
+      joined.enter_context(hosts.together(debug=known.debug))  # from here on, also a wrong config ends all of them
+    from mixer_jax import config as configs
 
-  if several:
-    hosts.connect(known.coordinator, known.processes, known.process)
-  with hosts.together(debug=known.debug):
+    config = configs.load(cli.config_arguments(known, rest))
+    cli.use_compilation_cache()
+    from mixer_jax.training import loop
+
     loop.train_and_evaluate(config, known.workdir, data_dir=known.data_dir, check_data=known.check_data)
 
 

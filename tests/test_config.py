@@ -121,6 +121,8 @@ def test_no_config():
 def test_files_that_are_no_configs_are_not_offered(small, monkeypatch):
   (small.parent / 'setup.py').write_text('import x\n\nconfig = x.get_config()\n')
   (small.parent / 'short.py').write_text('get_config = lambda arg=None: {"seed": 1}\n')
+  (small.parent / '.#small.py').symlink_to('nowhere')  # as an editor leaves them
+  (small.parent / 'folder.py').mkdir()
   message = f"no config file '{small.parent}/smal.py'; the folder {small.parent} has short.py, small.py"
   with pytest.raises(MixerError) as refusal:
     configs.load([f'--config={small.parent}/smal.py'])

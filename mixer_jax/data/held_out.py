@@ -1,6 +1,5 @@
 """The splits of your own files, for a config: val and test where they are there, else a part of the training split."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +7,6 @@ from mixer_jax.data.images import folder
 from mixer_jax.data.splits import parse_split
 
 FEWEST_STEPS = 300  # of a run on few images
-
-
-def splits(is_there: Callable[[str], bool], percent: int, split: str) -> dict[str, str]:
-  """The existing splits; without val and test, `split` is a random part, `percent` of the training examples."""
-  found = {name: name for name in ('val', 'test') if is_there(name)}
-  return {'train': 'train', **found} if found else {
-    'train': f'train[:{100 - percent}%]', split: f'train[{100 - percent}%:]'
-  }  # fmt: skip
 
 
 def image_folder(path: str | Path) -> tuple[dict[str, Any], int]:

@@ -106,7 +106,7 @@ def scale(
     order: the model's attributes in forward order.
 
   Raises:
-    MixerError: decay is out of range, the model has no layers before its head, or a pattern is wrong.
+    MixerError: the model has no layers before its head, or a pattern is wrong.
   """
   layers = _layers(params, order, decay) if decay != 1 else []
   factor_of = {layer: decay ** (len(layers) - i) for i, layer in enumerate(layers)}

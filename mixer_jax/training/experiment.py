@@ -196,6 +196,7 @@ def build(config: Mapping[str, Any], *, data_dir: str | None = None, schema: Any
   task.check(model, settings.model['name'], shape)
   experiment.optimizer()
   experiment.alarm()
+  steps(settings.total, 'total', epoch=1.0)
   steps(settings.augment_until, 'augment_until', epoch=1.0, total=10**9)
   if not settings.augment and settings.augment_until != '100%':
     raise MixerError(f"augment_until is {settings.augment_until!r}, but augment is empty; set augment_until to '100%'")

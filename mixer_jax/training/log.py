@@ -29,7 +29,8 @@ def read_metrics(workdir: Path) -> list[dict[str, float]]:
         raise ValueError(f'step {found[-1]["step"]!r}')
     except (ValueError, TypeError, KeyError, RecursionError) as error:
       raise MixerError(
-        f'{path}, line {number} is no line of a log ({error}): {line[:60]!r}; restore it or take the line out'
+        f'{path}, line {number} is not a log line ({error}): {line[:60].decode(errors="replace")!r}; restore it or'
+        ' take the line out'
       ) from error
   return found
 
@@ -49,6 +50,8 @@ class Log:
     self._bar, self._rate = None, ''
     if not write:
       return
+    if self.path.is_file() and self.path.read_bytes()[-1:] not in (b'\n', b''):
+      logger.warning(f'the last line of {self.path} was cut off, and is dropped')
     kept = [line for line in read_metrics(workdir) if line['step'] <= step]
     self._seconds = kept[-1]['time/seconds'] if kept else 0.0
     try:

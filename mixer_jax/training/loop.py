@@ -20,7 +20,7 @@ from mixer_jax.analysis import curves
 from mixer_jax.data import loader
 from mixer_jax.data.examples import Source
 from mixer_jax.errors import MixerError
-from mixer_jax.files import read_json, reported
+from mixer_jax.files import read_json
 from mixer_jax.messages import logger
 from mixer_jax.optim import schedules
 from mixer_jax.optim.schedules import Length
@@ -92,7 +92,8 @@ def _train(
   # Everything is validated before anything is written.
   start = None if checkpoints_in(folder) else warm_start.start(experiment, data.train.classes)
   first = jax.process_index() == 0
-  report = experiment.data.report(data_dir) if first else []
+  report = _report(experiment, data_dir) if first else []
+  hosts.agree('weights', lambda: (start and start.about) or {})
   if first:
     opened.enter_context(workdir.open_for_training(folder, config, data.train.classes, experiment.data.schema))
     _draw_schedule(folder / 'figures' / 'schedule.png', schedule, length.total)
@@ -133,6 +134,8 @@ def _train(
     hooks.Evaluation(experiment, heldout, log, checkpoints, folder / 'figures', every['eval']),
     hooks.Saving(checkpoints, every['checkpoint']),
   ]
+  if step >= length.total and heldout and _agreed(first and not _is_evaluated(folder, step, heldout)):
+    actions[1](hooks.Moment(step, state, {}, last=True))  # its line was lost
   with Stop() as stop:
     moment = _steps(state, train_loop, loaders['train'], length.total, actions, log, checkpoints, experiment, stop)
   if not moment.last:
@@ -193,6 +196,20 @@ class _Data:
     return tuple(dict.fromkeys(note for source in (self.train, *self.heldout.values()) for note in source.notes))
 
 
+def _report(experiment: Experiment, data_dir: str | None) -> list[str]:
+  try:
+    return experiment.data.report(data_dir)
+  except MixerError:
+    raise
+  except Exception as error:  # It only advises.
+    return [f'warning: the report on the data failed ({type(error).__name__}: {" ".join(str(error).split())[:300]})']
+
+
+def _is_evaluated(folder: Path, step: int, heldout: Mapping[str, Any]) -> bool:
+  names = {name for line in read_metrics(folder) if line['step'] == step for name in line}
+  return all(f'{split}/loss' in names for split in heldout)
+
+
 def _facts(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
   """What all processes of a run must have in common before they read the data."""
   data = {key: value for key, value in config['data'].items() if key != 'workers'}
@@ -223,7 +240,7 @@ def _loaders(experiment: Experiment, data: _Data) -> dict[str, loader.Loader]:
 
 def _draw_schedule(path: Path, schedule: optax.Schedule, total: int) -> None:
   steps, rates = schedules.sampled(schedule, total)
-  with reported(path):
+  with hooks.drawn(path):
     curves.draw_schedule(steps, rates, path)
 
 

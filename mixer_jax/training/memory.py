@@ -31,9 +31,10 @@ def check(shapes: TrainState) -> None:
   there = stats['bytes_limit'] if stats else free()
   if needed > there:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
+    where = 'of each device' if stats else 'of memory'
     raise MixerError(
       f'the model has {parameters:,} parameters; with optimizer state and gradient they take'
-      f' {needed / GIB:,.1f} GiB of each device, but {there / GIB:,.1f} GiB are free; choose a smaller'
+      f' {needed / GIB:,.1f} GiB {where}, but {there / GIB:,.1f} GiB are free; choose a smaller'
       ' model, or shard it over more devices with mesh.fsdp'
     )
 

@@ -17,11 +17,12 @@ from mixer_jax.files import read_json, reported
 from mixer_jax.messages import logger
 from mixer_jax.optim.schedules import Length, sampled
 from mixer_jax.training import experiment as experiments
-from mixer_jax.training import loop
+from mixer_jax.training import loop, memory, warm_start
 from mixer_jax.training import workdir as workdirs
 from mixer_jax.training.log import read_metrics
 from mixer_jax.training.settings import make, resolve
 
+Learnt = tuple[Schema | None, int, Sequence[str]]  # of data: its schema, its number of training examples, its classes
 COMMA = r',(?![^(\[{]*[)\]}])'  # outside brackets: (512,512) is one value
 
 
@@ -133,7 +134,7 @@ def _refusals(runs: Sequence[Run], data_dir: str | None) -> dict[Path, str]:
   """Errors by run directory of the runs that would be refused before their first step."""
   found: dict[Path, str] = {}
   reasons: dict[str, str | None] = {}
-  learnt: dict[str, tuple[Schema | None, int]] = {}
+  learnt: dict[str, Learnt] = {}
   for run in runs:
     try:
       config = resolve(configs.load(run.arguments), notes=[])  # the run itself says what it drops
@@ -145,29 +146,34 @@ def _refusals(runs: Sequence[Run], data_dir: str | None) -> dict[Path, str]:
       continue
     combination = json.dumps(config | {'seed': 0})
     if combination not in reasons:
-      reasons[combination] = _refusal(config, data_dir, learnt)
+      reasons[combination] = _refusal(config, run.workdir, data_dir, learnt)
     if reason := reasons[combination]:
       found[run.workdir] = reason
   return found
 
 
-def _refusal(config: dict, data_dir: str | None, learnt: dict[str, tuple[Schema | None, int]]) -> str | None:
+def _refusal(config: dict, folder: Path, data_dir: str | None, learnt: dict[str, Learnt]) -> str | None:
   """Why a run of this config would be refused, or None.
 
   Args:
-    learnt: the schema and number of training examples of data sections that were read before; grows.
+    learnt: what the data sections that were read before gave; grows.
   """
   section = json.dumps(config['data'])
   try:
-    experiment = experiments.build(config, data_dir=data_dir, schema=learnt.get(section, (None, 0))[0])
+    experiment = experiments.build(config, data_dir=data_dir, schema=learnt.get(section, (None,))[0])
     data = experiment.data
     if section not in learnt:
-      sizes = [len(data.source(split, data_dir)) for split in (data.train, data.val, data.test) if split]
-      learnt[section] = data.schema, sizes[0]
-    length = experiment.length(learnt[section][1])
+      sources = [data.source(split, data_dir) for split in (data.train, data.val, data.test) if split]
+      learnt[section] = data.schema, len(sources[0]), sources[0].classes
+    _, examples, classes = learnt[section]
+    length = experiment.length(examples)
     for name in loop.EVERY:
       length.steps(getattr(experiment.settings, f'{name}_every'), f'{name}_every')
-    experiment.train_step(experiment.optimizer(length)[0], length)
+    optimizer = experiment.optimizer(length)[0]
+    experiment.train_step(optimizer, length)
+    memory.check(experiment.init_state(optimizer, abstract=True))
+    if not (folder / 'checkpoints').is_dir():
+      warm_start.start(experiment, classes)
   except MixerError as error:
     return str(error)
   except Exception as error:  # a fault, not a refusal: the run itself reports it

@@ -109,7 +109,10 @@ def with_gelu(weights: Weights, kind: str) -> Weights:
 
 def is_model_folder(path: Path) -> bool:
   """Whether a folder is one that writing.to_folder made."""
-  return _has_format(_read_config(path / 'config.json'))
+  try:
+    return _has_format(_read_config(path / 'config.json'))
+  except MixerError:  # what is damaged there is named where it is read
+    return False
 
 
 def _read_file(path: Path, address: str, part: str) -> Weights:

@@ -220,6 +220,16 @@ def test_files_of_fewer_than_16_bits(tmp_path):
   )
 
 
+def test_colour_of_16_bits_has_another_cure(tmp_path, monkeypatch):
+  # Pillow cannot write such files.
+  save_deep(tmp_path, 'scan', (7, 4095))
+  monkeypatch.setattr(decode, 'read_header', lambda _: decode.Header((6, 8), 3, False, True))
+  monkeypatch.setattr(decode, 'bits_used', lambda _: 12)
+  *_, warning = folder(tmp_path, image=(6, 8, 3), classes=1).notes
+  assert 'too dark; 6 of them are in colour' in warning and 'scale them to 8 bits first' in warning
+  assert 'set data.bits' not in warning
+
+
 def test_bits_need_files():
   refused('data.bits is 12', 'digits', name='digits', split='train', image=(8, 8, 1), classes=10, bits=12)
 

@@ -131,6 +131,14 @@ def test_processes_that_disagree_say_so_before_the_first_step(shared, launch):
   assert not (shared / 'disagree').exists()
 
 
+@pytest.mark.slow
+def test_a_process_without_its_config_ends_the_others(shared, launch):
+  processes = launch('gone', 2, 1, of_each=((), ['--config=nowhere/config.py']))
+  texts = end(shared, 'gone', processes)
+  assert [process.returncode for process in processes] == [1, 1]
+  assert re.match(r"error: process 1 \(.*\) failed: no config file 'nowhere/config.py'", texts[0].splitlines()[-1])
+
+
 @pytest.mark.nightly
 def test_a_process_without_the_data_ends_the_others(shared, launch):
   mnist = ['--config.data={"name": "mnist", "image": (28, 28, 1)}']

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 
+import jax
+import kill
 import numpy as np
 import pytest
 
 from mixer_jax.data.examples import Source
 from mixer_jax.errors import MixerError
-from mixer_jax.training import hosts
+from mixer_jax.training import hosts, loop
 from mixer_jax.training.last_words import NO_COORDINATOR, NOT_JOINED
 
 
@@ -156,6 +158,28 @@ def test_facts_of_data():
   assert of({**arrays, 'image': last}) != facts
   assert of({**arrays, 'label': arrays['label'].astype(np.int64)}) != facts
   assert of(arrays, 1)['examples'] == 1
+
+
+class Enough(Exception):
+  pass
+
+
+def test_a_run_compares_its_config_its_data_and_its_weights_first(monkeypatch, tmp_path):
+  told = {}
+
+  def agree(what, facts):
+    told[what] = hosts._flat(facts())
+    if what == 'weights':
+      raise Enough
+
+  monkeypatch.setattr(hosts, 'agree', agree)
+  with pytest.raises(Enough):
+    loop.train_and_evaluate(kill.tiny(seed=5), tmp_path / 'run')
+  assert list(told) == ['config', 'data', 'weights'] and not (tmp_path / 'run').exists()
+  assert told['config']['seed'] == 5 and told['config']['jax'] == jax.__version__
+  assert told['config']['checkpoints'] == [] and 'data.workers' not in told['config']
+  assert told['data']['train.examples'] == 1438 and told['data']['test.classes.9'] == '9'
+  assert len(told['data']['train.checksum of a sample']) == 64 and 'checksum of the schema' in told['data']
 
 
 ABORTS = """

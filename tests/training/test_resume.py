@@ -147,6 +147,19 @@ def test_how_a_run_is_cut_into_calls_does_not_matter(whole, tmp_path, monkeypatc
   assert kill.differences(whole, tmp_path / 'run') == []
 
 
+def test_a_finished_run_whose_last_lines_are_lost_is_evaluated_again(whole, tmp_path, capsys):
+  workdir = tmp_path / 'run'
+  shutil.copytree(whole, workdir)
+  wanted = json.loads((workdir / 'summary.json').read_text())
+  (workdir / 'summary.json').unlink()
+  log = workdir / 'metrics.jsonl'
+  log.write_bytes(log.read_bytes()[:-25])
+  found = loop.train_and_evaluate(kill.tiny(), workdir)
+  assert found['metrics'] == wanted['metrics'] and found['best'] == wanted['best']
+  assert kill.log_lines(workdir) == kill.log_lines(whole)
+  assert f'the last line of {log} was cut off' in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_two_kills_at_random_moments(whole, tmp_path):
   """The full study is `python tests/training/kill.py`; see docs/results/resume.md."""

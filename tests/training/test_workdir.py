@@ -20,7 +20,7 @@ def test_a_line_of_the_log_that_is_none(line, tmp_path):
   path = tmp_path / 'metrics.jsonl'
   path.write_text('\n'.join([LINE, line, LINE, LINE[:9]]), encoding='utf-8', errors='surrogateescape')
   before = path.read_bytes()
-  with pytest.raises(MixerError, match='metrics.jsonl, line 2 is no line of a log') as error:
+  with pytest.raises(MixerError, match='metrics.jsonl, line 2 is not a log line') as error:
     log.read_metrics(tmp_path)
   assert '\n' not in str(error.value) and len(str(error.value)) < 600
   with pytest.raises(MixerError, match='line 2'):

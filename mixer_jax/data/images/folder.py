@@ -86,12 +86,17 @@ def notes_of(
   found = {what: [file for file, header in headers.items() if holds(header)] for what, holds in kinds.items()}
   notes = [f'{where}: {len(which)} {what}, such as {min(which)}' for what, which in found.items() if which]
   deep = _spread([file for file, header in headers.items() if header.deep], LOOKED_AT)
+  colour = [file for file in deep if headers[file].channels == 3]
   used = max(map(decode.bits_used, deep), default=bits)
   if used < bits:
     notes.append(
       f'warning: {where}: the values of {len(deep)} files of 16 bits need {used} bits at most, so with data.bits='
-      f'{bits} the brightest comes out {2 ** (bits - used)} times too dark; set data.bits to the bits of the camera or'
-      ' scanner (12 for values up to 4,095)'
+      f'{bits} the brightest comes out {2 ** (bits - used)} times too dark; '
+      + (
+        f'{len(colour)} of them are in colour, of which only the upper 8 bits can be read: scale them to 8 bits first'
+        if colour
+        else 'set data.bits to the bits of the camera or scanner (12 for values up to 4,095)'
+      )
     )
   return tuple(notes)
 
