@@ -119,6 +119,10 @@ def test_a_key_that_no_run_takes_is_said_once(tmp_path, monkeypatch, capsys):
   runs = sweep.plan(DIGITS, [*SMALL, '--config.model.hiden=3'], ['model.patch=4,8'], 2, tmp_path)
   assert len(sweep.execute(runs, None)) == 4
   assert len(capsys.readouterr().err.splitlines()) == 1
+  runs = sweep.plan(DIGITS, SMALL, [f'init_from.weights={tmp_path}/none.npz'], 2, tmp_path)
+  assert len(sweep.execute(runs, None)) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert 'none.npz' in line
 
 
 def test_the_schedules_of_finished_runs(tmp_path):
