@@ -29,6 +29,7 @@ os.environ.setdefault('PYTHONWARNINGS', 'ignore:Error reading persistent compila
 
 # The files that take longest, in that order: each goes to one worker as a whole, so none may be the last to start.
 LONGEST = (
+  'test_notebooks.py',
   'test_commands_convert.py', 'test_commands_autoencoder.py', 'test_resume.py', 'test_configs.py', 'test_own_parts.py',
   'test_commands_analyze.py', 'test_mesh.py', 'test_sam_step.py', 'test_autoencoder.py', 'test_keys.py', 'test_sam.py',
   'test_commands.py', 'test_checkpoints.py', 'test_distributed.py', 'test_commands_export.py', 'test_watch.py',
