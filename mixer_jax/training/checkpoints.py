@@ -288,11 +288,16 @@ def _log_warnings_only() -> None:
 
 @functools.cache
 def _spare_late_threads() -> None:
-  """Keeps TensorStore's threads quiet that still read a damaged checkpoint when orbax has closed their event loop."""
+  """Silences what still reads a damaged checkpoint that orbax has given up: TensorStore's threads, its coroutines.
+
+  The error itself has been raised by then.
+  """
   before = sys.unraisablehook
 
   def hook(unraisable: Any) -> None:
-    if not (unraisable.exc_type is RuntimeError and str(unraisable.exc_value) == 'Event loop is closed'):
+    is_closed = unraisable.exc_type is RuntimeError and str(unraisable.exc_value) == 'Event loop is closed'
+    code = getattr(unraisable.object, 'cr_code', None)
+    if not is_closed and not (code and 'orbax' in code.co_filename):
       before(unraisable)
 
   sys.unraisablehook = hook
