@@ -11,7 +11,9 @@ NOT_JOINED = (
   'not all processes have joined the run in time; start as many as --processes says, all with the same --coordinator'
 )
 # What jax's C++ code writes to stderr before it aborts; a stack trace follows.
-TRACE = re.compile(rb'coordination_service|distributed service detected fatal errors|preemption_sync_manager')
+TRACE = re.compile(
+  rb'[EF]\d{4} .*(coordination_service|preemption_sync_manager)|distributed service detected fatal errors'
+)
 
 
 def shorten() -> None:

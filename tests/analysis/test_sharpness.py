@@ -249,20 +249,17 @@ AUTOENCODER = {'name': 'mixing_autoencoder', 'patch': 4, 'widths': (4,), 'code':
 AUTOENCODER |= {'encoder_gelu': True, 'output_gelu': False}
 
 
+night = functools.partial(pytest.param, marks=pytest.mark.nightly)
+
+
 @pytest.mark.parametrize(
   'config, model',
   [
     ('digits', TINY | {'name': 'mnist_mixer', 'head': (), 'gelu': 'exact', 'remat': True, 'scan': True}),
     ('digits_autoencoder', AUTOENCODER | {'mixing': {'name': 'mlp'}}),
-    pytest.param(
-      'digits_autoencoder', AUTOENCODER | {'mixing': {'name': 'cnn2df', 'kernel': 3}}, marks=pytest.mark.nightly
-    ),
+    night('digits_autoencoder', AUTOENCODER | {'mixing': {'name': 'cnn2df', 'kernel': 3}}),
     ('digits_autoencoder', {'name': 'cnn_autoencoder', 'channels': (2, 2), 'kernel': 3, 'code': 3}),
-    pytest.param(
-      'digits_autoencoder',
-      {'name': 'cnn_autoencoder', 'channels': (2,), 'kernel': 5, 'code': 3},
-      marks=pytest.mark.nightly,
-    ),
+    night('digits_autoencoder', {'name': 'cnn_autoencoder', 'channels': (2,), 'kernel': 5, 'code': 3}),
   ],
 )
 def test_products_with_the_hessian_of_every_kind_of_layer(config, model, digits):

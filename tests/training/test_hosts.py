@@ -186,7 +186,7 @@ ABORTS = """
 import os, sys
 from mixer_jax.training import last_words
 last_words.shorten()
-print('before', file=sys.stderr, flush=True)
+print('W1128 04:47:30 coordination_service.cc:185] a warning', file=sys.stderr, flush=True)
 os.write(2, b'E1128 04:47:31 931 coordination_service_agent.cc:289] Polled an error\\n*** stack trace ***\\n  @ 0x1\\n')
 {then}
 os.abort()
@@ -206,7 +206,7 @@ def test_a_stack_trace_becomes_one_line(then, last):
     [sys.executable, '-c', ABORTS.format(then=then)], stderr=subprocess.PIPE, text=True, timeout=60
   )
   assert found.returncode == -signal.SIGABRT
-  assert found.stderr.splitlines() == ['before', last]
+  assert found.stderr.splitlines() == ['W1128 04:47:30 coordination_service.cc:185] a warning', last]
   assert 'jax' not in subprocess.run(
     [sys.executable, '-c', 'import sys; from mixer_jax.training import last_words; print(*sys.modules)'],
     capture_output=True, text=True, env=os.environ, check=True,
